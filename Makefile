@@ -1,0 +1,66 @@
+# relayd: run it, test it, check it.  `make` alone prints the targets.
+#
+#   make run PYTHON=/usr/bin/python3.12     another Python (3.11 or newer)
+#   make run RELAYD_BASE_PORT=5000          other ports: 5465, 5587, 5525
+
+PYTHON ?= python3
+VENV ?= .venv
+VAR ?= var
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+export RELAYD_BASE_PORT
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+export PIP_ROOT_USER_ACTION = ignore
+
+# The rooms above the Twisted line are checked by ruff and by their tests; Twisted's types are too loose for --strict.
+SHELL_ROOMS := control delivery listener resolver sandbox service tls
+STRICT = $(filter-out $(SHELL_ROOMS:%=relayd/%) $(SHELL_ROOMS:%=relayd/%.py),$(wildcard relayd/*.py $(dir $(wildcard relayd/*/__init__.py))))
+
+.PHONY: help run test lint format venv clients clean
+
+help:
+	@echo "make run     start relayd with a quickstart configuration under $(VAR)/"
+	@echo "make test    all tests, and what they need"
+	@echo "make lint    ruff, and mypy --strict below the Twisted line"
+	@echo "make format  let ruff rewrite what lint would complain of"
+	@echo "make venv    only the virtual environment, $(VENV)"
+	@echo "make clean   remove what was built (not $(VENV), not $(VAR))"
+
+run: $(READY)
+	@$(BIN)/python -m relayd.quickstart $(VAR)
+	@exec $(BIN)/twistd -n --pidfile= relayd --config $(VAR)/relayd.toml
+
+test: $(READY) clients
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy $(patsubst %/,%,$(STRICT)) console/relayd_console
+
+format: $(READY)
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+venv: $(READY)
+
+# The tests speak to relayd as CRMs do; those of a client that cannot be had are skipped and say so.
+clients:
+	@missing=; for client in curl swaks; do command -v $$client >/dev/null || missing="$$missing $$client"; done; \
+	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "installing$$missing for the tests"; \
+	    packages="$$missing"; case "$$missing" in *swaks*) packages="$$packages libnet-ssleay-perl";; esac; \
+	    { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install $$packages; } >/dev/null 2>&1 || true; \
+	fi; \
+	for client in $$missing; do command -v $$client >/dev/null || echo "no $$client: its tests will be skipped"; done
+
+clean:
+	rm -rf dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find relayd console tests twisted -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -f twisted/plugins/dropin.cache
+
+$(READY): pyproject.toml .ci/venv
+	@PYTHON="$(PYTHON)" .ci/venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,179 @@
+"""From configuration values to rooms: what each part of a relay is made with.  Plain functions, no state.
+
+Enter: a ``Config``.  Leave: sources and pools, streams, routes, doors and limits as the rooms want them.
+"""
+
+import ipaddress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from relayd import config, notation
+from relayd.delivery.courier import Settings
+from relayd.delivery.routing import Router, StaticRoute
+from relayd.delivery.session import Timeouts
+from relayd.egress.pools import Pools, Source
+from relayd.listener import Limits, ListenerService, SMTPServerFactory
+from relayd.queue.retry import Schedule
+from relayd.queue.scheduler import Stream
+from relayd.reception import Allowed, Relay, RelayDoor
+from relayd.resolver import Resolver, ResolverSettings
+from relayd.sandbox import Sandbox
+from relayd.smtp.events import ServerSettings
+from relayd.tls import ServerTLS
+
+
+def pools(loaded: config.Config) -> Pools:
+    sources = {name: Source(name, source.address, source.ehlo) for name, source in loaded.source.items()}
+    return Pools(sources, {name: dict(pool.sources) for name, pool in loaded.pool.items()})
+
+
+def streams(loaded: config.Config) -> dict[str, Stream]:
+    return {name: Stream(stream.pool, stream.priority) for name, stream in loaded.stream.items()}
+
+
+def courier_settings(loaded: config.Config) -> Settings:
+    egress = loaded.egress
+    return Settings(
+        schedules={name: Schedule(stream.schedule, stream.expire) for name, stream in loaded.stream.items()},
+        timeouts=Timeouts(
+            banner=egress.banner,
+            ehlo=egress.ehlo,
+            helo=egress.ehlo,
+            starttls=egress.starttls,
+            tls=egress.starttls,
+            auth=egress.auth,
+            idle=egress.idle,
+            rset=egress.rset,
+            mail=egress.mail,
+            rcpt=egress.rcpt,
+            data=egress.data,
+            body=egress.data,
+            dot=egress.dot,
+            quit=egress.quit,
+        ),
+        connect=egress.connect,
+        deliveries_per_session=egress.deliveries_per_session,
+        drain=loaded.node.drain,
+    )
+
+
+def resolver_settings(loaded: config.Config) -> ResolverSettings:
+    asked = loaded.resolver
+    return ResolverSettings(
+        nameservers=asked.nameservers,
+        timeout=asked.timeout,
+        tries=asked.tries,
+        cache_size=asked.cache_size,
+        port=loaded.egress.port,
+    )
+
+
+def router(loaded: config.Config, resolver: Resolver, now: Any) -> Router:
+    """Raises OSError for a password file that cannot be read."""
+    hops = {route.domain: _static(route) for route in loaded.route}
+    routes = config.Routes(loaded.route)
+
+    def find(domain: str) -> StaticRoute | None:
+        route = routes.find(domain)
+        return hops[route.domain] if route else None
+
+    return Router(resolver, find, loaded.egress.port, loaded.egress.tls, now)
+
+
+def _static(route: config.Route) -> StaticRoute:
+    host, port = notation.host_port(route.via)
+    password = Path(route.password_file).read_text("utf-8").strip() if route.password_file else ""
+    return StaticRoute(host, port, route.tls, route.login, password)
+
+
+def limits(door: config.Listener) -> Limits:
+    return Limits(
+        door.max_connections,
+        door.max_connections_per_ip,
+        door.max_connections_per_login,
+        door.idle,
+        door.data,
+        door.auth_time,
+    )
+
+
+def server_settings(loaded: config.Config, door: config.Listener) -> ServerSettings:
+    login = door.service != "relay"
+    return ServerSettings(
+        hostname=loaded.node.name,
+        service="relayd",
+        auth=login,
+        auth_required=login,
+        starttls=loaded.tls is not None and door.service != "submissions",
+        max_size=door.max_size,
+        max_recipients=door.max_recipients,
+        max_messages=door.max_messages,
+        max_errors=door.max_errors,
+        bare=door.bare,
+    )
+
+
+def listener(
+    reactor: Any, loaded: config.Config, door: config.Listener, relay: Relay, tls: ServerTLS | None
+) -> ListenerService:
+    """One listener with its door; not open yet."""
+    allowed = tuple(Allowed(entry.net, entry.account, entry.stream) for entry in door.allow)
+    policy = RelayDoor(relay, server_settings(loaded, door), allowed, loaded.stream_named)
+    factory = SMTPServerFactory(reactor, policy, limits(door), tls, secure=door.service == "submissions")
+    return ListenerService(reactor, f"{door.service} {door.listen}", door.listen, factory)
+
+
+def sandbox(reactor: Any, loaded: config.Config) -> ListenerService:
+    """The built-in receiver of a quickstart."""
+    assert loaded.sandbox is not None
+    door = Sandbox(
+        reactor, loaded.sandbox.maildir, ServerSettings(hostname="sandbox.example", service="relayd sandbox")
+    )
+    factory = SMTPServerFactory(reactor, door, Limits(), None, secure=False)
+    return ListenerService(reactor, f"sandbox {loaded.sandbox.listen}", loaded.sandbox.listen, factory)
+
+
+def reconfigure(running: ListenerService, wanted: ListenerService) -> None:
+    """Gives a listener that stays open the door and limits it would have if it were made now."""
+    running.factory.door = wanted.factory.door
+    running.factory.limits = wanted.factory.limits
+
+
+def refuse_restart_only(old: config.Config, new: config.Config) -> None:
+    """Raises ValueError for a change that only a restart can bring."""
+    pairs = {
+        "node.name": (old.node.name, new.node.name),
+        "node.spool": (old.node.spool, new.node.spool),
+        "node.control": (old.node.control, new.node.control),
+        "resolver": (old.resolver, new.resolver),
+        "egress.port": (old.egress.port, new.egress.port),
+        "sandbox": (old.sandbox, new.sandbox),
+        "tls": (old.tls is None, new.tls is None),
+    }
+    for door in new.listener:
+        before = next((d for d in old.listener if d.listen == door.listen), door)
+        pairs[f"listener {door.listen}: service"] = (before.service, door.service)
+    for key, (before, after) in pairs.items():
+        if before != after:
+            raise ValueError(f"{key} changed: that needs a restart")
+
+
+def changed(old: config.Config, new: config.Config) -> list[str]:
+    """The tables that differ."""
+    return [name for name in msgspec.structs.asdict(new) if getattr(old, name) != getattr(new, name)]
+
+
+def is_ours(loaded: config.Config, address: str, port: int) -> bool:
+    """Whether a listener of this configuration answers on the address and port."""
+    ours = {a for source in loaded.source.values() for a in source.address}
+    for door in loaded.listener:
+        where = notation.endpoint(door.listen)
+        if where.port != port:
+            continue
+        if where.interface == address:
+            return True
+        if where.interface in ("", "0.0.0.0", "::") and (address in ours or ipaddress.ip_address(address).is_loopback):
+            return True
+    return False

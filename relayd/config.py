@@ -1,0 +1,433 @@
+"""The configuration: TOML in, frozen values out, or every table's first fault with its file and key.
+
+``load`` reads the named file and ``conf.d/*.toml`` beside it in lexical order (tables merge key by key, arrays of
+tables append), converts each table on its own, fills in what one leaves to another, then checks them together.
+What comes out needs no second look: durations are seconds, sizes bytes, paths absolute, names known, keys readable.
+The structs below are the reference of the keys; etc/relayd.toml shows each with its default.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+
+from relayd import notation
+from relayd.tables import ConfigError, Fault, File, Reader
+
+__all__ = ["Config", "ConfigError", "Fault", "Routes", "control_path", "load"]
+
+TLSPolicy = Literal["off", "may", "encrypt", "verify"]
+
+
+class Allow(msgspec.Struct, frozen=True):
+    """One named client network of a ``relay`` listener; ``load`` fills account and stream from the listener's."""
+
+    net: str
+    account: str = ""
+    stream: str = ""
+
+
+_ALLOW = {"net": notation.network, "account": notation.name, "stream": notation.name}
+
+
+def _allow(value: object) -> Allow:
+    if not isinstance(value, dict):
+        return Allow(notation.network(value))
+    if unknown := [key for key in value if key not in _ALLOW]:
+        raise ValueError(f"unknown key {unknown[0]!r}{notation.nearest(unknown[0], _ALLOW)}")
+    if "net" not in value:
+        raise ValueError(f"{value!r} names no net")
+    return Allow(**{key: parse(value[key]) for key, parse in _ALLOW.items() if key in value})
+
+
+def _addresses(value: object) -> tuple[str, ...]:
+    found = tuple(notation.address(item) for item in (value if isinstance(value, list) else [value]) if item != "")
+    if len({":" in item for item in found}) < len(found):
+        raise ValueError("a source has one address per family")
+    return found
+
+
+def _nameserver(value: object) -> str:
+    host, port = notation.host_port(value, 53)
+    host = notation.address(host)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _endpoint_text(value: object) -> str:
+    notation.endpoint(value)
+    return str(value)
+
+
+def _next_hop(value: object) -> str:
+    notation.host_port(value)
+    return str(value)
+
+
+def _weights(value: object) -> dict[str, int]:
+    if not isinstance(value, dict) or not value:
+        raise ValueError("names no source: write { name = weight }")
+    return {name: notation.whole(1)(weight) for name, weight in value.items()}
+
+
+def _durations(value: object) -> tuple[float, ...]:
+    found = notation.list_of(notation.duration)(value)
+    if not found:
+        raise ValueError("names no wait")
+    return found
+
+
+Duration = Annotated[float, notation.duration]
+Durations = Annotated[tuple[float, ...], _durations]
+Size = Annotated[int, notation.size]
+Positive = Annotated[int, notation.whole(1)]
+Port = Annotated[int, notation.whole(1, 65535)]
+FilePath = Annotated[str, File]
+Host = Annotated[str, notation.hostname]
+Name = Annotated[str, notation.name]
+EndpointText = Annotated[str, _endpoint_text]
+
+
+class Node(msgspec.Struct, frozen=True, kw_only=True):
+    """This relay.  ``control_group``: who may use the control socket besides root and relayd's own user; ``min_free``:
+    with fewer free bytes on the spool's disk no mail is accepted; ``drain``: how long a stop waits for what is in
+    flight; ``default_stream``: of connections that name none, "" is the first in the file."""
+
+    name: Host
+    spool: FilePath
+    control: FilePath
+    control_group: str = ""
+    min_free: Size = 512 * 2**20
+    drain: Duration = 30.0
+    default_stream: str = ""
+
+
+class TLS(msgspec.Struct, frozen=True, kw_only=True):
+    """PEM files: the certificate with its chain, and its private key."""
+
+    certificate: FilePath
+    key: FilePath
+
+
+class Listener(msgspec.Struct, frozen=True, kw_only=True):
+    """A door.  ``idle``: a client's silence; ``data``: one message's content in all; ``auth_time``: until logged in."""
+
+    service: Literal["submissions", "submission", "relay", "feedback"]
+    listen: EndpointText
+    allow: Annotated[tuple[Allow, ...], notation.list_of(_allow)] = ()
+    account: str = ""
+    stream: str = ""
+    bare: Literal["reject", "normalise"] = "reject"
+    max_connections: Positive = 1000
+    max_connections_per_ip: Positive = 100
+    max_connections_per_login: Positive = 100
+    max_size: Size = 50 * 2**20
+    max_recipients: Positive = 1000
+    max_messages: Positive = 10000
+    max_errors: Positive = 20
+    idle: Duration = 300.0
+    data: Duration = 1800.0
+    auth_time: Duration = 60.0
+
+
+class Source(msgspec.Struct, frozen=True, kw_only=True):
+    """An egress IP: one address per family at most, none is the system's choice; ``ehlo`` "" is the node's name."""
+
+    address: Annotated[tuple[str, ...], _addresses] = ()
+    ehlo: str = ""
+
+
+class Pool(msgspec.Struct, frozen=True, kw_only=True):
+    """Sources by weight."""
+
+    sources: Annotated[dict[str, int], _weights]
+
+
+class Stream(msgspec.Struct, frozen=True, kw_only=True):
+    """A traffic kind.  ``schedule`` and ``expire`` are those of [retry] unless given."""
+
+    pool: str = "default"
+    priority: Annotated[int, notation.whole(0, 100)] = 50
+    schedule: Durations = ()
+    expire: Duration = 0.0
+
+
+class Route(msgspec.Struct, frozen=True, kw_only=True):
+    """A static next hop for a domain, "*.suffix" or "*"."""
+
+    domain: Annotated[str, notation.domain_pattern]
+    via: Annotated[str, _next_hop]
+    tls: TLSPolicy = "may"
+    login: str = ""
+    password_file: FilePath = ""
+
+
+class Dkim(msgspec.Struct, frozen=True, kw_only=True):
+    """A signing domain's selector and PEM key."""
+
+    selector: Host
+    key: FilePath
+
+
+class Resolver(msgspec.Struct, frozen=True, kw_only=True):
+    """Whom to ask ("address:port" each; none is the system's choice), and for how long at each try."""
+
+    nameservers: Annotated[tuple[str, ...], notation.list_of(_nameserver)] = ()
+    timeout: Duration = 3.0
+    tries: Positive = 3
+    cache_size: Positive = 50000
+
+
+class Retry(msgspec.Struct, frozen=True, kw_only=True):
+    """Waits between attempts (the last repeats, all jittered), a delivery's life, the first wait when greylisted."""
+
+    schedule: Durations = (300.0, 600.0, 1200.0, 2400.0, 3600.0, 7200.0, 14400.0)
+    expire: Duration = 3 * 86400.0
+    greylist: Duration = 300.0
+
+
+class Egress(msgspec.Struct, frozen=True, kw_only=True):
+    """Sessions to the world: ``connections`` per site and source, ``sessions`` in all; then patience by stage."""
+
+    port: Port = 25
+    tls: TLSPolicy = "may"
+    connections: Positive = 20
+    sessions: Positive = 2000
+    deliveries_per_session: Positive = 100
+    idle: Duration = 5.0
+    connect: Duration = 30.0
+    banner: Duration = 60.0
+    ehlo: Duration = 60.0
+    starttls: Duration = 30.0
+    auth: Duration = 60.0
+    mail: Duration = 300.0
+    rcpt: Duration = 300.0
+    data: Duration = 300.0
+    dot: Duration = 600.0
+    rset: Duration = 20.0
+    quit: Duration = 5.0
+
+
+class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
+    """The built-in receiver: where it listens and the Maildir it fills."""
+
+    listen: EndpointText
+    maildir: FilePath
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole.  There is always a source, a pool and a stream, each called "default" if the file names none."""
+
+    node: Node
+    tls: TLS | None = None
+    listener: tuple[Listener, ...] = ()
+    source: dict[str, Source]
+    pool: dict[str, Pool]
+    stream: dict[str, Stream]
+    route: tuple[Route, ...] = ()
+    dkim: dict[str, Dkim] = {}
+    resolver: Resolver = Resolver()
+    retry: Retry = Retry()
+    egress: Egress = Egress()
+    sandbox: Sandbox | None = None
+
+    def stream_named(self, name: str) -> str:
+        """The name, or the default stream's if it is "" or no stream has it (any more)."""
+        return name if name in self.stream else self.node.default_stream
+
+    def accounts(self) -> set[str]:
+        """Accounts that listeners name: they are created at start if the directory does not know them."""
+        return {entry.account for listener in self.listener for entry in listener.allow}
+
+
+class Routes:
+    """Finds the static next hop of a domain: the exact name, else the longest suffix, else "*"."""
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self._by_domain = {route.domain: route for route in reversed(tuple(routes))}
+
+    def find(self, domain: str) -> Route | None:
+        if not self._by_domain:
+            return None
+        return next(filter(None, map(self._by_domain.get, _patterns(domain))), None)
+
+
+def _patterns(domain: str) -> Iterator[str]:
+    yield domain
+    parent = domain.partition(".")[2]
+    while parent:
+        yield "*." + parent
+        parent = parent.partition(".")[2]
+    yield "*"
+
+
+_SINGLE: dict[str, type[msgspec.Struct]] = {
+    "node": Node, "tls": TLS, "resolver": Resolver, "retry": Retry, "egress": Egress, "sandbox": Sandbox,
+}  # fmt: skip
+_NAMED: dict[str, type[msgspec.Struct]] = {"source": Source, "pool": Pool, "stream": Stream, "dkim": Dkim}
+_ARRAYS: dict[str, type[msgspec.Struct]] = {"listener": Listener, "route": Route}
+
+
+def load(path: str | Path) -> Config:
+    """The configuration of a file and its conf.d.  Raises ConfigError with the first fault of every table."""
+    reader = Reader(Path(path))
+    config = _assembled(reader)
+    if config is not None:
+        _check(config, reader.fault)
+    if config is None or reader.faults:
+        raise ConfigError(list(reader.faults.values()))
+    return config
+
+
+def control_path(path: str | Path) -> str:
+    """Only ``node.control``: for a client that may not read keys and has no business with the rest."""
+    reader = Reader(Path(path))
+    node = reader.raw.get("node")
+    control = node.get("control") if isinstance(node, dict) else None
+    if not isinstance(control, str):
+        raise ConfigError([Fault(str(path), "node.control", "is missing")])
+    return os.path.join(reader.base, control)
+
+
+def _assembled(reader: Reader) -> Config | None:
+    """All tables together, with what one leaves to another filled in; None if any is faulty."""
+    known = [*_SINGLE, *_NAMED, *_ARRAYS]
+    for key in (key for key in reader.raw if key not in known):
+        reader.fault(key, "", f"unknown table{notation.nearest(key, known)}")
+    reader.raw.setdefault("node", {})
+    parts: dict[str, Any] = {n: reader.table(kind, reader.raw[n], n) for n, kind in _SINGLE.items() if n in reader.raw}
+    for name, kind in _NAMED.items():
+        parts[name] = {n: _entry(reader, kind, raw, name, n) for n, raw in reader.named(name).items()}
+    for name, kind in _ARRAYS.items():
+        parts[name] = tuple(reader.table(kind, raw, f"{name}[{i}]") for i, raw in enumerate(reader.array(name)))
+    return None if reader.faults else _filled(Config(**parts))
+
+
+def _entry(reader: Reader, kind: type[msgspec.Struct], raw: object, table: str, name: str) -> msgspec.Struct | None:
+    try:
+        notation.name(name)
+    except ValueError as error:
+        reader.fault(f"{table}.{name}", "", str(error))
+    return reader.table(kind, raw, f"{table}.{name}")
+
+
+def _filled(config: Config) -> Config:
+    """What one table leaves to another: default source, pool and stream; EHLO names; retries; who relay clients are."""
+    replace = msgspec.structs.replace
+    sources = config.source or {"default": Source()}
+    sources = {n: s if s.ehlo else replace(s, ehlo=config.node.name) for n, s in sources.items()}
+    pools = config.pool or {"default": Pool(sources=dict.fromkeys(sources, 1))}
+    only = next(iter(pools)) if len(pools) == 1 else "default"
+    streams = config.stream or {"default": Stream(pool=only)}
+    streams = {name: _with_retries(stream, config.retry) for name, stream in streams.items()}
+    node = replace(config.node, default_stream=config.node.default_stream or next(iter(streams)))
+    listeners = tuple(map(_with_clients, config.listener))
+    return replace(config, node=node, source=sources, pool=pools, stream=streams, listener=listeners)
+
+
+def _with_retries(stream: Stream, retry: Retry) -> Stream:
+    schedule, expire = stream.schedule or retry.schedule, stream.expire or retry.expire
+    return msgspec.structs.replace(stream, schedule=schedule, expire=expire)
+
+
+def _with_clients(door: Listener) -> Listener:
+    allow = (Allow(entry.net, entry.account or door.account, entry.stream or door.stream) for entry in door.allow)
+    return msgspec.structs.replace(door, allow=tuple(allow))
+
+
+_Report = Callable[[str, str, str], None]
+
+
+def _check(config: Config, fault: _Report) -> None:
+    """Tables against each other and against the machine."""
+    try:
+        notation.socket_path(config.node.control)
+    except ValueError as error:
+        fault("node", "control", str(error))
+    _known(config.node.default_stream, config.stream, "stream", lambda text: fault("node", "default_stream", text))
+    for name, source in config.source.items():
+        try:
+            notation.hostname(source.ehlo)
+        except ValueError as error:
+            fault(f"source.{name}", "ehlo", str(error))
+    for name, pool in config.pool.items():
+        for source_name in pool.sources:
+            _known(source_name, config.source, "source", lambda text, n=name: fault(f"pool.{n}", "sources", text))  # type: ignore[misc]
+    for name, stream in config.stream.items():
+        _known(stream.pool, config.pool, "pool", lambda text, n=name: fault(f"stream.{n}", "pool", text))  # type: ignore[misc]
+    _check_listeners(config, fault)
+    if config.tls:
+        _check_tls(config.tls, fault)
+
+
+def _known(name: str, among: Iterable[str], what: str, report: Callable[[str], None]) -> None:
+    if name not in among:
+        report(f"there is no {what} {name!r}{notation.nearest(name, among)}")
+
+
+def _check_listeners(config: Config, fault: _Report) -> None:
+    taken: list[tuple[str, notation.Endpoint]] = []
+    doors = [(f"listener[{i}]", door.listen) for i, door in enumerate(config.listener)]
+    for table, listen in [*doors, *([("sandbox", config.sandbox.listen)] if config.sandbox else [])]:
+        where = notation.endpoint(listen)
+        for other in (name for name, known in taken if _overlap(where, known)):
+            fault(table, "listen", f"{listen} is taken by {other}")
+        taken.append((table, where))
+    for i, door in enumerate(config.listener):
+        _check_service(config, door, lambda key, text, i=i: fault(f"listener[{i}]", key, text))  # type: ignore[misc]
+
+
+def _overlap(one: notation.Endpoint, other: notation.Endpoint) -> bool:
+    if one.kind != other.kind or one.path != other.path or one.port != other.port:
+        return False
+    anywhere = {"", "0.0.0.0", "::"}
+    # Port 0 is a port of the system's choice, never the same twice.
+    same = one.interface == other.interface or not anywhere.isdisjoint((one.interface, other.interface))
+    return bool(one.path) or (one.port != 0 and same)
+
+
+def _check_service(config: Config, door: Listener, report: Callable[[str, str], None]) -> None:
+    if door.service == "feedback":
+        report("service", "feedback is not available yet")
+    elif door.service == "relay":
+        _check_relay(config, door, report)
+    else:
+        if not config.tls:
+            report("service", f"{door.service} needs a [tls] table with certificate and key")
+        for key in (key for key in ("allow", "account", "stream") if getattr(door, key)):
+            report(key, "belongs to a relay listener only")
+
+
+def _check_relay(config: Config, door: Listener, report: Callable[[str, str], None]) -> None:
+    if not door.allow:
+        report("allow", "names no client: a relay listener is open to named client IPs only")
+    for entry in door.allow:
+        for key in ("account", "stream"):
+            if not getattr(entry, key):
+                report(key, f"is missing, and the entry {entry.net} of allow has none of its own")
+        _known(entry.stream, config.stream, "stream", lambda text: report("stream", text))
+        try:
+            notation.name(entry.account)
+        except ValueError as error:
+            report("account", str(error))
+
+
+def _check_tls(tls: TLS, fault: _Report) -> None:
+    try:
+        certificate = x509.load_pem_x509_certificates(Path(tls.certificate).read_bytes())[0]
+    except OSError as error:
+        return fault("tls", "certificate", f"{tls.certificate}: {error.strerror}")
+    except ValueError:
+        return fault("tls", "certificate", f"{tls.certificate} holds no PEM certificate")
+    try:
+        key = load_pem_private_key(Path(tls.key).read_bytes(), None)
+    except OSError as error:
+        return fault("tls", "key", f"{tls.key}: {error.strerror}")
+    except (ValueError, TypeError):
+        return fault("tls", "key", f"{tls.key} holds no PEM private key without a passphrase")
+    form = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    if certificate.public_key().public_bytes(*form) != key.public_key().public_bytes(*form):
+        fault("tls", "key", f"{tls.key} is not the key of {tls.certificate}")

@@ -1,0 +1,237 @@
+"""The control API: HTTP and JSON on a UNIX socket, one resource that serves the table of verbs.
+
+The peer's user, as the kernel gives it, decides the role: root and relayd's own user are admin, whoever else the
+socket's mode (0660, its group) lets in may view and operate.  Bodies are bounded, every wait has an end, every error is
+JSON: {"error": text, "field": the argument at fault or ""}.  A listener of another kind needs only its own ``role_of``.
+"""
+
+import errno
+import grp
+import os
+import socket
+import stat
+import struct
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
+from typing import Any
+
+import msgspec
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, TimeoutError, ensureDeferred, maybeDeferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.http import Request as BareRequest
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Request, Site
+
+from relayd import notation
+from relayd.control.verb import ROLES, Relay, Role, Verb, run
+from relayd.control.verbs import BY_PATH
+from relayd.errors import InputError
+from relayd.reply import printable
+
+MAX_BODY = 64 * 1024
+_PEERCRED = struct.Struct("3i")
+
+RoleOf = Callable[[Request], Role | None]
+
+
+class ControlService(Service):
+    """Listens on ``path`` while it runs.  A socket file that a dead process left is replaced, a live one's never."""
+
+    name = "control"
+
+    def __init__(self, reactor: Any, path: str, relay: Relay, group: str = "") -> None:
+        self._reactor = reactor
+        self._path = notation.socket_path(path)
+        self._group = group
+        self._site = ControlSite(VerbResource(reactor, relay, role_by_user), reactor=reactor)
+        self._port: Any = None
+
+    def startService(self) -> None:
+        """Raises RuntimeError if somebody answers on the socket, OSError if it cannot be made."""
+        remove_stale(self._path)
+        # From its first moment on, so that nobody else slips in before its mode is set.
+        mask = os.umask(0o117)
+        try:
+            self._port = self._reactor.listenUNIX(self._path, self._site, mode=0o660)
+        finally:
+            os.umask(mask)
+        if self._group:
+            os.chown(self._path, -1, grp.getgrnam(self._group).gr_gid)
+        super().startService()
+
+    def stopService(self) -> "Deferred[None] | None":
+        super().stopService()
+        port, self._port = self._port, None
+        return maybeDeferred(port.stopListening) if port else None
+
+
+def remove_stale(path: str) -> None:
+    """Removes a dead process's socket file.  Raises RuntimeError if a live one answers on it or it is no socket."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1)
+        fault = probe.connect_ex(path)
+    if fault == errno.ENOENT:
+        return
+    if fault != errno.ECONNREFUSED:
+        said = "another process answers on it" if fault == 0 else os.strerror(fault)
+        raise RuntimeError(f"control socket {path}: {said}")
+    if not stat.S_ISSOCK(os.lstat(path).st_mode):
+        raise RuntimeError(f"control socket {path}: there is a file that is no socket")
+    os.unlink(path)
+
+
+def role_by_user(request: Request) -> Role | None:
+    """The role of a peer on a UNIX socket; the kernel has already kept out whom the file's mode does not admit."""
+    user = peer_user(request)
+    return "admin" if user in (0, os.getuid()) else "operate"
+
+
+def peer_user(request: Request) -> int:
+    raw = request.channel.transport.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size)
+    return int(_PEERCRED.unpack(raw)[1])
+
+
+class ControlRequest(Request):
+    """A request whose body may not grow beyond MAX_BODY, announced or not: what is more is read and dropped."""
+
+    _received = 0
+
+    def gotLength(self, length: int | None) -> None:
+        super().gotLength(min(length or 0, MAX_BODY))
+
+    def handleContentChunk(self, data: bytes) -> None:
+        self._received += len(data)
+        if self._received <= MAX_BODY:
+            super().handleContentChunk(data)
+
+    def process(self) -> None:
+        # Answered only now: a connection closed on a peer that is still writing would swallow the answer.
+        if self._received > MAX_BODY:
+            _answer(self, 413, _error(f"a request has at most {MAX_BODY} bytes"), finish=True)
+        else:
+            super().process()
+
+
+class ControlSite(Site):
+    """Writes no line for each request: a console asks every second.  Changes are logged where they are made."""
+
+    requestFactory = ControlRequest
+    displayTracebacks = False
+
+    def log(self, request: BareRequest) -> None:
+        pass
+
+
+class VerbResource(Resource):
+    """Every path of the table of verbs."""
+
+    isLeaf = True
+    _log = Logger()
+
+    def __init__(self, reactor: IReactorTime, relay: Relay, role_of: RoleOf) -> None:
+        super().__init__()
+        self._reactor = reactor
+        self._relay = relay
+        self._role_of = role_of
+
+    def render(self, request: Request) -> int | bytes:
+        path = request.path.decode("latin-1")
+        verb = BY_PATH.get(path)
+        if verb is None:
+            return _answer(request, 404, _error(f"there is no {printable(path, 200)}{notation.nearest(path, BY_PATH)}"))
+        if request.method.decode("latin-1") not in (verb.method, "HEAD" if verb.method == "GET" else ""):
+            request.setHeader(b"Allow", verb.method.encode())
+            return _answer(request, 405, _error(f"{path} is asked with {verb.method}"))
+        role = self._role_of(request)
+        if role is None or ROLES.index(role) < ROLES.index(verb.role):
+            return _answer(request, 403, _error(f"{verb.name} needs the role {verb.role}; yours is {role or 'none'}"))
+        self._perform(request, verb)
+        return NOT_DONE_YET
+
+    def _perform(self, request: Request, verb: Verb) -> None:
+        gone: list[Failure] = []
+        request.notifyFinish().addErrback(gone.append)
+
+        def done(value: Any) -> None:
+            status, body = _failed(value) if isinstance(value, Failure) else _succeeded(verb, value)
+            if status == 500:
+                self._log.failure("control: {verb} failed", failure=value, verb=verb.name)
+            if verb.effect == "change":
+                self._log.info("control: {verb} ended with {status}", verb=verb.name, status=status)
+            if not gone:
+                _answer(request, status, body, finish=True)
+
+        answer = maybeDeferred(lambda: _deferred(self._reactor, run(verb, self._relay, _given(request))))
+        answer.addTimeout(verb.timeout, self._reactor).addBoth(done)
+
+
+def _given(request: Request) -> dict[str, object]:
+    """The arguments: a GET's query, a POST's JSON object."""
+    if request.method != b"POST":
+        several = {_text(name): [_text(value) for value in values] for name, values in request.args.items()}
+        return {name: values if len(values) > 1 else values[0] for name, values in several.items()}
+    raw = request.content.read()
+    try:
+        return msgspec.json.decode(raw or b"{}", type=dict[str, object])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise InputError("", "the body is not a JSON object") from None
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "replace")
+
+
+def _deferred(reactor: Any, value: Any) -> Any:
+    """What handlers may give, as something that a Deferred can wait for."""
+    if isinstance(value, Future):
+        waiting: Deferred[Any] = Deferred()
+        # A future may be done on any thread.
+        value.add_done_callback(lambda done: reactor.callFromThread(_settle, waiting, done))
+        return waiting
+    return ensureDeferred(value) if isinstance(value, Awaitable) else value
+
+
+def _settle(waiting: "Deferred[Any]", done: "Future[Any]") -> None:
+    if waiting.called:
+        return
+    error = done.exception()
+    if error is None:
+        waiting.callback(done.result())
+    else:
+        waiting.errback(error)
+
+
+def _succeeded(verb: Verb, value: Any) -> tuple[int, bytes]:
+    well = not verb.verdict or bool(value.get(verb.verdict))
+    return 200 if well else verb.unwell, _encoded(value)
+
+
+def _failed(failure: Failure) -> tuple[int, bytes]:
+    error = failure.value
+    if isinstance(error, InputError):
+        return 400, _error(error.text, error.field)
+    if isinstance(error, TimeoutError):
+        return 504, _error("it took too long; what it began may still come to its end")
+    return 500, _error("it failed inside relayd; its log says how")
+
+
+def _error(text: str, field: str = "") -> bytes:
+    return _encoded({"error": text, "field": field})
+
+
+def _encoded(value: Any) -> bytes:
+    return msgspec.json.encode(value) + b"\n"
+
+
+def _answer(request: Request, status: int, body: bytes, *, finish: bool = False) -> bytes:
+    request.setResponseCode(status)
+    request.setHeader(b"Content-Type", b"application/json")
+    request.setHeader(b"Cache-Control", b"no-store")
+    if finish:
+        request.setHeader(b"Content-Length", b"%d" % len(body))
+        request.write(body)
+        request.finish()
+    return body

@@ -1,0 +1,168 @@
+"""What a verb is: its row, its typed arguments, the relay that its handler is given.
+
+``run`` checks the arguments against the row and calls the handler, a plain function ``handler(relay, **arguments)``
+that gives a JSON-able value, or an awaitable or future of one.  InputError, raised at once or later, is the caller's
+fault and names the argument.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from relayd import identity, notation
+from relayd.directory import Directory
+from relayd.errors import InputError
+
+Role = Literal["view", "operate", "admin"]
+ROLES: tuple[Role, ...] = ("view", "operate", "admin")
+Kind = Literal["str", "name", "int", "bool", "id", "duration", "network", "secret"]
+
+
+class Configuration(Protocol):
+    """What the verbs need to know of the configuration."""
+
+    @property
+    def node(self) -> Any: ...
+    @property
+    def stream(self) -> Mapping[str, Any]: ...
+
+
+class Relay(Protocol):
+    """What handlers ask of the running relay.  All values are JSON-able; ids in them are text (``identity.show``).
+
+    ``health``: {"ok": bool, "faults": [text, ...], ...}
+    ``queues``: [{"account", "stream", "domain", "count", "due": unix seconds, "why": text}, ...], largest first
+    ``sources``: [{"name", "address": [...], "ehlo", "state", "why", "sessions"}, ...]
+    ``inspect``: {"id", "message": {...}, "deliveries": [...], "records": [...]}; unknown id: InputError("id", ...)
+    ``audit``: {"clean": bool, "days": [...], "odd": [text, ...]}
+    ``reload``: {"changed": [text, ...]}; a faulty file: InputError("", its faults); the old configuration stays
+    """
+
+    @property
+    def config(self) -> Configuration: ...
+    @property
+    def directory(self) -> Directory: ...
+    @property
+    def started(self) -> float: ...
+    def now(self) -> float: ...
+    def health(self) -> dict[str, Any]: ...
+    def queues(self, limit: int) -> Any: ...
+    def sources(self) -> Any: ...
+    def inspect(self, id: int) -> Any: ...
+    def audit(self) -> Any: ...
+    def reload(self) -> Any: ...
+
+
+class Arg(msgspec.Struct, frozen=True):
+    """One argument.  In relayctl a positional one stands bare, others are options; ``repeated`` ones give a list."""
+
+    name: str
+    help: str
+    kind: Kind = "str"
+    positional: bool = False
+    required: bool = False
+    repeated: bool = False
+    default: str | int | bool | None = None
+    choices: tuple[str, ...] = ()
+
+
+class Verb(msgspec.Struct, frozen=True, kw_only=True):
+    """One row.  ``verdict`` names the boolean of the value that says whether all is well: relayctl exits 1 if it is
+    false, and HTTP answers with the status ``unwell``.  ``timeout`` is in seconds; ``example`` follows "relayctl"."""
+
+    name: str
+    help: str
+    handler: Callable[..., Any]
+    args: tuple[Arg, ...] = ()
+    role: Role = "view"
+    effect: Literal["read", "change"] = "read"
+    example: str
+    verdict: str = ""
+    unwell: int = 200
+    timeout: float = 60.0
+
+    @property
+    def path(self) -> str:
+        return "/v1/" + self.name.replace(" ", "/")
+
+    @property
+    def method(self) -> str:
+        return "GET" if self.effect == "read" else "POST"
+
+
+def run(verb: Verb, relay: Relay, given: Mapping[str, object]) -> Any:
+    """The handler's answer to these arguments.  Raises InputError for any that are unknown, missing or malformed."""
+    return verb.handler(relay, **arguments(verb, given))
+
+
+def arguments(verb: Verb, given: Mapping[str, object]) -> dict[str, Any]:
+    """The arguments as the handler takes them, defaults filled in.  Query strings and JSON values both do."""
+    names = [arg.name for arg in verb.args]
+    for name in (name for name in given if name not in names):
+        raise InputError(name, f"{verb.name} has no such argument{notation.nearest(name, names)}")
+    return {arg.name: _argument(arg, given.get(arg.name)) for arg in verb.args}
+
+
+def _argument(arg: Arg, value: object) -> Any:
+    if arg.repeated:
+        items = value if isinstance(value, list) else [] if value is None else [value]
+        if arg.required and not items:
+            raise InputError(arg.name, "is missing")
+        return [_parsed(arg, item) for item in items]
+    if isinstance(value, list):
+        raise InputError(arg.name, "is given more than once")
+    if value is None:
+        if arg.required:
+            raise InputError(arg.name, "is missing")
+        return arg.default
+    return _parsed(arg, value)
+
+
+def _parsed(arg: Arg, value: object) -> Any:
+    try:
+        found = _PARSERS[arg.kind](value)
+    except ValueError as error:
+        raise InputError(arg.name, str(error)) from None
+    if arg.choices and found not in arg.choices:
+        raise InputError(arg.name, f"{value!r} is none of {', '.join(arg.choices)}")
+    return found
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value.isprintable():
+        raise ValueError("is not a line of text")
+    return value
+
+
+def _secret(value: object) -> str:
+    # Never shown in the error, whatever it is.
+    if not isinstance(value, str) or not 8 <= len(value) <= 1024:
+        raise ValueError("a password has 8 to 1024 characters")
+    return value
+
+
+def _whole(value: object) -> int:
+    text = str(value) if isinstance(value, int | str) else ""
+    if not (text.isascii() and text.isdigit() and len(text) < 16):
+        raise ValueError(f"{value!r} is not a whole number")
+    return int(text)
+
+
+def _boolean(value: object) -> bool:
+    found = {"true": True, "false": False}.get(str(value).lower())
+    if found is None:
+        raise ValueError(f"{value!r} is neither true nor false")
+    return found
+
+
+_PARSERS: dict[str, Callable[[object], Any]] = {
+    "str": _text,
+    "name": notation.name,
+    "int": _whole,
+    "bool": _boolean,
+    "id": lambda value: identity.read(_text(value)),
+    "duration": notation.duration,
+    "network": notation.network,
+    "secret": _secret,
+}

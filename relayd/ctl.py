@@ -1,0 +1,228 @@
+"""relayctl: the control API at a shell prompt.  Its commands, options and help derive from the table of verbs.
+
+Exit codes: 0 done; 1 refused, unreachable, unwell or an audit that is not clean; 2 a command that cannot be understood.
+Whatever relayd says goes through ``printable``: text of remote servers ends up in it.
+"""
+
+import argparse
+import http.client
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from relayd.control.verb import Arg, Verb
+from relayd.control.verbs import VERBS
+from relayd.notation import show_duration
+from relayd.reply import printable
+
+DEFAULT_CONFIG = "/etc/relayd/relayd.toml"
+MAX_ANSWER = 64 * 2**20
+_WIDEST = 60
+
+
+class Unreachable(Exception):
+    """No relayd could be asked; the text says what to do."""
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("relayd", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = parser().parse_args(argv)
+    verb: Verb = options.verb
+    try:
+        status, raw = ask(_socket_of(options), verb, _given(options, verb))
+    except Unreachable as fault:
+        print(f"relayctl: {printable(str(fault))}", file=sys.stderr)
+        return 1
+    value = _decoded(raw)
+    well = status == 200 and (not verb.verdict or bool(isinstance(value, dict) and value.get(verb.verdict)))
+    if options.json:
+        # Made anew in ASCII, so that no byte of it means anything to a terminal.
+        print(json.dumps(value))
+    elif isinstance(value, dict) and "error" in value and status != verb.unwell:
+        where = f"{value['field']}: " if value.get("field") else ""
+        print(f"relayctl: {printable(where + str(value['error']), 8192)}", file=sys.stderr)
+    else:
+        print("\n".join(rendered(value)))
+    return 0 if well else 1
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line: one command for each verb, "connection add" as a command of a command."""
+    about = "Watch and steer a running relayd."
+    top = argparse.ArgumentParser("relayctl", description=about, epilog=_overview(), **_FORMAT)
+    where = top.add_mutually_exclusive_group()
+    where.add_argument("--config", metavar="FILE", help=f"the file that names the socket (default {DEFAULT_CONFIG})")
+    where.add_argument("--control", metavar="SOCKET", help="the control socket (default $RELAYD_CONTROL)")
+    top.add_argument("--json", action="store_true", help="print the answer as relayd gave it")
+    nouns = top.add_subparsers(required=True, metavar="VERB")
+    groups: dict[str, Any] = {}
+    for verb in VERBS:
+        first, _, second = verb.name.partition(" ")
+        if second and first not in groups:
+            several = ", ".join(v.name.split(" ")[1] for v in VERBS if v.name.startswith(first + " "))
+            group = nouns.add_parser(first, help=several, **_FORMAT)
+            groups[first] = group.add_subparsers(required=True, metavar="VERB")
+        within = groups[first] if second else nouns
+        words: dict[str, Any] = {"description": _sentence(verb.help), "epilog": f"example:\n  relayctl {verb.example}"}
+        command = within.add_parser(second or first, help=verb.help, **words, **_FORMAT)
+        command.set_defaults(verb=verb)
+        for arg in verb.args:
+            _add(command, arg)
+    return top
+
+
+_FORMAT: dict[str, Any] = {"formatter_class": argparse.RawDescriptionHelpFormatter}
+
+
+def _overview() -> str:
+    width = max(len(verb.name) for verb in VERBS)
+    return "verbs:\n" + "\n".join(f"  {verb.name:{width}}  {verb.help}" for verb in VERBS)
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:] + "."
+
+
+def _add(command: argparse.ArgumentParser, arg: Arg) -> None:
+    more: dict[str, Any] = {"help": arg.help.replace("%", "%%")}
+    if arg.choices:
+        more |= {"choices": arg.choices, "default": arg.default}
+    if arg.positional:
+        command.add_argument(arg.name, nargs=("+" if arg.required else "*") if arg.repeated else None, **more)
+        return
+    flag = "--" + arg.name.replace("_", "-")
+    if arg.kind == "secret":
+        # A password on the command line is everybody's to read in the list of processes.
+        flag += "-file"
+        more |= {"help": f'{arg.help}: the first line of this file, "-" is stdin', "metavar": "FILE"}
+    elif arg.kind == "bool":
+        more["action"] = argparse.BooleanOptionalAction
+    if arg.repeated:
+        more["action"], more["help"] = "append", more["help"] + " (may be repeated)"
+    command.add_argument(flag, dest=arg.name, required=arg.required, **more)
+
+
+def _given(options: argparse.Namespace, verb: Verb) -> dict[str, Any]:
+    given = {arg.name: getattr(options, arg.name) for arg in verb.args}
+    for arg in verb.args:
+        if arg.kind == "secret" and given[arg.name] is not None:
+            given[arg.name] = _first_line(given[arg.name])
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _first_line(file: str) -> str:
+    try:
+        return (sys.stdin.read() if file == "-" else Path(file).read_text("utf-8")).partition("\n")[0].rstrip("\r")
+    except (OSError, UnicodeDecodeError) as error:
+        raise Unreachable(f"{file} cannot be read: {error}") from None
+
+
+def _socket_of(options: argparse.Namespace) -> str:
+    from_environment = None if options.config else os.environ.get("RELAYD_CONTROL")
+    if named := options.control or from_environment:
+        return str(named)
+    # Only now: the configuration room loads what a mere client rarely needs.
+    from relayd.config import ConfigError, control_path
+
+    try:
+        return control_path(options.config or DEFAULT_CONFIG)
+    except ConfigError as error:
+        raise Unreachable(f"{error}\nname the configuration with --config or the socket with --control") from None
+
+
+def ask(path: str, verb: Verb, given: dict[str, Any]) -> tuple[int, bytes]:
+    """Status and body of the API's answer.  Raises Unreachable."""
+    # Longer than relayd's own limit, so that its answer about it arrives.
+    connection = _UnixConnection(path, verb.timeout + 5)
+    try:
+        if verb.method == "GET":
+            query = urlencode(given, doseq=True)
+            connection.request("GET", verb.path + (f"?{query}" if query else ""))
+        else:
+            connection.request("POST", verb.path, json.dumps(given), {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        return answer.status, answer.read(MAX_ANSWER)
+    except (FileNotFoundError, ConnectionRefusedError):
+        advice = "start it with: twistd relayd --config FILE; or name another socket with --control or RELAYD_CONTROL"
+        raise Unreachable(f"no relayd is running at {path}; {advice}") from None
+    except PermissionError:
+        raise Unreachable(f"you may not use {path}: be root, relayd's user or in the socket's group") from None
+    except (OSError, http.client.HTTPException) as error:
+        raise Unreachable(f"{path}: {error or type(error).__name__}") from None
+    finally:
+        connection.close()
+
+
+def _decoded(raw: bytes) -> Any:
+    try:
+        return json.loads(raw)
+    except ValueError:
+        return {"error": f"not an answer of relayd's: {raw[:200]!r}", "field": ""}
+
+
+def rendered(value: Any, indent: str = "") -> list[str]:
+    """A JSON value as lines: objects as "key  value", lists of objects as tables."""
+    if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+        return [indent + line for line in _table(value)]
+    if isinstance(value, list):
+        return [indent + _cell("", item) for item in value] or [indent + "none"]
+    if not isinstance(value, dict):
+        return [indent + _cell("", value)]
+    width = max((len(printable(key)) for key in value), default=0)
+    lines = []
+    for key, item in value.items():
+        label = indent + printable(key).ljust(width)
+        if isinstance(item, dict | list) and not _flat(item):
+            lines += [label.rstrip() + ":", *rendered(item, indent + "  ")]
+        else:
+            lines.append(f"{label}  {_cell(key, item)}".rstrip())
+    return lines
+
+
+def _flat(item: dict[str, Any] | list[Any]) -> bool:
+    return not item or (isinstance(item, list) and not any(isinstance(entry, dict | list) for entry in item))
+
+
+def _table(rows: list[dict[str, Any]]) -> list[str]:
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    cells = [[printable(name).upper() for name in columns]]
+    cells += [[_cell(name, row.get(name), _WIDEST) for name in columns] for row in rows]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    return ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in cells]
+
+
+_MOMENTS = frozenset({"created", "started", "due", "received", "time", "expires"})
+
+
+def _cell(key: str, item: Any, limit: int = 1024) -> str:
+    number = isinstance(item, int | float) and not isinstance(item, bool)
+    if number and key in _MOMENTS:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(item))
+    if number and key in ("uptime", "age"):
+        return show_duration(item)
+    if item is None or item == "" or item == []:
+        return "-"
+    if isinstance(item, bool):
+        return "yes" if item else "no"
+    text = ", ".join(map(str, item)) if isinstance(item, list) else str(item)
+    return printable(text, limit).replace("\n", " / ").replace("\t", " ")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

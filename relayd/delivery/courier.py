@@ -1,0 +1,507 @@
+"""The courier: the shell around the scheduler.
+
+Enter: the scheduler's decisions.  Performed here: questions to the spool and to DNS, sessions opened and kept, outcomes
+recorded.  Leave: every outcome as one change of the spool (remove or requeue, with its record and ledger entry), after
+which, and not before, the delivery leaves memory.
+"""
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from twisted.application.service import Service
+from twisted.internet import error, protocol
+from twisted.internet.defer import Deferred
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from relayd.delivery.routing import Hop, Router, Site, words
+from relayd.delivery.session import PeerSession, Timeouts
+from relayd.egress.pools import Pools, Source
+from relayd.envelope import Delivery
+from relayd.identity import day_of, lower_bound, show
+from relayd.outcome import Evidence, Outcome
+from relayd.queue import scheduler as plan
+from relayd.queue.retry import Schedule, next_try
+from relayd.queue.scheduler import Path, Scheduler
+from relayd.records import TERM_OF, Entry, Record, RecordKind, encode
+from relayd.reply import Reply, printable
+from relayd.resolver import ResolveError
+from relayd.smtp.client import ClientSettings
+from relayd.spool import Departure, Requeue, Spool
+
+_RECORD_OF: dict[str, RecordKind] = {
+    "delivered": "Delivery",
+    "transient": "TransientFailure",
+    "permanent": "Bounce",
+    "expired": "Expiration",
+    "cancelled": "Cancellation",
+    "unknown": "Unknown",
+}
+HOPS = 8  # addresses tried for one session
+_EXPIRY = 30.0  # seconds between looks for expired deliveries that wait on disk
+_EXPIRE_AT_ONCE = 500
+_UNANSWERED = 4000  # outcomes that may wait for the disk before no more deliveries are begun
+_CLEAR = 86400.0  # seconds a host whose TLS failed is tried in clear, where policy is `may`
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """What the courier goes by."""
+
+    schedules: dict[str, Schedule]
+    timeouts: Timeouts
+    connect: float = 30.0
+    deliveries_per_session: int = 100
+    drain: float = 30.0
+
+
+class SMTPClientFactory(protocol.ClientFactory):
+    """One attempt to connect to one address.  ``failed(failure)`` if it does not come about."""
+
+    noisy = False
+
+    def __init__(self, session: PeerSession, failed: Callable[[Any], None]) -> None:
+        self._session = session
+        self._failed = failed
+
+    def buildProtocol(self, address: Any) -> PeerSession:
+        return self._session
+
+    def clientConnectionFailed(self, connector: Any, reason: Any) -> None:
+        self._failed(reason)
+
+
+class Opening:
+    """A session being opened: the addresses of its site one after another."""
+
+    def __init__(self, path: Path, site: Site, source: Source, hops: list[Hop]) -> None:
+        self.path = path
+        self.site = site
+        self.source = source
+        self.hops = hops
+        self.evidence: Evidence | None = None
+
+
+class Courier(Service):
+    """See the module."""
+
+    log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        spool: Spool,
+        scheduler: Scheduler,
+        pools: Pools,
+        router: Router,
+        settings: Settings,
+        rng: random.Random,
+        wall: Callable[[], float],
+    ) -> None:
+        self.setName("courier")
+        self.reactor = reactor
+        self.spool = spool
+        self.bodies = spool.bodies
+        self.scheduler = scheduler
+        self.pools = pools
+        self.router = router
+        self.configure(settings)
+        self.rng = rng
+        self.wall = wall
+        self.now: Callable[[], float] = reactor.seconds
+        self.sessions: dict[PeerSession, Opening | None] = {}
+        self.totals: dict[str, int] = dict.fromkeys(_RECORD_OF, 0)
+        self._idle: dict[Path, list[PeerSession]] = {}
+        self._sites: dict[str, Site] = {}
+        self._unanswered = 0
+        self._sessions_made = 0
+        self._in_clear: dict[str, float] = {}
+        self._expiring = False
+        self._next_expiry = 0.0
+        self._drained: Deferred[None] | None = None
+        self._performing = False
+        self._ticker = LoopingCall(self._tick)
+        self._ticker.clock = reactor
+
+    def reconfigure(self, pools: Pools, router: Router, settings: Settings) -> None:
+        """What holds from now on; a session under way keeps its source and its peer."""
+        self.pools = pools
+        self.router = router
+        self.configure(settings)
+
+    def configure(self, settings: Settings) -> None:
+        self.settings = settings
+        self.timeouts = settings.timeouts
+        self.deliveries_per_session = settings.deliveries_per_session
+
+    def startService(self) -> None:
+        super().startService()
+        self._ticker.start(1.0)
+
+    def stopService(self) -> "Deferred[None]":
+        """Begins no more deliveries, lets those under way end, and ends the rest when the drain time is over."""
+        super().stopService()
+        self.scheduler.stopping = True
+        if self._ticker.running:
+            self._ticker.stop()
+        drained = self._drained = Deferred()
+        for session in list(self.sessions):
+            session.quit()
+        limit = self.reactor.callLater(self.settings.drain, self._cut_short)
+        self._drained.addCallback(lambda _: limit.cancel() if limit.active() else None)
+        self._check_drained()
+        return drained
+
+    def _cut_short(self) -> None:
+        for session in [s for s in self.sessions if s.transport is not None]:
+            session.machine.abort("relayd is stopping")
+            session.work()
+            session.transport.abortConnection()
+        self.sessions.clear()
+        self._check_drained()
+
+    def _check_drained(self) -> None:
+        if self._drained is not None and not self.sessions:
+            drained, self._drained = self._drained, None
+            drained.callback(None)
+
+    # The scheduler's decisions.
+
+    def received(self, deliveries: tuple[Delivery, ...]) -> None:
+        """New deliveries that are on disk."""
+        self.scheduler.received(deliveries, self.wall())
+        self.perform()
+
+    def perform(self) -> None:
+        """Performs what has been decided, and what that leads to."""
+        if self._performing:
+            return
+        self._performing = True
+        try:
+            while decisions := self.scheduler.decisions():
+                for decision in decisions:
+                    _PERFORM[type(decision)](self, decision)
+        finally:
+            self._performing = False
+
+    def _tick(self) -> None:
+        now = self.wall()
+        self.scheduler.tick(now)
+        self.perform()
+        self._forget_sites()
+        reactor_now = self.now()
+        for session in [s for s in self.sessions if s.deadline and s.deadline < reactor_now]:
+            session.time_out()
+        if now >= self._next_expiry and not self._expiring:
+            self._next_expiry = now + _EXPIRY
+            self._expire(now, list(self.settings.schedules.items()))
+
+    def _forget_sites(self) -> None:
+        """Sites that no queue in memory goes to are routed anew when they are needed."""
+        if len(self._sites) > 2 * len(self.scheduler.sites) + 1000:
+            self._sites = {name: site for name, site in self._sites.items() if name in self.scheduler.sites}
+
+    def _poll(self, poll: plan.Poll) -> None:
+        now = self.wall()
+
+        def answered(found: Any) -> None:
+            if isinstance(found, Exception):
+                self.log.error("The spool cannot be read: {fault}", fault=words(found))
+                found = []
+            self.scheduler.polled(found, poll.limit, now)
+            self.perform()
+
+        self.spool.due_queues(poll.after, now, poll.limit, answered)
+
+    def _pull(self, pull: plan.Pull) -> None:
+        def answered(found: Any) -> None:
+            if isinstance(found, Exception):
+                self.log.error("Queue {queue} cannot be read: {fault}", queue=pull.queue, fault=words(found))
+                self.scheduler.pull_failed(pull.queue, pull.limit, self.wall())
+            else:
+                self.scheduler.pulled(pull.queue, found, pull.limit, self.wall())
+            self.perform()
+
+        self.spool.due_deliveries(pull.queue, self.wall(), pull.limit, pull.but, answered)
+
+    def _settle(self, settle: plan.Settle) -> None:
+        def answered(due: Any) -> None:
+            if not isinstance(due, Exception):
+                self.scheduler.settled(settle.queue, due, self.wall())
+                self.perform()
+
+        self.spool.settle(settle.queue, answered)
+
+    def _route(self, route: plan.Route) -> None:
+        site = self.router.known(route.domain)
+        if site is not None:
+            self._routed(route.queue, site)
+        else:
+            Deferred.fromCoroutine(self._look_up(route)).addErrback(self._broken, route)
+
+    async def _look_up(self, route: plan.Route) -> None:
+        try:
+            site = await self.router.site(route.domain)
+        except ResolveError as fault:
+            self._unroutable(route.queue, fault.reply)
+        else:
+            self._routed(route.queue, site)
+        self.perform()
+
+    def _broken(self, failure: Any, route: plan.Route) -> None:
+        """A fault of ours in a look-up must not leave the queue waiting for ever."""
+        self.log.failure("Looking up {domain} failed", failure, domain=route.domain)
+        self._unroutable(route.queue, Reply(451, "4.4.3", f"Internal error while looking up {route.domain}"))
+        self.perform()
+
+    def _routed(self, queue: str, site: Site) -> None:
+        self._sites[site.name] = site
+        left = max(1.0, site.until - self.now())
+        self.scheduler.routed(queue, site.name, self.wall() + left, self.wall())
+
+    def _unroutable(self, queue: str, reply: Reply) -> None:
+        evidence = Evidence(stage="dns", reply=reply)
+        outcome = Outcome("permanent" if reply.permanent else "transient", evidence, site_fault=True)
+        waiting = self.scheduler.unroutable(queue, str(reply), self.wall(), transient=reply.transient)
+        for delivery in waiting:
+            self.finished(delivery, outcome)
+
+    def _work(self, work: plan.Work) -> None:
+        path = work.path
+        if work.open:
+            self._open(path)
+            return
+        idle = self._idle.get(path)
+        if idle:
+            idle[-1].work()
+
+    # Sessions.
+
+    def _open(self, path: Path) -> None:
+        site = self._sites[path.site]
+        source = self.pools.sources.get(path.source)
+        if source is None:  # a reload took it away
+            self.scheduler.reassign(path, self.wall())
+            self.scheduler.session_closed(path, self.wall(), opening=True)
+            return
+        hops = [hop for hop in site.hops if source.address(hop.address) is not None][:HOPS]
+        opening = Opening(path, site, source, hops)
+        if not hops:
+            opening.evidence = Evidence(
+                stage="connect",
+                source=source.name,
+                error=f"no address of {path.site} is of a family that source {source.name} has",
+            )
+        self._next_hop(opening)
+
+    def _next_hop(self, opening: Opening) -> None:
+        if not opening.hops or self.scheduler.stopping:
+            self._not_opened(opening)
+            return
+        hop = opening.hops.pop(0)
+        source = opening.source
+        self._sessions_made += 1
+        session = PeerSession(
+            self,
+            f"{self._sessions_made:x}",
+            opening.path,
+            opening.site,
+            hop,
+            ClientSettings(
+                ehlo=source.ehlo,
+                starttls=self._tls_policy(opening.site, hop),
+                login=opening.site.login,
+                password=opening.site.password,
+            ),
+        )
+        self.sessions[session] = opening
+        bind = source.address(hop.address)
+        self.reactor.connectTCP(
+            hop.address,
+            hop.port,
+            SMTPClientFactory(session, lambda failure: self._not_connected(session, opening, failure.value)),
+            timeout=self.settings.connect,
+            bindAddress=(bind, 0) if bind else None,
+        )
+
+    def _tls_policy(self, site: Site, hop: Hop) -> Any:
+        if site.tls == "may" and self._in_clear.get(hop.address, 0.0) > self.now():
+            return "off"
+        return site.tls
+
+    def _not_connected(self, session: PeerSession, opening: Opening, fault: Exception) -> None:
+        self.sessions.pop(session, None)
+        hop, source = session.hop, opening.path.source
+        if isinstance(fault, error.ConnectBindError):
+            self._source_gone(source, fault)
+            opening.hops.clear()
+        opening.evidence = Evidence(
+            stage="connect",
+            error=words(fault),
+            source=source,
+            mx=hop.mx,
+            peer=f"[{hop.address}]:{hop.port}" if ":" in hop.address else f"{hop.address}:{hop.port}",
+        )
+        self._next_hop(opening)
+        self.perform()
+        self._check_drained()
+
+    def _source_gone(self, name: str, fault: Exception) -> None:
+        """The source's address is not on this machine: out of use until it is."""
+        if name not in self.pools.out_of_use:
+            self.log.error(
+                "Source {source} is out of use: {fault}. Add its address to the machine or correct [source.{source}]",
+                source=name,
+                fault=words(fault),
+            )
+        self.pools.out_of_use[name] = words(fault)
+
+    def _not_opened(self, opening: Opening) -> None:
+        """No address of the site would have us: the path rests, and what was ready for it has met this."""
+        path, now = opening.path, self.wall()
+        if path.source in self.pools.out_of_use:
+            self.scheduler.reassign(path, now)
+        elif not self.scheduler.stopping and opening.evidence is not None:
+            self._path_failed(path, opening.evidence, now)
+        self.scheduler.session_closed(path, now, opening=True)
+
+    def _path_failed(self, path: Path, evidence: Evidence, now: float) -> None:
+        reason = f"{evidence.mx} {evidence.peer}: {evidence.words()}" if evidence.mx else evidence.words()
+        outcome = Outcome("transient", evidence, site_fault=True)
+        for delivery in self.scheduler.path_failed(path, reason, now):
+            self.finished(delivery, outcome)
+
+    # What sessions ask and tell (session.Owner).
+
+    def take(self, path: Path) -> Delivery | None:
+        if self._unanswered >= _UNANSWERED:
+            return None
+        return self.scheduler.take(path, self.wall())
+
+    def ready(self, session: PeerSession) -> None:
+        self.sessions[session] = None
+        self.scheduler.session_ready(session.path, self.wall())
+        self.perform()
+
+    def idle(self, session: PeerSession, idle: bool) -> None:
+        known = self._idle.setdefault(session.path, [])
+        if idle:
+            known.append(session)
+            session.path.idle += 1
+        elif session in known:
+            known.remove(session)
+            session.path.idle -= 1
+        if not known:
+            del self._idle[session.path]
+
+    def ended(self, session: PeerSession, evidence: Evidence) -> None:
+        opening = self.sessions.pop(session, None)
+        if opening is None:
+            self.scheduler.session_closed(session.path, self.wall(), opening=False)
+        else:
+            opening.evidence = evidence
+            if evidence.stage == "tls" and opening.site.tls == "may":
+                self._in_clear[session.hop.address] = self.now() + _CLEAR
+                opening.hops.insert(0, session.hop)
+            self._next_hop(opening)
+        self.perform()
+        self._check_drained()
+
+    def returned(self, path: Path, delivery: Delivery) -> None:
+        self.scheduler.give_back(path, delivery, self.wall())
+        self.perform()
+
+    def carrying(self, identity: int) -> str:
+        """The session that has this delivery, in words; "" if none."""
+        return next((s.words() for s in self.sessions if s.carries(identity)), "")
+
+    def finished(self, delivery: Delivery, outcome: Outcome) -> None:
+        """Records an outcome."""
+        now = self.wall()
+        attempts = delivery.attempts + 1
+        due = 0.0
+        kind = outcome.kind
+        if kind in ("transient", "unknown"):
+            schedule = self.settings.schedules.get(delivery.message.stream) or Schedule()
+            again = next_try(schedule, attempts, delivery.message.received, now, self.rng)
+            if again is None:
+                kind = "expired"
+            else:
+                due = again
+        self._record(delivery, kind, outcome.evidence, attempts, due, now)
+
+    def _record(
+        self, delivery: Delivery, kind: str, evidence: Evidence, attempts: int, due: float, now: float, note: str = ""
+    ) -> None:
+        message = delivery.message
+        name = _RECORD_OF[kind]
+        self.totals[kind] += 1
+        record = Record(
+            kind=name,
+            time=now,
+            message=show(message.id),
+            delivery=show(delivery.id),
+            account=message.account,
+            connection=message.connection,
+            stream=message.stream,
+            sender=message.envelope.sender,
+            recipient=delivery.recipient.address,
+            message_id=printable(message.message_id),
+            size=message.size,
+            client=printable(message.client),
+            received=message.received,
+            attempts=attempts,
+            due=due,
+            evidence=evidence,
+            note=note,
+        )
+        entries = (Entry(day_of(message.id), message.account, message.stream, TERM_OF[name]),)
+        self._unanswered += 1
+
+        def durable(_: Any) -> None:
+            self._unanswered -= 1
+            self.scheduler.done(delivery, self.wall())
+            self.perform()
+
+        if due:
+            last = f"{evidence.stage}: {evidence.words()}"
+            requeue = Requeue(delivery, due, attempts, evidence.source, last, encode(record), entries)
+            self.spool.requeue(requeue, durable)
+        else:
+            self.spool.depart(Departure(delivery, encode(record), entries), durable)
+
+    # Deliveries whose life ends while they wait on disk behind something that rests.
+
+    def _expire(self, now: float, streams: list[tuple[str, Schedule]]) -> None:
+        """One stream after another: what is too old and in nobody's hands leaves as expired."""
+        if not streams or self.scheduler.stopping:
+            self._expiring = False
+            return
+        self._expiring = True
+        stream, schedule = streams[0]
+
+        def answered(found: Any) -> None:
+            if isinstance(found, Exception):
+                self.log.error("Looking for expired deliveries failed: {fault}", fault=words(found))
+                found = []
+            fresh = [d for d in found if self.scheduler.hold(d)]
+            for delivery in fresh:
+                reply = delivery.last or "it was never tried"
+                evidence = Evidence(stage="queue", error=f"not delivered in time; last: {reply}")
+                self._record(delivery, "expired", evidence, delivery.attempts, 0.0, now)
+            again = len(found) >= _EXPIRE_AT_ONCE and fresh
+            self._expire(now, streams if again else streams[1:])
+
+        # A delivery gets its last try at the end of its life: leave it the time for that.
+        before = lower_bound(now - schedule.expire - 2 * _EXPIRY)
+        self.spool.old_deliveries(stream, before, _EXPIRE_AT_ONCE, answered)
+
+
+_PERFORM: dict[type, Callable[[Courier, Any], None]] = {
+    plan.Poll: Courier._poll,
+    plan.Pull: Courier._pull,
+    plan.Settle: Courier._settle,
+    plan.Route: Courier._route,
+    plan.Work: Courier._work,
+}

@@ -1,0 +1,99 @@
+"""Routing: a domain to the site that takes its mail, and a site to the hosts and addresses to try, in order.
+
+Enter: static routes, the resolver's answers.  Leave: ``Site`` values.  With a static route nothing is looked up for the
+domain.  RFC 5321 section 5.1.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import msgspec
+from twisted.python.failure import Failure
+
+from relayd.resolver import Resolver
+
+Policy = Literal["off", "may", "encrypt", "verify"]
+
+
+class Hop(msgspec.Struct, frozen=True):
+    """One address to try, and the name of the host it belongs to."""
+
+    mx: str
+    address: str
+    port: int
+
+
+class Site(msgspec.Struct, frozen=True):
+    """Where mail of a domain goes: ``hops`` in the order to try them, good until ``until`` (reactor seconds)."""
+
+    name: str
+    hops: tuple[Hop, ...]
+    until: float
+    tls: Policy = "may"
+    login: str = ""
+    password: str = ""
+
+
+class StaticRoute(msgspec.Struct, frozen=True):
+    """A configured next hop."""
+
+    host: str
+    port: int
+    tls: Policy = "may"
+    login: str = ""
+    password: str = ""
+
+
+class Router:
+    """Finds sites.  ``find`` gives the static route of a domain, if it has one."""
+
+    def __init__(
+        self,
+        resolver: Resolver,
+        find: Callable[[str], StaticRoute | None],
+        port: int,
+        tls: Policy,
+        now: Callable[[], float],
+    ) -> None:
+        self._resolver = resolver
+        self._find = find
+        self._port = port
+        self._tls: Policy = tls
+        self._now = now
+
+    def known(self, domain: str) -> Site | None:
+        """The site, if it can be said without asking anybody: the hot path."""
+        route = self._find(domain)
+        if route is not None:
+            return self._static(route, (route.host,)) if _is_address(route.host) else None
+        hosts = self._resolver.cached_hosts(domain)
+        return self._by_mx(hosts) if hosts is not None else None
+
+    async def site(self, domain: str) -> Site:
+        """The site.  Raises resolver.ResolveError."""
+        route = self._find(domain)
+        if route is None:
+            return self._by_mx(await self._resolver.hosts(domain))
+        if route.host == "localhost":
+            return self._static(route, ("127.0.0.1", "::1"))
+        return self._static(route, await self._resolver.addresses(route.host))
+
+    def _static(self, route: StaticRoute, addresses: tuple[str, ...]) -> Site:
+        hops = tuple(Hop(route.host, address, route.port) for address in addresses)
+        name = f"{route.host}:{route.port}"
+        return Site(name, hops, self._now() + 60, route.tls, route.login, route.password)
+
+    def _by_mx(self, hosts: Any) -> Site:
+        hops = tuple(Hop(host.name, address, self._port) for host in hosts.hosts for address in host.addresses)
+        return Site(hosts.site, hops, self._now() + hosts.ttl, self._tls)
+
+
+def _is_address(host: str) -> bool:
+    return ":" in host or host.replace(".", "").isdigit()
+
+
+def words(failure: Failure | Exception) -> str:
+    """What went wrong, for an operator, without the class names of a traceback."""
+    error = failure.value if isinstance(failure, Failure) else failure
+    text = str(error) or type(error).__name__
+    return text.rstrip(".")

@@ -1,0 +1,349 @@
+"""One SMTP session with a peer on a real transport: the shell around the ``smtp.client`` machine.
+
+Enter: a connected transport, deliveries from the courier.  Leave: one result for each delivery, with its evidence.
+Every stage has its time-out; a stage's clock does not start anew when the peer drips bytes.  Large bodies are read from
+their files as the peer takes them.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import msgspec
+from twisted.internet import protocol
+from twisted.internet.interfaces import IHandshakeListener, IPullProducer
+from zope.interface import implementer
+
+from relayd.delivery.routing import Hop, Site
+from relayd.envelope import Delivery
+from relayd.listener import set_no_delay
+from relayd.message.render import render
+from relayd.outcome import Evidence, Outcome, judged
+from relayd.queue.scheduler import Path
+from relayd.reply import printable
+from relayd.smtp.client import (
+    BodyWanted,
+    ClientSession,
+    ClientSettings,
+    Finished,
+    Ready,
+    Returned,
+    SessionEnded,
+    StartTLS,
+)
+from relayd.smtp.transaction import Transaction
+from relayd.tls import agreed, client_tls
+
+
+class Timeouts(msgspec.Struct, frozen=True):
+    """Seconds for each stage (RFC 5321 section 4.5.3.2)."""
+
+    banner: float = 60
+    ehlo: float = 60
+    helo: float = 60
+    starttls: float = 30
+    tls: float = 30
+    auth: float = 60
+    idle: float = 5
+    rset: float = 20
+    mail: float = 300
+    rcpt: float = 300
+    data: float = 300
+    body: float = 300
+    dot: float = 600
+    quit: float = 5
+    ended: float = 5
+
+
+class Owner(Protocol):
+    """What a session needs of the courier."""
+
+    timeouts: Timeouts
+    deliveries_per_session: int
+    bodies: Any
+
+    def now(self) -> float: ...
+    def take(self, path: Path) -> Delivery | None: ...
+    def ready(self, session: "PeerSession") -> None: ...
+    def finished(self, delivery: Delivery, outcome: Outcome) -> None: ...
+    def returned(self, path: Path, delivery: Delivery) -> None: ...
+    def idle(self, session: "PeerSession", idle: bool) -> None: ...
+    def ended(self, session: "PeerSession", evidence: Evidence) -> None: ...
+
+
+@implementer(IHandshakeListener, IPullProducer)
+class PeerSession(protocol.Protocol):
+    """See the module."""
+
+    transport: Any
+    noisy = False
+
+    def __init__(self, owner: Owner, name: str, path: Path, site: Site, hop: Hop, settings: ClientSettings) -> None:
+        self.owner = owner
+        self.name = name
+        self.path = path
+        self.site = site
+        self.hop = hop
+        self.machine = ClientSession(settings)
+        self.ready = False
+        self.tls = ""
+        self.carried = 0
+        self.deadline = 0.0
+        self._waiting = ""
+        self._under_way: deque[tuple[Delivery, float]] = deque()
+        self._offset = 0
+        self._streaming: Delivery | None = None
+        self._idle = False
+        self._over = False
+        self._running = False
+        self._peer = self._local = ""
+
+    # The transport.
+
+    def connectionMade(self) -> None:
+        set_no_delay(self.transport)
+        self._peer = _endpoint(self.transport.getPeer())
+        self._local = _endpoint(self.transport.getHost())
+        self._watch()
+
+    def dataReceived(self, data: bytes) -> None:
+        self.machine.receive_data(data)
+        self._run()
+
+    def connectionLost(self, reason: Any = None) -> None:
+        self.machine.abort(_lost(reason))
+        self._run()
+
+    def handshakeCompleted(self) -> None:
+        self.tls = agreed(self.transport)
+        self.machine.tls_started()
+        self._run()
+
+    # The courier.
+
+    def work(self) -> None:
+        """There is something to carry."""
+        self._run()
+
+    def carries(self, identity: int) -> bool:
+        """Whether this delivery is under way here."""
+        return any(delivery.id == identity for delivery, _ in self._under_way)
+
+    def words(self) -> str:
+        """Where the session is, for an operator."""
+        return (
+            f"session {self.name} with {self.hop.mx} {self._peer or self.hop.address} waits at {self.machine.waiting}"
+        )
+
+    def quit(self) -> None:
+        self.machine.quit()
+        self._run()
+
+    def time_out(self) -> None:
+        """The stage's time is over."""
+        waiting = self.machine.waiting
+        if waiting == "idle":
+            self.quit()
+            return
+        if not self._over:
+            self.machine.abort(f"no answer within {getattr(self.owner.timeouts, waiting):.0f} s")
+            self._run()
+        self.transport.abortConnection()
+
+    # The machine.
+
+    def _run(self) -> None:
+        if self._running:
+            return
+        self._running = True
+        try:
+            self._handle_events()
+            while not self._over and self._feed():
+                pass
+            data = self.machine.data_to_send()
+            if data:
+                self.transport.write(data)
+        finally:
+            self._running = False
+        self._rest()
+        self._watch()
+        if self._over:
+            self.transport.loseConnection()
+
+    def _handle_events(self) -> None:
+        while (event := self.machine.next_event()) is not None:
+            _HANDLERS[type(event)](self, event)
+
+    def _watch(self) -> None:
+        """A new stage has a new deadline; while a body is sent each piece that the peer takes is progress."""
+        waiting = self.machine.waiting
+        if waiting != self._waiting or waiting == "body":
+            self._waiting = waiting
+            self.deadline = self.owner.now() + getattr(self.owner.timeouts, waiting)
+
+    def _rest(self) -> None:
+        idle = self.machine.idle and not self._over
+        if idle != self._idle:
+            self._idle = idle
+            self.owner.idle(self, idle)
+
+    def _feed(self) -> bool:
+        """Gives the machine one more delivery, if it can take one and there is one."""
+        if not self.machine.can_take_next:
+            return False
+        if self.carried >= self.owner.deliveries_per_session:
+            self.machine.quit()
+            return False
+        delivery = self.owner.take(self.path)
+        if delivery is None:
+            return False
+        self.carried += 1
+        unfit = self._unfit(delivery)
+        if unfit:
+            evidence = self._evidence(Evidence(stage="mail", error=unfit), self.owner.now())
+            self.owner.finished(delivery, Outcome("permanent", evidence))
+            return True
+        try:
+            self.machine.send(_transaction(delivery))
+        except ValueError as error:
+            evidence = self._evidence(Evidence(stage="mail", error=str(error)), self.owner.now())
+            self.owner.finished(delivery, Outcome("permanent", evidence))
+            return True
+        self._under_way.append((delivery, self.owner.now()))
+        return True
+
+    def _unfit(self, delivery: Delivery) -> str:
+        """Why this peer cannot be given this message, "" if it can."""
+        offers = self.machine.capabilities
+        message = delivery.message
+        if 0 < offers.size < message.size:
+            return f"the message has {message.size} bytes, the server takes at most {offers.size}"
+        if message.envelope.smtputf8 and not offers.smtputf8:
+            return "the message needs SMTPUTF8, which the server does not offer"
+        return ""
+
+    # One handler for each event of the machine.
+
+    def _on_ready(self, event: Ready) -> None:
+        self.ready = True
+        self.owner.ready(self)
+
+    def _on_start_tls(self, event: StartTLS) -> None:
+        data = self.machine.data_to_send()
+        if data:
+            self.transport.write(data)
+        self.transport.startTLS(client_tls(self.hop.mx, verify=self.site.tls == "verify"))
+
+    def _on_body_wanted(self, event: BodyWanted) -> None:
+        delivery = self._under_way[0][0]
+        self._streaming = delivery
+        self._offset = 0
+        self.machine.body(render(delivery.message, delivery))
+        self.transport.registerProducer(self, False)
+
+    def _on_finished(self, event: Finished) -> None:
+        delivery, begun = self._under_way.popleft()
+        self._stop_streaming()
+        if event.reply is None and event.stage == "mail" and not event.unknown and self.carried > 1:
+            # A kept session that the peer had closed meanwhile: the attempt was none, the next session makes it.
+            self.owner.returned(self.path, delivery)
+            return
+        evidence = self._evidence(Evidence(stage=event.stage, reply=event.reply, error=event.error), begun)
+        if event.unknown:
+            outcome = Outcome("unknown", evidence)
+        elif event.reply is None:
+            outcome = Outcome("transient", evidence)
+        else:
+            outcome = judged(event.reply, evidence)
+        self.owner.finished(delivery, outcome)
+
+    def _on_returned(self, event: Returned) -> None:
+        delivery, _ = self._under_way.popleft()
+        self.owner.returned(self.path, delivery)
+
+    def _on_ended(self, event: SessionEnded) -> None:
+        self._over = True
+        self._stop_streaming()
+        evidence = Evidence(stage=event.stage, reply=event.reply, error=event.error)
+        self.owner.ended(self, self._evidence(evidence, self.owner.now()))
+
+    def _evidence(self, seen: Evidence, begun: float) -> Evidence:
+        return Evidence(
+            seen.stage,
+            seen.reply,
+            seen.error,
+            self.path.source,
+            self.hop.mx,
+            self._peer,
+            self._local,
+            self.tls,
+            round(self.owner.now() - begun, 3),
+            self.name,
+            self.carried,
+        )
+
+    # A body from its file, at the pace at which the peer takes it.
+
+    def resumeProducing(self) -> None:
+        delivery = self._streaming
+        if delivery is not None:
+            self.owner.bodies.read(delivery.message.id, self._offset, lambda piece: self._piece(delivery, piece))
+
+    def stopProducing(self) -> None:
+        self._streaming = None
+
+    def _piece(self, delivery: Delivery, piece: bytes | OSError) -> None:
+        if delivery is not self._streaming:
+            return
+        if isinstance(piece, OSError):
+            self.machine.abort(f"the message's body cannot be read: {piece.strerror}")
+        elif piece:
+            self._offset += len(piece)
+            self.machine.body(piece)
+        else:
+            self._stop_streaming()
+            self.machine.end_body()
+        self._run()
+        if isinstance(piece, OSError):
+            self.transport.abortConnection()
+
+    def _stop_streaming(self) -> None:
+        if self._streaming is not None:
+            self._streaming = None
+            self.transport.unregisterProducer()
+
+
+_HANDLERS: dict[type, Callable[[PeerSession, Any], None]] = {
+    Ready: PeerSession._on_ready,
+    StartTLS: PeerSession._on_start_tls,
+    BodyWanted: PeerSession._on_body_wanted,
+    Finished: PeerSession._on_finished,
+    Returned: PeerSession._on_returned,
+    SessionEnded: PeerSession._on_ended,
+}
+
+
+def _transaction(delivery: Delivery) -> Transaction:
+    message = delivery.message
+    envelope = message.envelope
+    content = None if message.body is None else render(message, delivery) + message.body
+    return Transaction(
+        envelope.sender,
+        delivery.recipient,
+        message.size if content is None else len(content),
+        message.eightbit,
+        envelope.smtputf8,
+        envelope.ret,
+        envelope.envid,
+        content,
+    )
+
+
+def _endpoint(address: Any) -> str:
+    host = getattr(address, "host", "")
+    return f"[{host}]:{address.port}" if ":" in host else f"{host}:{getattr(address, 'port', 0)}"
+
+
+def _lost(reason: Any) -> str:
+    text = printable(str(getattr(reason, "value", "") or "the connection was lost"))
+    return "the peer closed the connection" if "cleanly" in text else f"the connection was lost: {text}".rstrip(".")

@@ -1,0 +1,299 @@
+"""Accounts and submission connections: one SQLite file, all of it held in memory as frozen values.
+
+Reads are dict look-ups on the main thread.  A change runs as one transaction on the directory's own thread; after its
+commit ``post`` (``reactor.callFromThread``) brings the new value to the main thread, where it is swapped in and then
+the change's future done.  So who waited for the future reads what he wrote, and nobody reads what is not on disk.
+"""
+
+import os
+import secrets
+import sqlite3
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from relayd import notation
+from relayd.address import domain_of, parse_address
+from relayd.directory.passwords import hash_password
+from relayd.errors import InputError
+
+A = TypeVar("A")
+R = TypeVar("R")
+Post = Callable[[Callable[[], None]], None]
+AccountState = Literal["active", "suspended"]
+DomainCheck = Literal["off", "warn", "require"]
+ConnectionState = Literal["active", "blocked", "inactive"]
+
+SCHEMA_VERSION = 1
+# Scripts that bring a file of version n (the key) to n + 1.
+UPGRADES: dict[int, str] = {0: (Path(__file__).parent / "schema.sql").read_text("utf-8")}
+
+_ANY = "*"
+
+
+class Account(msgspec.Struct, frozen=True):
+    """A customer.  ``created`` is unix seconds."""
+
+    name: str
+    state: AccountState = "active"
+    domain_check: DomainCheck = "require"
+    created: float = 0.0
+
+
+class SubmissionConnection(msgspec.Struct, frozen=True):
+    """A login and what it may do.  ``password`` is a hash; ``version`` rises with every change.
+
+    ``senders``: addresses, "@domain" for all of a domain, or "*" for any; none means that it may send as nobody.
+    ``clients``: addresses and CIDRs that may log in; none means any.  ``stream`` "" is the default stream.
+    """
+
+    login: str
+    account: str
+    password: str
+    senders: tuple[str, ...] = ()
+    clients: tuple[str, ...] = ()
+    stream: str = ""
+    state: ConnectionState = "active"
+    reason: str = ""
+    created: float = 0.0
+    version: int = 1
+
+    def may_send_as(self, address: str) -> bool:
+        """Whether the address (null sender: "") is one of the connection's.  Case does not matter."""
+        if self.senders == (_ANY,):
+            return True
+        text = _folded(address)
+        return text in self.senders or text[text.rindex("@") :] in self.senders
+
+    def may_connect_from(self, client: str) -> bool:
+        """Whether a client at this IP address may use the login."""
+        return not self.clients or notation.within(client, self.clients)
+
+
+class NewConnection(msgspec.Struct, frozen=True):
+    """A connection just made or given a new password: the only time the password is seen in clear."""
+
+    connection: SubmissionConnection
+    password: str
+
+
+class Directory:
+    """The open directory.  Everything is for the main thread; changes give a Future that ends there.
+
+    Changes raise InputError at once for a malformed argument; the Future fails with InputError for what only the
+    database knows (unknown account, login taken) and with sqlite3.Error when the disk refuses.
+    """
+
+    def __init__(self, path: str | Path, post: Post) -> None:
+        self._post = post
+        self._db = _opened(path)
+        self._writer = ThreadPoolExecutor(1, "directory")
+        self._accounts = {row.name: row for row in map(_account, self._db.execute("SELECT * FROM accounts"))}
+        self._connections = {row.login: row for row in map(_connection, self._db.execute("SELECT * FROM connections"))}
+
+    def close(self) -> None:
+        """Finishes the changes under way and closes the file.  Their futures are done if ``post`` still works."""
+        self._writer.shutdown(wait=True)
+        self._db.close()
+
+    def account(self, name: str) -> Account | None:
+        return self._accounts.get(name)
+
+    def connection(self, login: str) -> SubmissionConnection | None:
+        return self._connections.get(login)
+
+    def accounts(self) -> list[Account]:
+        return sorted(self._accounts.values(), key=lambda row: row.name)
+
+    def connections(self) -> list[SubmissionConnection]:
+        return sorted(self._connections.values(), key=lambda row: row.login)
+
+    def add_account(self, name: str, *, now: float, domain_check: DomainCheck = "require") -> "Future[Account]":
+        account = Account(_field("name", notation.name, name), "active", domain_check, now)
+        insert = "INSERT INTO accounts VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING *"
+        refusal = f"there is already an account {name!r}"
+        return self._account_change("name", refusal, insert, msgspec.structs.astuple(account))
+
+    def ensure_account(self, name: str, *, now: float) -> "Future[Account]":
+        """The account, made active and without domain check if there is none: for accounts that a listener names."""
+        if known := self._accounts.get(name):
+            done: Future[Account] = Future()
+            done.set_result(known)
+            return done
+        account = Account(_field("name", notation.name, name), "active", "off", now)
+        insert = "INSERT INTO accounts VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET name = name RETURNING *"
+        return self._account_change("name", "", insert, msgspec.structs.astuple(account))
+
+    def set_account_state(self, name: str, state: AccountState) -> "Future[Account]":
+        update = "UPDATE accounts SET state = ? WHERE name = ? RETURNING *"
+        return self._account_change("name", f"there is no account {name!r}", update, (state, name))
+
+    def add_connection(
+        self,
+        login: str,
+        *,
+        account: str,
+        now: float,
+        password: str = "",
+        senders: Iterable[str] = (),
+        clients: Iterable[str] = (),
+        stream: str = "",
+    ) -> "Future[NewConnection]":
+        """A new login; without a password one is made up.  The result is the only place it is ever shown."""
+        secret = password or secrets.token_urlsafe(18)
+        row = SubmissionConnection(
+            login=_field("login", notation.name, login),
+            account=account,
+            password="",
+            senders=_field("sender", _senders, senders),
+            clients=_field("client", lambda texts: tuple(map(notation.network, texts)), clients),
+            stream=_field("stream", notation.name, stream) if stream else "",
+            created=now,
+        )
+
+        def write(db: sqlite3.Connection) -> SubmissionConnection:
+            if not db.execute("SELECT 1 FROM accounts WHERE name = ?", (account,)).fetchone():
+                raise InputError("account", f"there is no account {account!r}")
+            stored = msgspec.structs.replace(row, password=hash_password(secret))
+            insert = "INSERT INTO connections VALUES (?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING"
+            if not db.execute(insert, _values(stored)).rowcount:
+                raise InputError("login", f"there is already a connection {login!r}")
+            return stored
+
+        return self._change(write, lambda stored: NewConnection(self._kept(stored), secret))
+
+    def set_connection_state(
+        self, login: str, state: ConnectionState, reason: str = ""
+    ) -> "Future[SubmissionConnection]":
+        update = "UPDATE connections SET state = ?, reason = ?, version = version + 1 WHERE login = ? RETURNING *"
+        return self._change(lambda db: _updated(db, update, (state, reason, login), login), self._kept)
+
+    def set_password(self, login: str, password: str = "") -> "Future[NewConnection]":
+        """A new password, made up if none is given; the old one fails from the moment the future is done."""
+        secret = password or secrets.token_urlsafe(18)
+        update = "UPDATE connections SET password = ?, version = version + 1 WHERE login = ? RETURNING *"
+        return self._change(
+            lambda db: _updated(db, update, (hash_password(secret), login), login),
+            lambda stored: NewConnection(self._kept(stored), secret),
+        )
+
+    def remove_connection(self, login: str) -> "Future[SubmissionConnection]":
+        """Gives what was removed."""
+        delete = "DELETE FROM connections WHERE login = ? RETURNING *"
+
+        def forget(removed: SubmissionConnection) -> SubmissionConnection:
+            self._connections.pop(removed.login, None)
+            return removed
+
+        return self._change(lambda db: _updated(db, delete, (login,), login), forget)
+
+    def _kept(self, row: SubmissionConnection) -> SubmissionConnection:
+        self._connections[row.login] = row
+        return row
+
+    def _account_change(self, field: str, refusal: str, sql: str, values: tuple[object, ...]) -> "Future[Account]":
+        """A statement that returns the account's row; none is the refusal."""
+
+        def write(db: sqlite3.Connection) -> Account:
+            rows = db.execute(sql, values).fetchall()
+            if not rows:
+                raise InputError(field, refusal)
+            return _account(rows[0])
+
+        def keep(row: Account) -> Account:
+            self._accounts[row.name] = row
+            return row
+
+        return self._change(write, keep)
+
+    def _change(self, write: Callable[[sqlite3.Connection], A], swap: Callable[[A], R]) -> "Future[R]":
+        """``write`` as one transaction on the thread, then ``swap`` on the main thread; the future is what it gives."""
+        future: Future[R] = Future()
+
+        def run() -> None:
+            try:
+                with self._db:
+                    written = write(self._db)
+            except Exception as error:
+                fault = error
+                self._post(lambda: future.set_exception(fault))
+            else:
+                self._post(lambda: future.set_result(swap(written)))
+
+        self._writer.submit(run)
+        return future
+
+
+def _field(field: str, parse: Callable[[A], R], value: A) -> R:
+    try:
+        return parse(value)
+    except ValueError as error:
+        raise InputError(field, str(error)) from None
+
+
+def _senders(texts: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(map(_sender, texts)))
+
+
+def _sender(text: str) -> str:
+    """Lower case with an A-label domain: the form that ``may_send_as`` compares."""
+    if text == _ANY:
+        return text
+    if text.startswith("@"):
+        return "@" + notation.hostname(domain_of(parse_address("x" + text)))
+    return _folded(parse_address(text))
+
+
+def _folded(address: str) -> str:
+    return f"{address.rpartition('@')[0].lower()}@{domain_of(address)}"
+
+
+def _opened(path: str | Path) -> sqlite3.Connection:
+    # Made here and not by SQLite: hashes are nobody else's to read.
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    db = sqlite3.connect(path, check_same_thread=False)
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = FULL")
+    db.execute("PRAGMA foreign_keys = ON")
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    if version > SCHEMA_VERSION:
+        db.close()
+        raise RuntimeError(f"{path} is of version {version}; this relayd knows versions up to {SCHEMA_VERSION}")
+    for step in range(version, SCHEMA_VERSION):
+        db.executescript(f"BEGIN IMMEDIATE; {UPGRADES[step]} PRAGMA user_version = {step + 1}; COMMIT;")
+    return db
+
+
+def _account(row: tuple[Any, ...]) -> Account:
+    name, state, domain_check, created = row
+    # RETURNING shows the value before the column makes it REAL: a whole number comes back as an int.
+    return Account(name, state, domain_check, float(created))
+
+
+def _connection(row: tuple[Any, ...]) -> SubmissionConnection:
+    login, account, password, senders, clients, stream, state, reason, created, version = row
+    lists = _texts(senders), _texts(clients)
+    return SubmissionConnection(login, account, password, *lists, stream, state, reason, float(created), version)
+
+
+def _texts(stored: str) -> tuple[str, ...]:
+    return msgspec.json.decode(stored, type=tuple[str, ...])
+
+
+def _values(row: SubmissionConnection) -> tuple[object, ...]:
+    login, account, password, senders, clients, *rest = msgspec.structs.astuple(row)
+    return login, account, password, _stored(senders), _stored(clients), *rest
+
+
+def _stored(texts: tuple[str, ...]) -> str:
+    return msgspec.json.encode(texts).decode()
+
+
+def _updated(db: sqlite3.Connection, sql: str, values: tuple[object, ...], login: str) -> SubmissionConnection:
+    rows = db.execute(sql, values).fetchall()
+    if not rows:
+        raise InputError("login", f"there is no connection {login!r}")
+    return _connection(rows[0])

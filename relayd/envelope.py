@@ -1,0 +1,75 @@
+"""What SMTP says around a message: sender, recipients and their options (RFC 5321, 3461 DSN, 6152 8BITMIME, 6531 SMTPUTF8)."""
+
+import msgspec
+
+
+class Recipient(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One accepted RCPT.  ``notify`` is "" (not said), "NEVER" or a comma list; ``orcpt`` the xtext-decoded "type;address"."""
+
+    address: str
+    notify: str = ""
+    orcpt: str = ""
+
+
+class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One MAIL transaction.  ``sender`` "" is the null reverse-path.  ``size`` is what the client declared, 0 if nothing."""
+
+    sender: str
+    recipients: tuple[Recipient, ...] = ()
+    eightbit: bool = False
+    smtputf8: bool = False
+    ret: str = ""
+    envid: str = ""
+    size: int = 0
+
+
+class Edits(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What relayd changes in a message's header section: fields put in front (whole lines, CRLF each) and the names of
+    fields left out.  Kept beside the original, applied by ``message.render``."""
+
+    prepend: bytes = b""
+    drop: tuple[str, ...] = ()
+
+
+class Message(msgspec.Struct, frozen=True):
+    """What was submitted.  ``head`` is the original's header section with its empty line; ``body`` the rest, or None
+    where it lies in a file of its own; ``size`` counts both.  ``received`` is unix seconds."""
+
+    id: int
+    received: float
+    account: str
+    connection: str
+    stream: str
+    envelope: Envelope
+    edits: Edits
+    head: bytes
+    body: bytes | None
+    size: int
+    message_id: str = ""
+    client: str = ""
+    eightbit: bool = False
+
+
+class Delivery(msgspec.Struct):
+    """One recipient's copy of a message, with its own life in queue ``queue``.  ``source`` and ``last`` are those of the
+    last attempt: the source it went by and what was seen, in words."""
+
+    id: int
+    message: Message
+    recipient: Recipient
+    queue: str
+    due: float
+    attempts: int = 0
+    source: str = ""
+    last: str = ""
+
+
+def queue_name(account: str, stream: str, domain: str) -> str:
+    """The name of the scheduled queue of (account, stream, domain): ``account/stream/domain``."""
+    return f"{account}/{stream}/{domain}"
+
+
+def queue_parts(name: str) -> tuple[str, str, str]:
+    """(account, stream, domain) of a queue's name.  Account and stream names have no slash; a domain has none."""
+    account, stream, domain = name.split("/", 2)
+    return account, stream, domain

@@ -1,0 +1,64 @@
+"""The outcome of one attempt at one delivery, with its evidence.  An outcome is made once, by the session that saw it."""
+
+from typing import Literal
+
+import msgspec
+
+from relayd.reply import Reply
+
+Kind = Literal["delivered", "transient", "permanent", "expired", "cancelled", "unknown"]
+
+# Where in the walk to the peer it happened, in order (REQUIREMENTS U3).
+Stage = Literal[
+    "queue",
+    "route",
+    "dns",
+    "source",
+    "connect",
+    "banner",
+    "ehlo",
+    "starttls",
+    "tls",
+    "auth",
+    "mail",
+    "rcpt",
+    "data",
+    "dot",
+    "rset",
+]
+
+
+class Evidence(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What was seen.  ``mx`` is the host name (or static next hop), ``peer`` and ``local`` are "address:port";
+    ``seconds`` is the time from the start of the attempt, ``session`` names the SMTP session, ``nth`` counts in it."""
+
+    stage: Stage
+    reply: Reply | None = None
+    error: str = ""
+    source: str = ""
+    mx: str = ""
+    peer: str = ""
+    local: str = ""
+    tls: str = ""
+    seconds: float = 0.0
+    session: str = ""
+    nth: int = 0
+
+    def words(self) -> str:
+        """One line for an operator: what was said, or what went wrong."""
+        return str(self.reply) if self.reply else self.error
+
+
+class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
+    """``site_fault`` says that the fault is the site's or the path's (no address answers, banner refused), not this
+    delivery's: others that wait for the same path would meet it too."""
+
+    kind: Kind
+    evidence: Evidence
+    site_fault: bool = False
+
+
+def judged(reply: Reply, evidence: Evidence) -> Outcome:
+    """The outcome that a final reply means, by its first digit alone (RFC 5321 section 4.2.1)."""
+    kind: Kind = "delivered" if reply.code < 300 else "permanent" if reply.code >= 500 else "transient"
+    return Outcome(kind, evidence)

@@ -1,0 +1,664 @@
+"""The scheduler: which delivery may go now, on which path, and what every other one waits for.
+
+Enter: receptions, what the spool says is due, what DNS says of a domain, what became of sessions and attempts.
+Leave: decisions for the shell to perform (``Poll``, ``Pull``, ``Settle``, ``Route``, ``Work``), deliveries for sessions
+to carry (``take``), and the reason why a queue does not move (``why``).
+
+Only *eligible* queues are in memory, and of each at most a handful of deliveries; the rest stays on disk and is pulled
+as it goes.  A queue that may not go (its path rests, its domain cannot be looked up) is not read at all, and waiting
+rewrites no row.  What is not in memory is found again by walking the queues' next due times in order, from a cursor.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+from heapq import heappop, heappush
+from typing import Protocol
+
+import msgspec
+
+from relayd.envelope import Delivery, queue_parts
+from relayd.queue.ready import ReadyQueue, weight_of
+
+PULL = 64  # deliveries of one queue in memory
+LOADED = 20_000  # deliveries in memory, all together ...
+LOADED_BYTES = 128 << 20  # ... and what their bodies take
+RESERVE = 4  # a queue may have these even when memory is full, up to twice that: nobody is shut out
+PULLS = 8  # pulls under way: what they bring is bounded, and the spool reads one after the other anyhow
+QUEUES = 200_000  # queues in memory
+PAGE = 500  # queues in one step of the walk
+LINGER = 5.0  # seconds a queue stays in memory after its last delivery
+RESCAN = 600.0  # seconds after which the walk starts over, so that nothing missed stays missed
+LOOK = 60.0  # seconds after which a queue that never empties is looked at for retries that fell due
+RECHECK = 10.0  # seconds after which a queue without a source looks for one again
+CAP = 60.0  # seconds for which a site that refused one more session is believed
+PROBE = 4  # deliveries pulled for a path that failed lately
+REST = (60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0)  # seconds a path rests after so many failures in a row
+
+
+class Poll(msgspec.Struct, frozen=True):
+    """Ask the spool for queues due behind ``after``; answer with ``polled``."""
+
+    after: tuple[float, str]
+    limit: int
+
+
+class Pull(msgspec.Struct, frozen=True):
+    """Ask the spool for due deliveries of a queue; answer with ``pulled``."""
+
+    queue: str
+    limit: int
+    but: list[int]
+
+
+class Settle(msgspec.Struct, frozen=True):
+    """Have the spool write the queue's true next due time; answer with ``settled``."""
+
+    queue: str
+
+
+class Route(msgspec.Struct, frozen=True):
+    """Find the site of a queue's domain; answer with ``routed`` or ``unroutable``."""
+
+    queue: str
+    domain: str
+
+
+class Work(msgspec.Struct, frozen=True):
+    """The path has deliveries ready: use an idle session, or open one if ``open`` says so."""
+
+    path: "Path"
+    open: bool
+
+
+Decision = Poll | Pull | Settle | Route | Work
+
+
+class Stream(msgspec.Struct, frozen=True):
+    """What the scheduler needs to know of a stream."""
+
+    pool: str = "default"
+    priority: int = 50
+
+
+class Path:
+    """A source towards a site: where sessions, their limit and the site's health live.  ``cap`` is how many sessions
+    the site was seen to bear when it refused one more, believed until ``cap_until``."""
+
+    __slots__ = (
+        "cap",
+        "cap_until",
+        "failures",
+        "idle",
+        "opening",
+        "ready",
+        "reason",
+        "rest_until",
+        "sessions",
+        "site",
+        "source",
+    )
+
+    def __init__(self, source: str, site: str) -> None:
+        self.source = source
+        self.site = site
+        self.ready = ReadyQueue()
+        self.sessions = 0  # open ones, those being opened included
+        self.opening = 0
+        self.idle = 0
+        self.failures = 0
+        self.rest_until = 0.0
+        self.reason = ""
+        self.cap = 0
+        self.cap_until = 0.0
+
+
+class Site:
+    """A destination as its provider runs it: the queues that go there and the paths they may take."""
+
+    __slots__ = ("name", "paths", "queues")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.paths: dict[str, Path] = {}  # by source
+        self.queues: dict[str, None] = {}  # names, in the order they came
+
+    def resting(self, now: float) -> set[str]:
+        """Sources whose path rests."""
+        return {source for source, path in self.paths.items() if path.rest_until > now}
+
+    @property
+    def failing(self) -> bool:
+        return any(path.failures for path in self.paths.values())
+
+
+class Queue:
+    """An eligible scheduled queue.  ``more``: the spool may hold due deliveries that are not in memory."""
+
+    __slots__ = (
+        "account",
+        "again",
+        "domain",
+        "failures",
+        "gone",
+        "lane",
+        "lingering",
+        "loaded",
+        "look",
+        "more",
+        "name",
+        "pulling",
+        "reason",
+        "rest_until",
+        "routing",
+        "site",
+        "site_until",
+        "starved",
+        "stream",
+        "waiting",
+    )
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.account, self.stream, self.domain = queue_parts(name)
+        self.lane = f"{self.account}/{self.stream}"
+        self.loaded: set[int] = set()
+        self.waiting: list[Delivery] = []  # in memory, but without a path yet
+        self.more = False
+        self.pulling = False
+        self.again = False  # something came while a pull was under way
+        self.gone: set[int] = set()  # what left memory while a pull was under way: it may still have read the row
+        self.look = 0.0
+        self.routing = False
+        self.starved = False
+        self.lingering = False
+        self.site: Site | None = None
+        self.site_until = 0.0
+        self.failures = 0
+        self.rest_until = 0.0
+        self.reason = ""
+
+
+class Choose(Protocol):
+    """(pool, source of the last attempt, sources that must not be used now) -> source, or None.  ``peek``: only ask."""
+
+    def __call__(self, pool: str, last: str, avoid: set[str], *, peek: bool = False) -> str | None: ...
+
+
+class Scheduler:
+    """See the module.  ``choose`` picks a source of a pool; ``limit`` is the sessions a path may have, ``sessions``
+    what all paths may have together."""
+
+    def __init__(self, streams: dict[str, Stream], choose: Choose, limit: int, sessions: int) -> None:
+        self.streams = streams
+        self.choose = choose
+        self.limit = limit
+        self.sessions_limit = sessions
+        self.sessions = 0
+        self.stopping = False
+        self.queues: dict[str, Queue] = {}
+        self.sites: dict[str, Site] = {}
+        self.loaded = 0
+        self.loaded_bytes = 0
+        self._coming = 0  # deliveries that pulls under way may bring
+        self._pulls = 0
+        self._decisions: list[Decision] = []
+        self._starved: deque[str] = deque()
+        self._hungry: dict[Path, None] = {}  # paths that wait for one of all sessions to end
+        self._lingering: deque[tuple[float, str]] = deque()
+        self._resting: list[tuple[float, str, str]] = []
+        self._cursor = (-1.0, "")
+        self._polling = False
+        self._rescan = RESCAN
+
+    def reconfigure(self, streams: dict[str, Stream], choose: Choose, limit: int, sessions: int, now: float) -> None:
+        """What holds from now on.  Deliveries that are ready find their sources anew."""
+        self.streams = streams
+        self.choose = choose
+        self.limit = limit
+        self.sessions_limit = sessions
+        for site in list(self.sites.values()):
+            for path in list(site.paths.values()):
+                self.reassign(path, now)
+        self.source_back(now)
+
+    def source_back(self, now: float) -> None:
+        """A source can be used again: who waits for one looks at once."""
+        for queue in [q for q in self.queues.values() if q.waiting]:
+            self._reroute(queue, now)
+
+    def decisions(self) -> list[Decision]:
+        """Takes what has been decided since the last call, in order."""
+        decided, self._decisions = self._decisions, []
+        return decided
+
+    # What the spool says.
+
+    def received(self, deliveries: Iterable[Delivery], now: float) -> None:
+        """New deliveries that are on disk and due: straight to their paths, if nothing older waits before them."""
+        for delivery in deliveries:
+            if delivery.queue not in self.queues and len(self.queues) >= QUEUES:
+                self._rescan = min(self._rescan, now + RECHECK)
+                continue
+            queue = self._queue(delivery.queue)
+            if queue.pulling:
+                queue.again = True
+            elif delivery.id in queue.loaded:
+                continue  # a pull that ended before this was told has brought it
+            elif queue.more or not self._may_load(queue, now):
+                queue.more = True
+                self._pull(queue, now)
+            else:
+                self._load(queue, delivery, now)
+
+    def polled(self, found: list[tuple[float, str]], limit: int, now: float) -> None:
+        """Queues due, in the order of the walk."""
+        self._polling = False
+        for due, name in found:
+            self._cursor = (due, name)
+            queue = self._queue(name)
+            queue.more = True
+            self._pull(queue, now)
+        if len(found) >= limit:
+            self._poll(now)
+
+    def pulled(self, name: str, deliveries: list[Delivery], limit: int, now: float) -> None:
+        """Due deliveries of a queue."""
+        queue = self._pull_ended(name, limit)
+        if queue is None:
+            return
+        gone, queue.gone = queue.gone, set()
+        queue.more = len(deliveries) >= limit or queue.again
+        queue.again = False
+        queue.look = now + LOOK
+        for delivery in deliveries:
+            if delivery.id in gone:
+                queue.more = True  # put back meanwhile, perhaps: the spool knows
+            elif delivery.id not in queue.loaded:
+                self._load(queue, delivery, now)
+        self._pull(queue, now)
+        self._linger(queue, now)
+        self._feed_starved(now)
+
+    def pull_failed(self, name: str, limit: int, now: float) -> None:
+        """The spool could not be read: asked again in a while."""
+        queue = self._pull_ended(name, limit)
+        if queue is not None:
+            queue.gone.clear()
+            queue.more = True
+            heappush(self._resting, (now + RECHECK, "queue", name))
+
+    def hold(self, delivery: Delivery) -> bool:
+        """Takes a delivery that is on disk out of everybody's reach until ``done``; False if somebody has it."""
+        queue = self._queue(delivery.queue)
+        if delivery.id in queue.loaded:
+            return False
+        self._count_in(queue, delivery)
+        return True
+
+    def settled(self, name: str, due: float, now: float) -> None:
+        """The true next due time of a queue of which nothing was in memory."""
+        queue = self.queues.get(name)
+        if queue is None or queue.loaded or queue.pulling:
+            return
+        if due <= now:
+            queue.more = True
+            self._pull(queue, now)
+        elif not queue.more:
+            del self.queues[name]
+            if queue.site is not None:
+                self._leave_site(queue)
+
+    # What DNS says.
+
+    def routed(self, name: str, site: str, until: float, now: float) -> None:
+        """The site of a queue's domain, good until then."""
+        queue = self.queues.get(name)
+        if queue is None or not queue.routing:
+            return
+        if queue.site is None or queue.site.name != site:
+            self._leave_site(queue)
+            queue.site = self.sites.get(site) or self.sites.setdefault(site, Site(site))
+            queue.site.queues[name] = None
+        queue.site_until = until
+        queue.routing = False
+        queue.failures = 0
+        waiting, queue.waiting = queue.waiting, []
+        for delivery in waiting:
+            self._make_ready(queue, delivery, now)
+        self._pull(queue, now)
+
+    def unroutable(self, name: str, reason: str, now: float, *, transient: bool) -> list[Delivery]:
+        """The domain has no site.  Gives the deliveries that waited for it; if the fault is transient the queue rests,
+        and what is on disk is left alone meanwhile."""
+        queue = self.queues.get(name)
+        if queue is None or not queue.routing:
+            return []
+        queue.routing = False
+        self._leave_site(queue)
+        if transient:
+            queue.failures += 1
+            queue.reason = reason
+            queue.rest_until = now + REST[min(queue.failures, len(REST)) - 1]
+            heappush(self._resting, (queue.rest_until, "queue", name))
+        waiting, queue.waiting = queue.waiting, []
+        return waiting
+
+    # What sessions say.
+
+    def take(self, path: Path, now: float) -> Delivery | None:
+        """The next delivery for a session of this path."""
+        if self.stopping or path.rest_until > now:
+            return None
+        return path.ready.pop()
+
+    def give_back(self, path: Path, delivery: Delivery, now: float) -> None:
+        """A delivery that was taken and not tried."""
+        queue = self.queues[delivery.queue]
+        site = self.sites.get(path.site)
+        if site is None or site.paths.get(path.source) is not path:
+            self._place(queue, delivery, now)  # the path was let go of meanwhile
+            return
+        path.ready.push(queue.lane, self._weight(queue), delivery, first=True)
+        self._work(path, now)
+
+    def reassign(self, path: Path, now: float) -> None:
+        """The path's source is out of use: its deliveries find themselves another."""
+        for delivery in path.ready.clear():
+            self._place(self.queues[delivery.queue], delivery, now)
+
+    def session_ready(self, path: Path, now: float) -> None:
+        """A session that was being opened can carry deliveries."""
+        path.opening -= 1
+        path.failures = 0
+        path.rest_until = 0.0
+        path.reason = ""
+        self._work(path, now)
+
+    def session_closed(self, path: Path, now: float, *, opening: bool) -> None:
+        """A session is gone; ``opening``: before it was ready."""
+        path.sessions -= 1
+        path.opening -= opening
+        self.sessions -= 1
+        self._work(path, now)
+        while self._hungry and self.sessions < self.sessions_limit:
+            hungry = next(iter(self._hungry))
+            del self._hungry[hungry]
+            self._work(hungry, now)
+        self._forget_idle(path.site)
+
+    def path_failed(self, path: Path, reason: str, now: float) -> list[Delivery]:
+        """No session could be opened: the path rests.  Gives the deliveries that were ready for it; what is on disk
+        waits there until the path is tried again.  While other sessions of the path work, the site only wants no more
+        of them.  Call it before ``session_closed``."""
+        working = path.sessions - path.opening
+        if working > 0:
+            path.cap, path.cap_until = working, now + CAP
+            return []
+        if path.rest_until <= now:
+            path.failures += 1
+            path.rest_until = now + REST[min(path.failures, len(REST)) - 1]
+            heappush(self._resting, (path.rest_until, "site", path.site))
+        path.reason = reason
+        return path.ready.clear()
+
+    def done(self, delivery: Delivery, now: float) -> None:
+        """The delivery has an outcome and leaves memory; call it when that is durable, or its row may be read again."""
+        queue = self.queues.get(delivery.queue)
+        if queue is None or delivery.id not in queue.loaded:
+            return
+        queue.loaded.discard(delivery.id)
+        if queue.pulling:
+            queue.gone.add(delivery.id)
+        self.loaded -= 1
+        self.loaded_bytes -= _bytes_of(delivery)
+        if queue.loaded and now >= queue.look:
+            queue.more = True
+        if queue.more and len(queue.loaded) <= PULL // 2:
+            self._pull(queue, now)
+        if self._starved:
+            self._feed_starved(now)
+        if not queue.loaded:
+            self._linger(queue, now)
+
+    def tick(self, now: float) -> None:
+        """Call about once a second: rests that are over, queues to let go of, the walk's next step."""
+        while self._resting and self._resting[0][0] <= now:
+            _, kind, name = heappop(self._resting)
+            if kind == "queue":
+                self._wake_queue(name, now)
+            else:
+                self._wake_site(name, now)
+        while self._lingering and self._lingering[0][0] <= now:
+            _, name = self._lingering.popleft()
+            queue = self.queues.get(name)
+            if queue is not None:
+                queue.lingering = False
+                if not (queue.loaded or queue.pulling or queue.more):
+                    self._decisions.append(Settle(name))
+        self._feed_starved(now)
+        if not self._polling and (now < self._cursor[0] or now >= self._rescan):
+            self._cursor = (-1.0, "")
+            self._rescan = now + RESCAN
+        self._poll(now)
+
+    # Why.
+
+    def why(self, name: str, now: float) -> str:
+        """What keeps the due deliveries of a queue, in words."""
+        queue = self.queues.get(name)
+        if queue is None:
+            return "nothing: it will be taken up at its due time"
+        if queue.rest_until > now:
+            return f"its domain cannot be looked up, next try in {queue.rest_until - now:.0f} s: {queue.reason}"
+        if queue.routing:
+            return "the look-up of its domain is under way"
+        if queue.waiting:
+            return f"no source of pool {self._stream(queue).pool!r} is available"
+        paths = self._paths(queue)
+        if self._blocked(queue, now) and paths:
+            path = min(paths, key=lambda p: p.rest_until)
+            return (
+                f"{path.site} by source {path.source} rests, next try in {path.rest_until - now:.0f} s: {path.reason}"
+            )
+        if queue.starved:
+            return "memory for ready deliveries is full, or too many are being read: it is in line"
+        for path in paths:
+            if path.sessions >= self._sessions_allowed(path, now):
+                return f"all {path.sessions} sessions that {path.site} may have by source {path.source} are busy"
+        return "nothing: it is on its way"
+
+    # Inside.
+
+    def _queue(self, name: str) -> Queue:
+        queue = self.queues.get(name)
+        if queue is None:
+            queue = self.queues[name] = Queue(name)
+        return queue
+
+    def _stream(self, queue: Queue) -> Stream:
+        return self.streams.get(queue.stream) or Stream()
+
+    def _weight(self, queue: Queue) -> float:
+        return weight_of(self._stream(queue).priority)
+
+    def _paths(self, queue: Queue) -> list[Path]:
+        """The paths of the queue's site that its pool can use, resting or not."""
+        if queue.site is None:
+            return []
+        pool = self._stream(queue).pool
+        return [p for s, p in queue.site.paths.items() if self.choose(pool, s, set(), peek=True) == s]
+
+    def _full(self, times: int = 1) -> bool:
+        return self.loaded + self._coming >= LOADED * times or self.loaded_bytes >= LOADED_BYTES * times
+
+    def _room(self, queue: Queue) -> int:
+        """How many more deliveries of the queue memory may take."""
+        if self._full():
+            most = 0 if self._full(2) else RESERVE
+        elif queue.failures or (queue.site is not None and queue.site.failing):
+            most = PROBE
+        else:
+            most = PULL
+        return most - len(queue.loaded)
+
+    def _may_load(self, queue: Queue, now: float) -> bool:
+        return not (self.stopping or queue.rest_until > now or self._blocked(queue, now)) and self._room(queue) > 0
+
+    def _blocked(self, queue: Queue, now: float) -> bool:
+        """Whether the queue's site is known and every path of its pool rests."""
+        if queue.site is None or not queue.site.failing:
+            return False
+        resting = queue.site.resting(now)
+        return bool(resting) and self.choose(self._stream(queue).pool, "", resting, peek=True) is None
+
+    def _count_in(self, queue: Queue, delivery: Delivery) -> None:
+        queue.loaded.add(delivery.id)
+        self.loaded += 1
+        self.loaded_bytes += _bytes_of(delivery)
+
+    def _load(self, queue: Queue, delivery: Delivery, now: float) -> None:
+        self._count_in(queue, delivery)
+        self._place(queue, delivery, now)
+
+    def _place(self, queue: Queue, delivery: Delivery, now: float) -> None:
+        """Puts a delivery that is in memory on a path, or has it wait for the site to be known."""
+        if queue.site is None or queue.site_until <= now:
+            queue.waiting.append(delivery)
+            self._reroute(queue, now)
+        else:
+            self._make_ready(queue, delivery, now)
+
+    def _reroute(self, queue: Queue, now: float) -> None:
+        if not queue.routing and queue.rest_until <= now:
+            queue.routing = True
+            self._decisions.append(Route(queue.name, queue.domain))
+
+    def _make_ready(self, queue: Queue, delivery: Delivery, now: float) -> None:
+        site = queue.site
+        assert site is not None
+        pool = self._stream(queue).pool
+        source = self.choose(pool, delivery.source, site.resting(now) if site.failing else set())
+        if source is None and site.failing:
+            source = self.choose(pool, delivery.source, set())
+        if source is None:
+            self._wait_for_source(queue, delivery, now)
+            return
+        path = site.paths.get(source)
+        if path is None:
+            path = site.paths[source] = Path(source, site.name)
+        path.ready.push(queue.lane, self._weight(queue), delivery)
+        self._work(path, now)
+
+    def _wait_for_source(self, queue: Queue, delivery: Delivery, now: float) -> None:
+        if not queue.waiting:
+            heappush(self._resting, (now + RECHECK, "queue", queue.name))
+        queue.waiting.append(delivery)
+
+    def _wake_queue(self, name: str, now: float) -> None:
+        """The queue waited for DNS or for a source: both are asked for again."""
+        queue = self.queues.get(name)
+        if queue is None:
+            return
+        if queue.waiting:
+            self._reroute(queue, now)
+        else:
+            self._pull(queue, now)
+            self._linger(queue, now)
+
+    def _wake_site(self, name: str, now: float) -> None:
+        site = self.sites.get(name)
+        if site is None:
+            return
+        for path in site.paths.values():
+            self._work(path, now)
+        for queue_name in site.queues:
+            self._pull(self.queues[queue_name], now)
+        if not site.queues:  # nobody goes there any more: how it failed is not worth remembering
+            for path in site.paths.values():
+                path.failures = 0
+            self._forget_idle(name)
+
+    def _sessions_allowed(self, path: Path, now: float) -> int:
+        if path.failures:
+            return 1
+        return min(path.cap, self.limit) if path.cap_until > now else self.limit
+
+    def _work(self, path: Path, now: float) -> None:
+        ready = len(path.ready)
+        if not ready or path.rest_until > now or self.stopping:
+            return
+        more = path.sessions < self._sessions_allowed(path, now) and path.opening < ready and not path.idle
+        if more and self.sessions >= self.sessions_limit:
+            self._hungry[path] = None
+            more = False
+        if more:
+            path.sessions += 1
+            path.opening += 1
+            self.sessions += 1
+        if more or path.idle:
+            self._decisions.append(Work(path, more))
+
+    def _pull(self, queue: Queue, now: float) -> None:
+        if not queue.more or queue.pulling or self.stopping:
+            return
+        if queue.rest_until > now or self._blocked(queue, now):
+            return
+        limit = self._room(queue)
+        if limit <= 0 or self._pulls >= PULLS:
+            if len(queue.loaded) < RESERVE:
+                self._starve(queue)
+            return
+        queue.pulling = True
+        self._pulls += 1
+        self._coming += limit
+        self._decisions.append(Pull(queue.name, limit, list(queue.loaded)))
+
+    def _pull_ended(self, name: str, limit: int) -> Queue | None:
+        queue = self.queues.get(name)
+        if queue is None or not queue.pulling:
+            return None
+        queue.pulling = False
+        self._pulls -= 1
+        self._coming -= limit
+        return queue
+
+    def _starve(self, queue: Queue) -> None:
+        if not queue.starved:
+            queue.starved = True
+            self._starved.append(queue.name)
+
+    def _feed_starved(self, now: float) -> None:
+        while self._starved and self._pulls < PULLS and not self._full(2):
+            queue = self.queues.get(self._starved.popleft())
+            if queue is not None:
+                queue.starved = False
+                self._pull(queue, now)
+
+    def _linger(self, queue: Queue, now: float) -> None:
+        if not (queue.loaded or queue.pulling or queue.more or queue.lingering):
+            queue.lingering = True
+            self._lingering.append((now + LINGER, queue.name))
+
+    def _poll(self, now: float) -> None:
+        if not self._polling and not self.stopping and len(self.queues) < QUEUES:
+            self._polling = True
+            self._decisions.append(Poll(self._cursor, PAGE))
+
+    def _leave_site(self, queue: Queue) -> None:
+        if queue.site is not None:
+            del queue.site.queues[queue.name]
+            site, queue.site = queue.site.name, None
+            self._forget_idle(site)
+
+    def _forget_idle(self, name: str) -> None:
+        """Drops the paths of a site that hold nothing worth keeping, and the site with the last of both."""
+        site = self.sites.get(name)
+        if site is None or site.queues:
+            return
+        site.paths = {s: p for s, p in site.paths.items() if p.sessions or p.ready or p.failures}
+        if not site.paths:
+            del self.sites[name]
+
+
+def _bytes_of(delivery: Delivery) -> int:
+    return len(delivery.message.head) + len(delivery.message.body or b"")

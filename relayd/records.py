@@ -1,0 +1,79 @@
+"""Records: the durable events of a relay's life, one JSON object a line, and the ledger's terms that they add to.
+
+A record is encoded once, when the thing happens, and goes into the same transaction as the state change it tells of.
+Its ledger line belongs to the account, the stream and the day *of the reception*, so each day balances by itself:
+received + generated + transferred_in = delivered + bounced + expired + cancelled + suppressed + dropped
++ transferred_out + queued.
+"""
+
+from typing import Literal
+
+import msgspec
+
+from relayd.outcome import Evidence
+
+RecordKind = Literal[
+    "Reception", "Rejection", "Delivery", "TransientFailure", "Bounce", "Expiration", "Cancellation", "Unknown"
+]
+
+# The term each kind adds to, and whether the delivery leaves the queue by it.
+TERM_OF: dict[RecordKind, str] = {
+    "Reception": "received",
+    "Rejection": "rejected",
+    "Delivery": "delivered",
+    "TransientFailure": "deferred",
+    "Unknown": "unknown",
+    "Bounce": "bounced",
+    "Expiration": "expired",
+    "Cancellation": "cancelled",
+}
+IN_TERMS = ("received", "generated", "transferred_in")
+OUT_TERMS = ("delivered", "bounced", "expired", "cancelled", "suppressed", "dropped", "transferred_out")
+
+
+class Record(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """One event.  Times are unix seconds; ids are as users see them; ``recipients`` of a Reception are in the order of
+    the delivery ids, which follow the message id one by one."""
+
+    kind: RecordKind
+    time: float
+    message: str = ""
+    delivery: str = ""
+    account: str = ""
+    connection: str = ""
+    stream: str = ""
+    sender: str = ""
+    recipient: str = ""
+    recipients: tuple[str, ...] = ()
+    message_id: str = ""
+    size: int = 0
+    client: str = ""
+    received: float = 0.0
+    attempts: int = 0
+    due: float = 0.0
+    evidence: Evidence | None = None
+    note: str = ""
+
+
+class Entry(msgspec.Struct, frozen=True, gc=False):
+    """What one record adds to the ledger: ``count`` to ``term`` of (day of reception, account, stream)."""
+
+    day: int
+    account: str
+    stream: str
+    term: str
+    count: int = 1
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Record)
+
+
+def encode(record: Record) -> bytes:
+    """The record as one line, newline included."""
+    return _encoder.encode(record) + b"\n"
+
+
+def decode(line: bytes) -> Record:
+    """The record of one line.  Raises msgspec.DecodeError."""
+    return _decoder.decode(line)

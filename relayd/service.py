@@ -1,0 +1,382 @@
+"""A relay, from its configuration to a running ``twistd`` service: what it is made of, in the order in which it starts.
+
+``twistd relayd --config FILE`` calls ``makeService``.  ``Node`` starts the rooms from the disk outwards (spool,
+directory, resolver, courier, listeners, control socket) and stops them the other way round.  It is also what the control
+API's verbs talk to.
+"""
+
+import json
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from OpenSSL import SSL
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.task import LoopingCall
+from twisted.internet.threads import deferToThread
+from twisted.logger import Logger
+from twisted.python import usage
+
+from relayd import assembly, config
+from relayd.control.api import ControlService
+from relayd.control.story import story
+from relayd.delivery import Courier
+from relayd.delivery.sources import check_sources
+from relayd.directory import Directory, Verifier
+from relayd.envelope import Delivery
+from relayd.errors import InputError
+from relayd.identity import received_at, show
+from relayd.listener import ListenerService
+from relayd.queue.scheduler import Scheduler
+from relayd.reception import Relay
+from relayd.resolver import Resolver
+from relayd.spool import Audit, Spool, SpoolError
+from relayd.tls import ServerTLS
+
+_SWITCH = (
+    0.0005  # seconds a thread waits for the GIL beside a busy reactor: with Python's 5 ms a commit takes far too long
+)
+_STALLED = 15.0  # seconds without a sign of life from the writer
+_SOURCES = 30  # seconds between looks at the sources' addresses
+
+
+class Options(usage.Options):
+    """The command line of ``twistd relayd``."""
+
+    synopsis = "[options]"
+    longdesc = """Runs the relay that FILE describes.
+
+    Examples:  twistd -n relayd --config /etc/relayd/relayd.toml
+               twistd relayd --config /etc/relayd/relayd.toml --check
+    """
+    optParameters = [
+        ["config", "c", "/etc/relayd/relayd.toml", "The configuration file; conf.d/*.toml beside it is read too"]
+    ]  # noqa: RUF012
+    optFlags = [["check", None, "Check the configuration, say what is wrong with it, and exit"]]  # noqa: RUF012
+
+    def postOptions(self) -> None:
+        try:
+            self.loaded = config.load(self["config"])
+        except config.ConfigError as error:
+            print(error, file=sys.stderr)
+            raise SystemExit(1) from None
+        if self["check"]:
+            print(f"{self['config']}: all is well")
+            raise SystemExit(0)
+
+
+def makeService(options: Options) -> Service:
+    """What the plugin hands to twistd."""
+    from twisted.internet import reactor
+
+    return Node(reactor, Path(options["config"]), options.loaded)
+
+
+class Node(Service):
+    """The running relay."""
+
+    log = Logger()
+
+    def __init__(self, reactor: Any, path: Path, loaded: config.Config, wall: Callable[[], float] = time.time) -> None:
+        self.setName("relayd")
+        self.reactor = reactor
+        self.path = path
+        self.config = loaded
+        self.now = wall
+        self.started = 0.0
+        self.spool_fault = ""
+        self.space_fault = ""
+        self.reload_fault = ""
+        self.stopping = False
+        self._ticks = 0
+        self._ticker = LoopingCall(self._tick)
+        self._ticker.clock = reactor
+
+    # Start and stop.
+
+    def startService(self) -> None:
+        """Raises SystemExit with a sentence for the operator."""
+        super().startService()
+        sys.setswitchinterval(_SWITCH)
+        try:
+            self._start()
+        except (SpoolError, RuntimeError, OSError, SSL.Error) as error:
+            self.log.critical("relayd cannot start: {fault}", fault=str(error))
+            raise SystemExit(f"relayd cannot start: {error}") from None
+
+    def _start(self) -> None:
+        loaded, reactor, post = self.config, self.reactor, self.reactor.callFromThread
+        self.started = self.now()
+        self.tls = ServerTLS(loaded.tls.certificate, loaded.tls.key) if loaded.tls else None
+        self.spool = Spool(Path(loaded.node.spool), post, self._spool_fault)
+        self.directory = Directory(Path(loaded.node.spool) / "directory.sqlite", post)
+        for account in loaded.accounts():
+            self.directory.ensure_account(account, now=self.now())
+        self._scrypt = ThreadPoolExecutor(2, "scrypt")
+        self.verifier = Verifier(self._password_of, self._scrypt.submit, post)
+        self.resolver = Resolver(reactor, assembly.resolver_settings(loaded), is_ours=self._is_ours)
+        self.pools = assembly.pools(loaded)
+        check_sources(self.pools)
+        self.scheduler = Scheduler(
+            assembly.streams(loaded), self.pools.choose, loaded.egress.connections, loaded.egress.sessions
+        )
+        self.courier = Courier(
+            reactor,
+            self.spool,
+            self.scheduler,
+            self.pools,
+            assembly.router(loaded, self.resolver, reactor.seconds),
+            assembly.courier_settings(loaded),
+            random.Random(),
+            self.now,
+        )
+        self.relay = Relay(loaded.node.name, self.spool, self.directory, self.verifier, self, self.now)
+        self.relay.on_received = self.courier.received
+        self.listeners = {door.listen: self._listener(loaded, door) for door in loaded.listener}
+        if loaded.sandbox:
+            self.listeners[loaded.sandbox.listen] = assembly.sandbox(reactor, loaded)
+        self._open(list(self.listeners.values()))
+        self.control = ControlService(reactor, loaded.node.control, self, loaded.node.control_group)
+        self.control.startService()
+        self.courier.startService()
+        self._ticker.start(1.0)
+        if hasattr(signal, "SIGHUP"):
+            signal.signal(signal.SIGHUP, lambda *_: post(self._hang_up))
+        self.log.info(
+            "relayd is up as {name}: {queued} deliveries queued, listening on {doors}",
+            name=loaded.node.name,
+            queued=self.spool.queued_at_start,
+            doors=", ".join(self.listeners),
+        )
+
+    def _listener(self, loaded: config.Config, door: config.Listener) -> ListenerService:
+        return assembly.listener(self.reactor, loaded, door, self.relay, self.tls)
+
+    def _open(self, listeners: list[ListenerService]) -> None:
+        """Opens all of them or none.  Raises RuntimeError."""
+        faults: list[str] = []
+        for listener in listeners:
+            opened = Deferred.fromCoroutine(listener.listen())
+            opened.addErrback(
+                lambda f, name=listener.name: faults.append(f"{name} cannot listen: {f.getErrorMessage()}")
+            )
+        if faults:
+            for listener in listeners:
+                listener.stopService()
+            raise RuntimeError("; ".join(faults))
+
+    def stopService(self) -> "Deferred[None]":
+        """Takes no more mail, finishes what is in flight within the drain time, makes everything durable."""
+        super().stopService()
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        self.stopping = True
+        self.log.info(
+            "relayd is stopping: no new mail, up to {drain:.0f} s for what is in flight", drain=self.config.node.drain
+        )
+        if self._ticker.running:
+            self._ticker.stop()
+        await DeferredList([listener.stopService() for listener in self.listeners.values()], consumeErrors=True)
+        await self.courier.stopService()
+        self.relay.flush_rejections()
+        stopped = self.control.stopService()
+        if stopped is not None:
+            await stopped
+        self.resolver.close()
+        await deferToThread(self.spool.stop)
+        await deferToThread(self._scrypt.shutdown)
+        self.directory.close()
+        self.log.info("relayd has stopped: everything accepted is on disk")
+
+    # The pulse.
+
+    def _tick(self) -> None:
+        self._ticks += 1
+        self.relay.flush_rejections()
+        try:
+            free = self.spool.free_bytes()
+            short = free < self.config.node.min_free
+            fault = (
+                f"only {free >> 20} MB are free where the spool lies, [node] min_free asks for more" if short else ""
+            )
+        except OSError as error:
+            fault = f"the spool's disk cannot be asked for its free space: {error}"
+        if bool(fault) != bool(self.space_fault):
+            self.log.warn("{what}", what=fault or "There is enough space for the spool again")
+        self.space_fault = fault
+        if self._ticks % _SOURCES == 0:
+            if check_sources(self.pools):
+                self.scheduler.source_back(self.now())
+                self.courier.perform()
+
+    def _spool_fault(self, fault: str | None) -> None:
+        if (fault or "") != self.spool_fault:
+            self.log.error("{what}", what=fault or "The spool can be written again")
+        self.spool_fault = fault or ""
+
+    def _password_of(self, login: str) -> str | None:
+        connection = self.directory.connection(login)
+        return connection.password if connection else None
+
+    def _is_ours(self, address: str, port: int) -> bool:
+        """Whether one of our listeners answers there: mail for it would come back to us."""
+        return assembly.is_ours(self.config, address, port)
+
+    # Reload.
+
+    def _hang_up(self) -> None:
+        try:
+            changed = self.reload()["changed"]
+        except InputError as error:
+            self.log.error("The configuration was not reloaded, the old one stays: {fault}", fault=error.text)
+        else:
+            self.log.info("The configuration was reloaded; changed: {what}", what=", ".join(changed) or "nothing")
+
+    def reload(self) -> dict[str, Any]:
+        """Applies the configuration file as a whole, or keeps the old one: then InputError says why."""
+        try:
+            loaded = config.load(self.path)
+            changed = assembly.changed(self.config, loaded)
+            self._apply(loaded)
+        except (config.ConfigError, RuntimeError, OSError, SSL.Error, ValueError) as error:
+            self.reload_fault = str(error)
+            raise InputError("", str(error)) from None
+        self.reload_fault = ""
+        return {"changed": changed}
+
+    def _apply(self, loaded: config.Config) -> None:
+        """Whatever can fail comes first."""
+        assembly.refuse_restart_only(self.config, loaded)
+        tls = ServerTLS(loaded.tls.certificate, loaded.tls.key) if loaded.tls else None
+        router = assembly.router(loaded, self.resolver, self.reactor.seconds)
+        wanted = {door.listen: door for door in loaded.listener}
+        if self.tls is None:
+            self.tls = tls
+        fresh = {name: self._listener(loaded, door) for name, door in wanted.items() if name not in self.listeners}
+        self._open(list(fresh.values()))
+        if self.tls is not None and tls is not None:
+            self.tls.replace(tls)
+        for name, door in wanted.items():
+            if name in self.listeners:
+                assembly.reconfigure(self.listeners[name], self._listener(loaded, door))
+        kept = {loaded.sandbox.listen} if loaded.sandbox else set()
+        for name in [name for name in self.listeners if name not in wanted and name not in kept]:
+            self.listeners.pop(name).stopService()
+        self.listeners.update(fresh)
+        for account in loaded.accounts():
+            self.directory.ensure_account(account, now=self.now())
+        self.pools = assembly.pools(loaded)
+        check_sources(self.pools)
+        self.courier.reconfigure(self.pools, router, assembly.courier_settings(loaded))
+        self.scheduler.reconfigure(
+            assembly.streams(loaded), self.pools.choose, loaded.egress.connections, loaded.egress.sessions, self.now()
+        )
+        self.courier.perform()
+        self.config = loaded
+
+    # What the control API's verbs ask (control.verb.Relay).
+
+    def health(self) -> dict[str, Any]:
+        stalled = time.monotonic() - self.spool.writer.beat > _STALLED
+        faults = [self.spool_fault, self.space_fault, "the spool's writer shows no sign of life" if stalled else ""]
+        if self.stopping:
+            faults.append("relayd is stopping")
+        warnings = [f"source {name}: {fault}" for name, fault in self.pools.out_of_use.items()]
+        if self.reload_fault:
+            warnings.append(f"the last reload failed: {self.reload_fault}")
+        found = list(filter(None, faults))
+        return {"ok": not found, "faults": found, "warnings": warnings}
+
+    def counts(self) -> dict[str, Any]:
+        """What is going on now, from counters."""
+        sessions = {listener.name: len(listener.factory.sessions) for listener in self.listeners.values()}
+        return {
+            "sessions_in": sum(sessions.values()),
+            "sessions_out": self.scheduler.sessions,
+            "ready": self.scheduler.loaded,
+            "outcomes": dict(self.courier.totals),
+        }
+
+    async def queues(self, limit: int) -> list[dict[str, Any]]:
+        now = self.now()
+        rows = []
+        for name, count, due in await _asked(self.spool.queue_summary, limit):
+            account, stream, domain = name.split("/", 2)
+            why = f"waits for its time, in {due - now:.0f} s" if due > now else self.scheduler.why(name, now)
+            rows.append(
+                {"account": account, "stream": stream, "domain": domain, "count": count, "due": due, "why": why}
+            )
+        return rows
+
+    def sources(self) -> list[dict[str, Any]]:
+        sessions: dict[str, int] = {}
+        for site in self.scheduler.sites.values():
+            for path in site.paths.values():
+                sessions[path.source] = sessions.get(path.source, 0) + path.sessions
+        return [
+            {
+                "name": name,
+                "address": list(source.addresses),
+                "ehlo": source.ehlo,
+                "state": "out of use" if name in self.pools.out_of_use else "in use",
+                "why": self.pools.out_of_use.get(name, ""),
+                "sessions": sessions.get(name, 0),
+            }
+            for name, source in self.pools.sources.items()
+        ]
+
+    async def inspect(self, id: int) -> dict[str, Any]:
+        """Everything known of a message, by its own id or a delivery's."""
+        queued = await _asked(self.spool.deliveries_of, id)
+        message = show(queued[0].message.id) if queued else ""
+        since = received_at(id) - 5
+        needle = message or show(id)
+        lines = await _asked(self.spool.find_records, needle.encode(), since)
+        records = [json.loads(line) for line in lines]
+        if not records and not queued:
+            raise InputError("id", f"no message or delivery {show(id)} is in the spool or in the records that are kept")
+        if not message:
+            message = next(record["message"] for record in records)
+            if message != needle:
+                lines = await _asked(self.spool.find_records, message.encode(), since)
+                records = [json.loads(line) for line in lines]
+        return story(message, records, queued, self._why)
+
+    def _why(self, delivery: Delivery) -> str:
+        """What holds a queued delivery back."""
+        session = self.courier.carrying(delivery.id)
+        if session:
+            return f"it is being delivered: {session}"
+        wait = delivery.due - self.now()
+        if wait > 0:
+            return f"it waits {wait:.0f} s for its next try after {delivery.attempts} attempts"
+        return self.scheduler.why(delivery.queue, self.now())
+
+    async def audit(self) -> dict[str, Any]:
+        found: Audit = await _asked(self.spool.audit)
+        days = [
+            {"day": line.day, "account": line.account, "stream": line.stream, **line.terms, "queued": line.queued}
+            for line in found.lines
+        ]
+        return {"clean": found.clean, "days": days, "odd": found.faults}
+
+
+def _asked(question: Callable[..., None], *args: Any) -> "Deferred[Any]":
+    """A question to the spool as a Deferred of its answer."""
+    answer: Deferred[Any] = Deferred()
+
+    def done(result: Any) -> None:
+        if isinstance(result, Exception):
+            answer.errback(result)
+        else:
+            answer.callback(result)
+
+    question(*args, done)
+    return answer

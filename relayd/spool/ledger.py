@@ -1,0 +1,163 @@
+"""The audit: proves that every delivery ever received is accounted for, or names the odd ones.
+
+Three tellings of the same history are held against each other, all in one snapshot of the database: the ledger
+(``tally``), the rows still in the spool, and the records (totals of the segments plus what is in the outbox).
+Only where they disagree are the record files read, to name the deliveries.
+"""
+
+import sqlite3
+from collections import defaultdict
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import msgspec
+
+from relayd.envelope import queue_parts
+from relayd.identity import DAY, day_of, read, show
+from relayd.records import IN_TERMS, OUT_TERMS, TERM_OF, decode
+
+Key = tuple[int, str, str]  # day, account, stream
+_NAMED = 20  # odd deliveries named per disagreement
+
+
+class Line(msgspec.Struct, frozen=True):
+    """The ledger of one account and stream for the mail received on one day."""
+
+    day: str
+    account: str
+    stream: str
+    terms: dict[str, int]
+    queued: int
+
+
+class Audit(msgspec.Struct, frozen=True):
+    """``faults`` are sentences, each naming what is odd; empty when all is accounted for."""
+
+    clean: bool
+    lines: list[Line]
+    faults: list[str]
+
+
+def audit(connection: sqlite3.Connection, segments: Path) -> Audit:
+    """Audits the spool through a reading connection that nothing else uses meanwhile."""
+    connection.execute("BEGIN")
+    try:
+        tally = _tally(connection)
+        queued, misplaced = _queued(connection)
+        recorded = _recorded(connection)
+        faults = misplaced
+        lines = []
+        for key in sorted({*tally, *queued}):
+            terms = tally.get(key, {})
+            lines.append(Line(_date(key[0]), key[1], key[2], terms, queued.get(key, 0)))
+            received = sum(terms.get(t, 0) for t in IN_TERMS)
+            gone = sum(terms.get(t, 0) for t in OUT_TERMS)
+            if received != gone + queued.get(key, 0):
+                faults.append(
+                    f"{_name(key)}: {received} came in, but {gone} left and {queued.get(key, 0)} are queued"
+                    + _odd_ones(connection, segments, key)
+                )
+        for key in sorted({*tally, *recorded}):
+            told, kept = recorded.get(key, {}), tally.get(key, {})
+            for term in sorted({*told, *kept}):
+                if told.get(term, 0) != kept.get(term, 0):
+                    faults.append(
+                        f"{_name(key)}: the ledger counts {kept.get(term, 0)} {term}, the records {told.get(term, 0)}"
+                    )
+        return Audit(not faults, lines, faults)
+    finally:
+        connection.execute("ROLLBACK")
+
+
+def _tally(connection: sqlite3.Connection) -> dict[Key, dict[str, int]]:
+    return _by_key(connection.execute("SELECT day, account, stream, term, count FROM tally"))
+
+
+def _recorded(connection: sqlite3.Connection) -> dict[Key, dict[str, int]]:
+    """What the records say: sealed and open segments by their totals, the outbox by its entries."""
+    return _by_key(
+        connection.execute(
+            "SELECT day, account, stream, term, sum(count) FROM ("
+            "SELECT day, account, stream, term, count FROM segment_total UNION ALL "
+            "SELECT value->>0, value->>1, value->>2, value->>3, value->>4 FROM outbox, json_each(entries)"
+            ") GROUP BY 1, 2, 3, 4"
+        )
+    )
+
+
+def _by_key(rows: Iterator[tuple[int, str, str, str, int]]) -> dict[Key, dict[str, int]]:
+    found: dict[Key, dict[str, int]] = defaultdict(dict)
+    for day, account, stream, term, count in rows:
+        found[day, account, stream][term] = count
+    return found
+
+
+def _queued(connection: sqlite3.Connection) -> tuple[dict[Key, int], list[str]]:
+    """Deliveries in the spool by ledger key, counted from their rows; and where the queues' own counters differ."""
+    found: dict[Key, int] = defaultdict(int)
+    queues: dict[str, int] = defaultdict(int)
+    rows = connection.execute(
+        "SELECT queue, (id >> 20) / ? AS day, count(*) FROM delivery GROUP BY 1, 2", (DAY * 1000,)
+    )
+    for name, day, count in rows:
+        account, stream, _ = queue_parts(name)
+        found[day, account, stream] += count
+        queues[name] += count
+    counters = dict(connection.execute("SELECT name, count FROM queue"))
+    faults = [
+        f"queue {name}: its counter says {counters.get(name, 0)}, but {queues.get(name, 0)} deliveries are there"
+        for name in sorted({*queues, *counters})
+        if counters.get(name, 0) != queues.get(name, 0)
+    ]
+    orphans = connection.execute(
+        "SELECT id FROM delivery WHERE message NOT IN (SELECT id FROM message) LIMIT ?", (_NAMED,)
+    ).fetchall()
+    faults += [f"delivery {show(identity)} has lost its message" for (identity,) in orphans]
+    return found, faults
+
+
+def _odd_ones(connection: sqlite3.Connection, segments: Path, key: Key) -> str:
+    """Reads the record files and names deliveries of ``key`` that came in and are nowhere, or left more than once."""
+    known: set[int] = set()
+    left: dict[int, int] = defaultdict(int)
+    for line in _all_lines(connection, segments):
+        try:
+            record = decode(line)
+        except msgspec.DecodeError:
+            continue  # the totals tell that a line is spoilt; here only names are wanted
+        if (record.account, record.stream) != key[1:] or not record.message:
+            continue
+        message = read(record.message)
+        if day_of(message) != key[0]:
+            continue
+        if record.kind == "Reception":
+            known.update(range(message + 1, message + 1 + len(record.recipients)))
+        elif TERM_OF[record.kind] in OUT_TERMS:
+            left[read(record.delivery)] += 1
+    rows = connection.execute(
+        "SELECT id, queue FROM delivery WHERE (id >> 20) / ? = ?", (DAY * 1000, key[0])
+    ).fetchall()
+    here = {identity for identity, queue in rows if queue_parts(queue)[:2] == key[1:]}
+    names = [f"{show(i)} is nowhere" for i in sorted(known - here - set(left))]
+    names += [f"{show(i)} left {n} times" for i, n in sorted(left.items()) if n > 1]
+    names += [f"{show(i)} left and is still queued" for i in sorted(here & set(left))]
+    names += [f"{show(i)} is queued but was never received" for i in sorted(here - known)]
+    return ": " + "; ".join(names[:_NAMED]) + (" ..." if len(names) > _NAMED else "") if names else ""
+
+
+def _all_lines(connection: sqlite3.Connection, segments: Path) -> Iterator[bytes]:
+    for name, size in connection.execute("SELECT name, bytes FROM segment WHERE bytes > 0 ORDER BY name").fetchall():
+        with open(segments / name, "rb") as file:
+            while file.tell() < size and (line := file.readline()):
+                yield line
+    for (lines,) in connection.execute("SELECT lines FROM outbox ORDER BY seq"):
+        yield from lines.splitlines(keepends=True)
+
+
+def _date(day: int) -> str:
+    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(days=day)).date().isoformat()
+
+
+def _name(key: Key) -> str:
+    return f"{_date(key[0])} {key[1]}/{key[2]}"

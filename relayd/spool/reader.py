@@ -1,0 +1,156 @@
+"""What the queue reads from the spool: which queues are due, the next deliveries of one, and where a delivery stands.
+
+Plain functions on a reading connection, called from the reader's thread.  Like the writer's, each is one long statement
+whose whole answer is one row, because each row fetched is another wait for the GIL.
+"""
+
+import sqlite3
+from typing import Any
+
+import msgspec
+
+from relayd.envelope import Delivery, Edits, Envelope, Message, Recipient
+from relayd.identity import received_at
+from relayd.spool.store import Meta
+
+
+class _StoredMeta(Meta, frozen=True):
+    envelope: Envelope
+    edits: Edits
+
+
+_meta = msgspec.json.Decoder(_StoredMeta)
+_recipient = msgspec.json.Decoder(Recipient)
+
+_PULL = """
+SELECT json_group_array(json_array(id, queue, due, attempts, recipient, last, source, message, size, meta,
+                                   length(head), length(body))),
+       CAST(group_concat(CAST(head AS TEXT) || CAST(coalesce(body, '') AS TEXT), '') AS BLOB)
+FROM (SELECT d.id, d.queue, d.due, d.attempts, d.recipient, d.last, d.source, d.message, m.size, m.meta, m.head, m.body
+      FROM delivery d JOIN message m ON m.id = d.message
+      WHERE {where} ORDER BY {order} LIMIT :limit)
+"""
+# Each order is that of an index: no more rows are read than are wanted.
+_PULL_DUE = _PULL.format(
+    where="d.queue = :queue AND d.due <= :now AND d.id NOT IN (SELECT value FROM json_each(:but))", order="d.due, d.id"
+)
+_PULL_IDS = _PULL.format(where="d.id IN (SELECT value FROM json_each(:ids))", order="d.id")
+# The plus keeps SQLite from walking a queue: what is old is at the front of the rows, in the order of their ids.
+_PULL_OLD = _PULL.format(where="d.id < :before AND +d.queue GLOB :stream", order="d.id")
+
+
+def due_deliveries(
+    connection: sqlite3.Connection, queue: str, now: float, limit: int, but: list[int]
+) -> list[Delivery]:
+    """Up to ``limit`` deliveries of a queue that are due at ``now``, the earliest first, leaving out ``but``."""
+    rows = connection.execute(
+        _PULL_DUE, {"queue": queue, "now": now, "limit": limit, "but": msgspec.json.encode(but).decode()}
+    ).fetchone()
+    return _deliveries(rows)
+
+
+def old_deliveries(connection: sqlite3.Connection, stream: str, before: int, limit: int) -> list[Delivery]:
+    """Up to ``limit`` deliveries of a stream with an identity below ``before``: those received before its moment."""
+    rows = connection.execute(_PULL_OLD, {"before": before, "limit": limit, "stream": f"*/{stream}/*"}).fetchone()
+    return _deliveries(rows)
+
+
+def deliveries_by_id(connection: sqlite3.Connection, ids: list[int]) -> list[Delivery]:
+    """The deliveries of these ids that are in the spool."""
+    rows = connection.execute(
+        _PULL_IDS, {"ids": msgspec.json.encode(ids).decode(), "limit": max(1, len(ids))}
+    ).fetchone()
+    return _deliveries(rows)
+
+
+def _deliveries(row: tuple[str, bytes | None]) -> list[Delivery]:
+    content = memoryview(row[1] or b"")
+    at = 0
+    messages: dict[int, Message] = {}
+    found = []
+    for id_, queue, due, attempts, recipient, last, source, message_id, size, meta, head, body in msgspec.json.decode(
+        row[0]
+    ):
+        if message_id not in messages:
+            messages[message_id] = stored_message(
+                message_id,
+                size,
+                meta,
+                bytes(content[at : at + head]),
+                None if body is None else bytes(content[at + head : at + head + body]),
+            )
+        at += head + (body or 0)
+        found.append(
+            Delivery(id_, messages[message_id], _recipient.decode(recipient), queue, due, attempts, source, last)
+        )
+    return found
+
+
+def stored_message(identity: int, size: int, meta: str, head: bytes, body: bytes | None) -> Message:
+    """The message of one row of the spool."""
+    known = _meta.decode(meta)
+    return Message(
+        identity,
+        received_at(identity),
+        known.account,
+        known.connection,
+        known.stream,
+        known.envelope,
+        known.edits,
+        head,
+        body,
+        size,
+        known.message_id,
+        known.client,
+        known.eightbit,
+    )
+
+
+def deliveries_of(connection: sqlite3.Connection, identity: int) -> list[Delivery]:
+    """The deliveries still queued of the message with this id, or of the message that the delivery with it is of."""
+    row = connection.execute(
+        "SELECT id, recipients FROM message WHERE id <= ? ORDER BY id DESC LIMIT 1", (identity,)
+    ).fetchone()
+    if row is None or identity > row[0] + row[1]:
+        return []
+    return deliveries_by_id(connection, list(range(row[0] + 1, row[0] + row[1] + 1)))
+
+
+def due_queues(
+    connection: sqlite3.Connection, after: tuple[float, str], now: float, limit: int
+) -> list[tuple[float, str]]:
+    """(next due, name) of queues due by ``now`` and behind ``after``, in that order: how the backlog is walked.
+
+    A time comes back to the last bit (JSON would keep 15 digits): the next step of the walk starts exactly behind it."""
+    row = connection.execute(
+        "SELECT json_group_array(json_array(json(printf('%!.17g', next_due)), name)) FROM ("
+        "SELECT next_due, name FROM queue WHERE (next_due, name) > (?, ?) AND next_due <= ? ORDER BY next_due, name LIMIT ?)",
+        (*after, now, limit),
+    ).fetchone()
+    return [(float(due), name) for due, name in msgspec.json.decode(row[0])]
+
+
+def queue_summary(connection: sqlite3.Connection, limit: int) -> list[tuple[str, int, float]]:
+    """(name, count, next due) of the longest queues, from their counters."""
+    return connection.execute(
+        "SELECT name, count, next_due FROM queue WHERE count > 0 ORDER BY count DESC, name LIMIT ?", (limit,)
+    ).fetchall()
+
+
+def queued_total(connection: sqlite3.Connection) -> int:
+    """Deliveries in the spool, from the queues' counters."""
+    return int(connection.execute("SELECT coalesce(sum(count), 0) FROM queue").fetchone()[0])
+
+
+def last_identity(connection: sqlite3.Connection) -> int:
+    """The highest identity in the spool; new ones must be above it even if the clock stepped back."""
+    row: tuple[Any, Any] = connection.execute(
+        "SELECT (SELECT max(id) FROM message), (SELECT max(id) FROM delivery)"
+    ).fetchone()
+    return max(row[0] or 0, row[1] or 0)
+
+
+def message_ids(connection: sqlite3.Connection) -> set[int]:
+    """Messages whose body lies in a file."""
+    row = connection.execute("SELECT json_group_array(id) FROM message WHERE body IS NULL").fetchone()
+    return set(msgspec.json.decode(row[0]))

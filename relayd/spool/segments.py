@@ -1,0 +1,255 @@
+"""Records leave the hot database: the mover copies them from the outbox to append-only files, and feeds tail those.
+
+Enter: outbox rows (the record lines of one commit each).  Leave: ``records/<first second>.jsonl``, fsynced, and the row
+``segment`` that says how many of its bytes count.  That row and the deletion from the outbox are one transaction of the
+writer; bytes behind it are of a copy that a crash interrupted, and are cut off and copied again: each record is in the
+segments once.  A segment is sealed with its ledger totals when it is large or old, and only then may be deleted.
+
+A feed reads whole lines from its own checkpoint (segment, offset) and never beyond what counts.
+"""
+
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+SEGMENT_BYTES = 64 << 20
+SEGMENT_SECONDS = 86400
+_AT_ONCE = 4 << 20  # bytes of records moved in one go
+
+Submit = Callable[[Any, Callable[[Any], Any] | None], None]
+
+
+class Checkpoint(msgspec.Struct, frozen=True):
+    """Where a feed stands: everything before ``offset`` of ``segment``, and all earlier segments, has been read."""
+
+    segment: str = ""
+    offset: int = 0
+
+
+class Mover(threading.Thread):
+    """Moves records about once a second.  ``connection`` is its own reading one; ``submit`` the writer's.
+
+    ``fault(error | None)`` is called on this thread when moving begins to fail and when it works again."""
+
+    def __init__(
+        self,
+        directory: Path,
+        connection: sqlite3.Connection,
+        submit: Submit,
+        fault: Callable[[str | None], Any],
+        keep: float = 30 * 86400,
+        interval: float = 1.0,
+    ) -> None:
+        super().__init__(name="spool-mover", daemon=True)
+        self._directory = directory
+        self._connection = connection
+        self._submit = submit
+        self._fault = fault
+        self._keep = keep
+        self._interval = interval
+        self._wake = threading.Event()
+        self._stopping = False
+        self._name = ""
+        self._bytes = 0
+        self.beat = time.monotonic()
+        directory.mkdir(mode=0o700, exist_ok=True)
+
+    def stop(self) -> None:
+        """Moves what is there and ends the thread; the writer must still run.  Join it afterwards."""
+        self._stopping = True
+        self._wake.set()
+
+    def run(self) -> None:
+        failing = False
+        while True:
+            self.beat = time.monotonic()
+            try:
+                self.move()
+                if failing:
+                    failing = False
+                    self._fault(None)
+            except (OSError, sqlite3.Error) as error:
+                failing = True
+                self._fault(f"records cannot be moved: {error}")
+                self._name = ""
+            if self._stopping:
+                return
+            self._wake.wait(self._interval)
+
+    def move(self) -> int:
+        """Moves all records that are in the outbox; gives how many bytes.  Raises OSError, sqlite3.Error."""
+        if not self._name:
+            self._open()
+        moved = 0
+        while rows := self._outbox():
+            lines = b"".join(lines for _, lines in rows)
+            path = self._directory / self._name
+            fresh = not path.exists()
+            with open(path, "ab", buffering=0) as file:
+                if file.tell() != self._bytes:
+                    file.truncate(self._bytes)
+                view = memoryview(lines)
+                while view:
+                    view = view[file.write(view) :]
+                os.fdatasync(file.fileno())
+            if fresh:
+                _fsync_directory(self._directory)
+            self._bytes += len(lines)
+            self._settle(rows[-1][0])
+            moved += len(lines)
+        if self._bytes >= SEGMENT_BYTES or (self._bytes and time.time() - int(self._name[:10]) >= SEGMENT_SECONDS):
+            self._seal()
+        return moved
+
+    def _outbox(self) -> list[tuple[int, bytes]]:
+        rows = []
+        size = 0
+        for seq, lines in self._connection.execute("SELECT seq, lines FROM outbox ORDER BY seq LIMIT 1000"):
+            rows.append((seq, lines))
+            size += len(lines)
+            if size >= _AT_ONCE:
+                break
+        return rows
+
+    def _open(self) -> None:
+        """Takes up the unsealed segment, cut to what counts, or begins one."""
+        row = self._connection.execute("SELECT name, bytes FROM segment WHERE sealed = 0 ORDER BY name").fetchone()
+        if row is None:
+            row = (_new_name(self._connection), 0)
+        name, size = row
+        path = self._directory / name
+        if size and (not path.exists() or path.stat().st_size < size):
+            raise OSError(f"{path} is shorter than the {size} bytes of records that were moved there")
+        if path.exists():
+            os.truncate(path, size)
+        self._name, self._bytes = name, size
+
+    def _settle(self, seq: int) -> None:
+        name, size = self._name, self._bytes
+
+        def job(connection: sqlite3.Connection) -> None:
+            connection.execute(
+                "INSERT INTO segment (name, bytes) VALUES (?, ?) ON CONFLICT DO UPDATE SET bytes = excluded.bytes",
+                (name, size),
+            )
+            connection.execute(
+                "INSERT INTO segment_total SELECT ?, value->>0, value->>1, value->>2, value->>3, sum(value->>4) "
+                "FROM outbox, json_each(entries) WHERE seq <= ? GROUP BY 2, 3, 4, 5 "
+                "ON CONFLICT DO UPDATE SET count = count + excluded.count",
+                (name, seq),
+            )
+            connection.execute("DELETE FROM outbox WHERE seq <= ?", (seq,))
+
+        self._do(job)
+
+    def _seal(self) -> None:
+        name, sealed, keep = self._name, time.time(), self._keep
+
+        def job(connection: sqlite3.Connection) -> list[str]:
+            connection.execute("UPDATE segment SET sealed = ? WHERE name = ?", (sealed, name))
+            return deletable(connection, sealed - keep)
+
+        for old in self._do(job):
+            (self._directory / old).unlink(missing_ok=True)
+        self._name = ""
+
+    def _do(self, job: Callable[[sqlite3.Connection], Any]) -> Any:
+        """Has the writer run ``job`` and waits for it: off the main thread, so waiting is no harm."""
+        finished: Future[Any] = Future()
+        self._submit(job, finished.set_result)
+        result = finished.result(timeout=60)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+
+def deletable(connection: sqlite3.Connection, before: float) -> list[str]:
+    """Segments sealed before that moment which every feed has read; marks them as having no bytes."""
+    names = [
+        name
+        for (name,) in connection.execute(
+            "SELECT name FROM segment WHERE sealed > 0 AND sealed < ? AND bytes > 0 "
+            "AND name < coalesce((SELECT min(segment) FROM checkpoint), '~')",
+            (before,),
+        )
+    ]
+    connection.executemany("UPDATE segment SET bytes = 0 WHERE name = ?", [(name,) for name in names])
+    return names
+
+
+def _new_name(connection: sqlite3.Connection) -> str:
+    """Names sort by age, whatever the clock does."""
+    last = connection.execute("SELECT max(name) FROM segment").fetchone()[0]
+    second = max(int(time.time()), int(last[:10]) + 1 if last else 0)
+    return f"{second:010d}.jsonl"
+
+
+def _fsync_directory(directory: Path) -> None:
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def read_records(
+    connection: sqlite3.Connection, directory: Path, since: Checkpoint, limit: int = 1 << 20
+) -> tuple[list[bytes], Checkpoint]:
+    """Whole record lines behind a checkpoint, about ``limit`` bytes of them, and the checkpoint behind those.
+
+    An empty list means that there is no more for now.  Raises OSError when a segment is gone."""
+    segments = connection.execute(
+        "SELECT name, bytes FROM segment WHERE name >= ? AND bytes > 0 ORDER BY name", (since.segment,)
+    ).fetchall()
+    for name, size in segments:
+        offset = since.offset if name == since.segment else 0
+        if offset < size:
+            with open(directory / name, "rb") as file:
+                file.seek(offset)
+                data = file.read(min(limit, size - offset))
+                if not data.endswith(b"\n"):
+                    data += file.readline()
+            return data.splitlines(keepends=True), Checkpoint(name, offset + len(data))
+    return [], since
+
+
+def find_lines(connection: sqlite3.Connection, directory: Path, text: bytes, since: float) -> list[bytes]:
+    """The record lines that hold ``text``, oldest first, in the segments that may be of ``since`` or later."""
+    segments = connection.execute("SELECT name, bytes FROM segment WHERE bytes > 0 ORDER BY name").fetchall()
+    later = [i for i, (name, _) in enumerate(segments) if int(name[:10]) > since]
+    first = max(0, later[0] - 1) if later else len(segments) - 1
+    found = []
+    for name, size in segments[max(0, first) :]:
+        with open(directory / name, "rb") as file:
+            while file.tell() < size and (block := file.read(_AT_ONCE) + file.readline()):
+                if text in block:
+                    found += [line for line in block.splitlines(keepends=True) if text in line]
+    for (lines,) in connection.execute("SELECT lines FROM outbox ORDER BY seq").fetchall():
+        found += [line for line in lines.splitlines(keepends=True) if text in line]
+    return found
+
+
+def checkpoint_of(connection: sqlite3.Connection, feed: str) -> Checkpoint:
+    """Where the feed stands; the very beginning for a new one."""
+    row = connection.execute("SELECT segment, offset FROM checkpoint WHERE feed = ?", (feed,)).fetchone()
+    return Checkpoint(*row) if row else Checkpoint()
+
+
+def advance(feed: str, to: Checkpoint) -> Callable[[sqlite3.Connection], None]:
+    """The writer's job that records a feed's progress."""
+
+    def job(connection: sqlite3.Connection) -> None:
+        connection.execute(
+            "INSERT INTO checkpoint VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET segment = excluded.segment, "
+            "offset = excluded.offset",
+            (feed, to.segment, to.offset),
+        )
+
+    return job

@@ -1,0 +1,187 @@
+"""The spool's front: it owns the directory (one live process at a time), its threads (writer, reader, mover) and a small
+pool for body files.  Every call returns at once and answers through ``post`` on the main thread.
+"""
+
+import fcntl
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from relayd.spool import reader, store
+from relayd.spool.bodies import Bodies
+from relayd.spool.ledger import Audit, audit
+from relayd.spool.segments import Checkpoint, Mover, advance, checkpoint_of, find_lines, read_records
+from relayd.spool.writer import Done, Post, Settle, Writer
+
+
+class SpoolError(Exception):
+    """The spool cannot be opened; the text says what to do."""
+
+
+class Spool:
+    """See the module.  ``fault(error | None)`` is posted when the spool stops or resumes being writable."""
+
+    def __init__(self, directory: Path, post: Post, fault: Callable[[str | None], None], keep: float = 30 * 86400):
+        self.directory = directory
+        self._lock = _own(directory)
+        try:
+            self._open(post, fault, keep)
+        except (sqlite3.Error, OSError) as error:
+            os.close(self._lock)
+            raise SpoolError(f"{directory} cannot be opened: {error}") from error
+
+    def _open(self, post: Post, fault: Callable[[str | None], None], keep: float) -> None:
+        path = self.directory / "spool.sqlite"
+        self._post = post
+        self._segments = self.directory / "records"
+        self._writing = store.create(path)
+        os.chmod(path, 0o600)
+        self._path = path
+        self._reading = store.connect(path, readonly=True)
+        self._pool = ThreadPoolExecutor(3, "spool-file")
+        self._read_pool = ThreadPoolExecutor(1, "spool-reader")
+        self._audit_pool = ThreadPoolExecutor(1, "spool-audit")
+        self.bodies = Bodies(self.directory / "bodies", self._pool, post)
+        self.bodies.sweep(reader.message_ids(self._reading))
+        self.last_identity = reader.last_identity(self._reading)
+        self.queued_at_start = reader.queued_total(self._reading)
+        self.writer = Writer(store.Store(self._writing), post, fault, self.bodies.unlink)
+        self.mover = Mover(
+            self._segments,
+            store.connect(path, readonly=True),
+            self.writer.submit,
+            lambda error: post(fault, error),
+            keep,
+        )
+        self.writer.start()
+        self.mover.start()
+
+    def stop(self) -> None:
+        """Makes durable what was submitted, moves the records and lets go of the directory.  Blocks: not on the main
+        thread while ``post`` needs it."""
+        self.mover.stop()
+        self.mover.join()
+        self.writer.stop()
+        self.writer.join()
+        for pool in (self._pool, self._read_pool, self._audit_pool):
+            pool.shutdown()
+        self._reading.close()
+        self._writing.close()
+        os.close(self._lock)
+
+    # Changes: ``done`` is called on the main thread once the change is durable.
+
+    def receive(self, reception: store.Reception, done: Done) -> None:
+        """``done(None)``, or ``done(error)``: then nothing was kept."""
+        self.writer.submit(reception, done)
+
+    def depart(self, departure: store.Departure, done: Done | None = None) -> None:
+        self.writer.submit(departure, done)
+
+    def requeue(self, requeue: store.Requeue, done: Done | None = None) -> None:
+        self.writer.submit(requeue, done)
+
+    def settle(self, queue: str, done: Done) -> None:
+        """``done(due)``: the queue's true next due time; only while none of its deliveries is in memory."""
+        self.writer.submit(Settle(queue), done)
+
+    def keep_records(self, lines: bytes, entries: Any, done: Done | None = None) -> None:
+        """Records that go with no delivery: rejections."""
+        self.writer.submit(lambda connection: store.Store(connection).keep_records(lines, entries), done)
+
+    # Questions: ``done(result)`` on the main thread.
+
+    def due_deliveries(self, queue: str, now: float, limit: int, but: list[int], done: Done) -> None:
+        self._ask(done, reader.due_deliveries, queue, now, limit, but)
+
+    def old_deliveries(self, stream: str, before: int, limit: int, done: Done) -> None:
+        self._ask(done, reader.old_deliveries, stream, before, limit)
+
+    def deliveries_of(self, identity: int, done: Done) -> None:
+        """``done`` gets what is still queued of a message, named by its own id or a delivery's."""
+        self._ask(done, reader.deliveries_of, identity)
+
+    def due_queues(self, after: tuple[float, str], now: float, limit: int, done: Done) -> None:
+        self._ask(done, reader.due_queues, after, now, limit)
+
+    def queue_summary(self, limit: int, done: Done) -> None:
+        self._ask(done, reader.queue_summary, limit)
+
+    def queued_total(self, done: Done) -> None:
+        self._ask(done, reader.queued_total)
+
+    def audit(self, done: Done) -> None:
+        """``done(Audit)``; long, so on a thread and a connection of its own."""
+
+        def work() -> Audit:
+            connection = store.connect(self._path, readonly=True)
+            try:
+                return audit(connection, self._segments)
+            finally:
+                connection.close()
+
+        self._audit_pool.submit(self._answer, done, work)
+
+    # Feeds.
+
+    def checkpoint(self, feed: str, done: Done) -> None:
+        self._ask(done, checkpoint_of, feed)
+
+    def records_since(self, since: Checkpoint, done: Done) -> None:
+        """``done((lines, checkpoint))``."""
+        self._ask(done, read_records, self._segments, since)
+
+    def find_records(self, text: bytes, since: float, done: Done) -> None:
+        """``done(lines)``: the record lines that hold ``text``, oldest first, looking from
+        about ``since`` (unix seconds) on: for an operator's question."""
+
+        def work() -> list[bytes]:
+            connection = store.connect(self._path, readonly=True)
+            try:
+                return find_lines(connection, self._segments, text, since)
+            finally:
+                connection.close()
+
+        self._audit_pool.submit(self._answer, done, work)
+
+    def advance(self, feed: str, to: Checkpoint, done: Done | None = None) -> None:
+        self.writer.submit(advance(feed, to), done)
+
+    def free_bytes(self) -> int:
+        """Free space where the spool lies."""
+        return shutil.disk_usage(self.directory).free
+
+    def _ask(self, done: Done, question: Callable[..., Any], *args: Any) -> None:
+        self._read_pool.submit(self._answer, done, lambda: question(self._reading, *args))
+
+    def _answer(self, done: Done, work: Callable[[], Any]) -> None:
+        try:
+            result = work()
+        except Exception as error:  # the asker decides what a failed read means
+            result = error
+        self._post(done, result)
+
+
+def _own(directory: Path) -> int:
+    """Takes the spool for this process.  The lock goes with the process, however it ends."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise SpoolError(f"the spool {directory} cannot be used: {error.strerror}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        owner = os.read(lock, 32).decode("ascii", "replace").strip() or "unknown"
+        os.close(lock)
+        raise SpoolError(
+            f"the spool {directory} is in use by the relayd with process id {owner}: stop it first, "
+            "or give this one a spool of its own"
+        ) from None
+    os.ftruncate(lock, 0)
+    os.write(lock, f"{os.getpid()}\n".encode())
+    return lock

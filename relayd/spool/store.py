@@ -1,0 +1,280 @@
+"""The spool's one writing connection to SQLite: a batch of changes in, one durable transaction out.
+
+Enter: a ``Batch`` of receptions, departures, requeues and odd jobs, each with its records and ledger entries.  Leave:
+the same on disk, fsynced (WAL, synchronous=FULL), or an exception and nothing changed.
+
+Called from the writer's thread only.  Beside a busy reactor every return from SQLite may wait for the GIL, so a batch
+is a handful of long statements (many rows as one JSON argument, or one many-row VALUES), never a call per row.
+"""
+
+import sqlite3
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from relayd.envelope import Delivery, Message
+from relayd.records import Entry
+
+NEVER = 9e15  # a due time that does not come: nothing waits, or held
+SCHEMA_VERSION = 1
+_WIDEST = 64  # rows in one VALUES statement: wider ones gain nothing, and each width is a prepared statement
+
+
+class Reception(msgspec.Struct, frozen=True, gc=False):
+    """A message to keep, with its deliveries, the line of its record and what that adds to the ledger."""
+
+    message: Message
+    deliveries: tuple[Delivery, ...]
+    line: bytes
+    entries: tuple[Entry, ...]
+
+
+class Departure(msgspec.Struct, frozen=True, gc=False):
+    """A delivery that leaves the spool: delivered, bounced, expired ..."""
+
+    delivery: Delivery
+    line: bytes
+    entries: tuple[Entry, ...]
+
+
+class Requeue(msgspec.Struct, frozen=True, gc=False):
+    """A delivery that stays, with the due time, attempts, source and last words it now has."""
+
+    delivery: Delivery
+    due: float
+    attempts: int
+    source: str
+    last: str
+    line: bytes
+    entries: tuple[Entry, ...]
+
+
+class Batch:
+    """What one transaction holds."""
+
+    def __init__(self) -> None:
+        self.departures: list[Departure] = []
+        self.requeues: list[Requeue] = []
+        self.receptions: list[Reception] = []
+        self.settles: list[str] = []
+        self.jobs: list[Callable[[sqlite3.Connection], Any]] = []
+
+
+class Applied(msgspec.Struct, frozen=True):
+    """What a transaction found out: next due time of each settled queue, the messages that are gone but for their
+    body files, and what the odd jobs returned."""
+
+    settled: dict[str, float]
+    gone: list[int]
+    results: list[Any]
+
+
+class Meta(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The part of a message that SQL never looks into."""
+
+    account: str
+    connection: str
+    stream: str
+    envelope: Any
+    edits: Any
+    message_id: str = ""
+    client: str = ""
+    eightbit: bool = False
+
+
+encode_json = msgspec.json.Encoder().encode
+
+
+def connect(path: Path, *, readonly: bool = False) -> sqlite3.Connection:
+    """A connection fit for the spool; usable from any one thread at a time."""
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=512, timeout=30)
+    connection.execute("PRAGMA query_only=ON" if readonly else "PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA cache_size=-32000")
+    return connection
+
+
+def create(path: Path) -> sqlite3.Connection:
+    """Opens the writing connection, making or checking the schema.  Raises sqlite3.DatabaseError."""
+    if sqlite3.sqlite_version_info < (3, 38):
+        raise sqlite3.NotSupportedError(f"SQLite {sqlite3.sqlite_version} is too old: 3.38 or later is needed")
+    connection = connect(path)
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version == 0:
+        connection.execute("PRAGMA page_size=8192")
+        connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
+        connection.execute("PRAGMA journal_mode=WAL")
+        schema = files("relayd.spool").joinpath("schema.sql").read_text()
+        connection.executescript(f"BEGIN;{schema};PRAGMA user_version={SCHEMA_VERSION};COMMIT")
+    elif version != SCHEMA_VERSION:
+        raise sqlite3.NotSupportedError(
+            f"{path} has format {version}, this relayd writes {SCHEMA_VERSION}: run the relayd that made it"
+        )
+    connection.execute("PRAGMA wal_autocheckpoint=4000")  # 32 MB: rare enough to be cheap
+    connection.execute("PRAGMA journal_size_limit=67108864")
+    return connection
+
+
+class Store:
+    """Applies batches."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def apply(self, batch: Batch) -> Applied:
+        """One transaction, durable when this returns.  Raises sqlite3.Error with nothing changed."""
+        execute = self._connection.execute
+        execute("BEGIN IMMEDIATE")
+        try:
+            gone = self._depart(batch.departures)
+            self._requeue(batch.requeues)
+            self._receive(batch.receptions)
+            self._count(batch)
+            settled = self._settle(batch.settles)
+            results = [job(self._connection) for job in batch.jobs]
+            execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:
+                execute("ROLLBACK")
+            raise
+        return Applied(settled, gone, results)
+
+    def _depart(self, departures: list[Departure]) -> list[int]:
+        if not departures:
+            return []
+        execute = self._connection.execute
+        left = execute(
+            "DELETE FROM delivery WHERE id IN (SELECT value FROM json_each(?))",
+            (encode_json([d.delivery.id for d in departures]).decode(),),
+        )
+        if left.rowcount != len(departures):  # counting it out twice would spoil the ledger
+            raise sqlite3.IntegrityError("a delivery that leaves is not in the spool")
+        messages = {d.delivery.message.id: d.delivery.message for d in departures}
+        execute(
+            "DELETE FROM message WHERE id IN (SELECT value FROM json_each(?)) AND NOT EXISTS ("
+            "SELECT 1 FROM delivery d WHERE d.id > message.id AND d.id <= message.id + message.recipients)",
+            (encode_json(list(messages)).decode(),),
+        )
+        in_files = [m.id for m in messages.values() if m.body is None]
+        if not in_files:
+            return []
+        kept = execute(
+            "SELECT json_group_array(id) FROM message WHERE id IN (SELECT value FROM json_each(?))",
+            (encode_json(in_files).decode(),),
+        ).fetchone()[0]
+        return sorted(set(in_files) - set(msgspec.json.decode(kept)))
+
+    def _requeue(self, requeues: list[Requeue]) -> None:
+        if requeues:
+            rows = [(r.delivery.id, r.due, r.attempts, r.source, r.last) for r in requeues]
+            found = self._connection.execute(
+                "UPDATE delivery SET due = j.value->>1, attempts = j.value->>2, source = j.value->>3, "
+                "last = j.value->>4 FROM json_each(?) AS j WHERE delivery.id = j.value->>0",
+                (encode_json(rows).decode(),),
+            )
+            if found.rowcount != len(requeues):
+                raise sqlite3.IntegrityError("a delivery that is put back is not in the spool")
+
+    def _receive(self, receptions: list[Reception]) -> None:
+        if not receptions:
+            return
+        messages = [message_row(r.message, len(r.deliveries)) for r in receptions]
+        self._insert("message", "id, recipients, size, meta, head, body", messages)
+        deliveries = [delivery_row(d) for r in receptions for d in r.deliveries]
+        self._insert("delivery", "id, message, queue, due, recipient", deliveries)
+
+    def _insert(self, table: str, columns: str, rows: list[tuple[Any, ...]]) -> None:
+        for start in range(0, len(rows), _WIDEST):
+            part = rows[start : start + _WIDEST]
+            values = [value for row in part for value in row]
+            self._connection.execute(insert_statement(table, columns, len(part)), values)
+
+    def _count(self, batch: Batch) -> None:
+        """Queue counters, the day's ledger and the outbox of records, each in one statement."""
+        queues: dict[str, list[float]] = defaultdict(lambda: [0, NEVER])
+        for reception in batch.receptions:
+            for delivery in reception.deliveries:
+                row = queues[delivery.queue]
+                row[0] += 1
+                row[1] = min(row[1], delivery.due)
+        for departure in batch.departures:
+            queues[departure.delivery.queue][0] -= 1
+        for requeue in batch.requeues:
+            row = queues[requeue.delivery.queue]
+            row[1] = min(row[1], requeue.due)
+        if queues:
+            self._connection.execute(
+                "INSERT INTO queue SELECT value->>0, value->>1, value->>2 FROM json_each(?) WHERE true "
+                "ON CONFLICT (name) DO UPDATE SET count = count + excluded.count, "
+                "next_due = min(next_due, excluded.next_due)",
+                (encode_json([(name, *row) for name, row in queues.items()]).decode(),),
+            )
+        told: list[Departure | Requeue | Reception] = [*batch.departures, *batch.requeues, *batch.receptions]
+        self.keep_records(b"".join([t.line for t in told]), (e for t in told for e in t.entries))
+
+    def keep_records(self, lines: bytes, entries: Iterable[Entry]) -> None:
+        """Adds record lines to the outbox and their entries to the ledger, inside the open transaction."""
+        sums: dict[tuple[int, str, str, str], int] = defaultdict(int)
+        for entry in entries:
+            sums[entry.day, entry.account, entry.stream, entry.term] += entry.count
+        if not lines and not sums:
+            return
+        rows = encode_json([(*key, count) for key, count in sums.items()]).decode()
+        self._connection.execute("INSERT INTO outbox (lines, entries) VALUES (?, ?)", (lines, rows))
+        self._connection.execute(
+            "INSERT INTO tally SELECT value->>0, value->>1, value->>2, value->>3, value->>4 FROM json_each(?) "
+            "WHERE true ON CONFLICT DO UPDATE SET count = count + excluded.count",
+            (rows,),
+        )
+
+    def _settle(self, names: list[str]) -> dict[str, float]:
+        """Writes the true next due time of queues of which nothing is in memory; drops those that are empty."""
+        if not names:
+            return {}
+        execute = self._connection.execute
+        argument = (encode_json(names).decode(),)
+        execute(
+            "UPDATE queue SET next_due = coalesce((SELECT min(due) FROM delivery WHERE queue = queue.name), 9e15) "
+            "WHERE name IN (SELECT value FROM json_each(?))",
+            argument,
+        )
+        execute("DELETE FROM queue WHERE count = 0 AND name IN (SELECT value FROM json_each(?))", argument)
+        found = execute(
+            "SELECT json_group_array(json_array(name, next_due)) FROM queue "
+            "WHERE name IN (SELECT value FROM json_each(?))",
+            argument,
+        ).fetchone()[0]
+        due = {name: float(when) for name, when in msgspec.json.decode(found)}
+        return {name: due.get(name, NEVER) for name in names}
+
+
+def message_row(message: Message, recipients: int) -> tuple[Any, ...]:
+    """(id, recipients, size, meta, head, body)."""
+    meta = Meta(
+        message.account,
+        message.connection,
+        message.stream,
+        message.envelope,
+        message.edits,
+        message.message_id,
+        message.client,
+        message.eightbit,
+    )
+    return (message.id, recipients, message.size, encode_json(meta).decode(), message.head, message.body)
+
+
+def delivery_row(delivery: Delivery) -> tuple[Any, ...]:
+    """(id, message, queue, due, recipient)."""
+    recipient = encode_json(delivery.recipient).decode()
+    return (delivery.id, delivery.message.id, delivery.queue, delivery.due, recipient)
+
+
+@lru_cache(maxsize=4 * _WIDEST)
+def insert_statement(table: str, columns: str, rows: int) -> str:
+    """``INSERT INTO table (columns) VALUES (?, ...), ...`` of so many rows."""
+    one = f"({', '.join('?' * (columns.count(',') + 1))})"
+    return f"INSERT INTO {table} ({columns}) VALUES {', '.join([one] * rows)}"

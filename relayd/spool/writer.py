@@ -1,0 +1,181 @@
+"""The writer: one thread that makes changes durable, as many at once as have arrived (group commit).
+
+Enter, from the main thread: changes, each with a ``done`` to be called.  Leave, through ``post`` (which runs a call on
+the main thread): ``done(None)`` once the change is on disk, ``done(error)`` for a reception that could not be kept.
+
+Outcomes go first in each batch, and receptions get at most as many places as outcomes while outcomes wait, so a flood
+of submissions never starves delivery.  An outcome is never given up: while the disk refuses, it stays first in line.
+"""
+
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from relayd.spool.store import Applied, Batch, Departure, Reception, Requeue, Store
+
+Done = Callable[[Any], None]
+Post = Callable[..., Any]
+Change = Reception | Departure | Requeue
+
+BATCH = 512  # changes in one transaction: bounds what a crash can repeat, and how long a commit takes
+BATCH_BYTES = 8 << 20
+_FAIR_SHARE = 32  # receptions that may always go along with waiting outcomes
+_RETRY = 1.0  # seconds between tries while the disk refuses
+
+# Faults of one change, not of the disk: the batch is taken apart to find it.
+_OWN_FAULTS = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.DataError)
+
+
+class Settle(str):
+    """The name of a queue whose true next due time is wanted; ``done`` gets the time."""
+
+
+class Writer(threading.Thread):
+    """Owns the store from its start to its stop.  ``fault(error | None)`` is posted when writing begins to fail, and
+    again with None when it works again; ``unlink(messages)`` is called here for body files no longer needed."""
+
+    def __init__(
+        self, store: Store, post: Post, fault: Callable[[str | None], None], unlink: Callable[[list[int]], None]
+    ) -> None:
+        super().__init__(name="spool-writer", daemon=True)
+        self._store = store
+        self._post = post
+        self._fault = fault
+        self._unlink = unlink
+        self._inbox: SimpleQueue[tuple[Any, Done | None] | None] = SimpleQueue()
+        self._outcomes: deque[tuple[Any, Done | None]] = deque()
+        self._receptions: deque[tuple[Reception, Done | None]] = deque()
+        self._stopping = False
+        self._failing = False
+        self.batches = 0
+        self.changes = 0
+        self.beat = time.monotonic()
+
+    def submit(self, change: "Change | Settle | Callable[[sqlite3.Connection], Any]", done: Done | None) -> None:
+        """Queues one change.  Any thread."""
+        self._inbox.put((change, done))
+
+    def stop(self) -> None:
+        """Commits all that was submitted before, then ends the thread.  Join it afterwards."""
+        self._inbox.put(None)
+
+    def run(self) -> None:
+        while True:
+            self.beat = time.monotonic()
+            self._collect()
+            if self._outcomes or self._receptions:
+                self._commit(self._next_batch())
+            elif self._stopping:
+                return
+
+    def _collect(self) -> None:
+        """Takes everything that has arrived; waits for something if there is nothing to do."""
+        wait = not (self._outcomes or self._receptions or self._stopping)
+        while True:
+            try:
+                item = self._inbox.get(wait, 1.0 if wait else None)
+            except Empty:
+                return
+            wait = False
+            if item is None:
+                self._stopping = True
+            elif isinstance(item[0], Reception):
+                self._receptions.append(item)
+            else:
+                self._outcomes.append(item)
+
+    def _next_batch(self) -> list[tuple[Any, Done | None]]:
+        chosen = [self._outcomes.popleft() for _ in range(min(BATCH, len(self._outcomes)))]
+        room = max(len(chosen), _FAIR_SHARE) if self._outcomes else BATCH
+        size = 0
+        while self._receptions and room and size < BATCH_BYTES:
+            item = self._receptions.popleft()
+            chosen.append(item)
+            size += len(item[0].message.body or b"")
+            room -= 1
+        return chosen
+
+    def _commit(self, items: list[tuple[Any, Done | None]]) -> None:
+        try:
+            applied = self._store.apply(_batch([change for change, _ in items]))
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, _OWN_FAULTS):
+                self._take_apart(items, error)
+            else:
+                self._hold(items, error)
+        except Exception as error:
+            self._take_apart(items, error)
+        else:
+            self.batches += 1
+            self.changes += len(items)
+            if applied.gone:
+                self._unlink(applied.gone)
+            if self._failing:
+                self._failing = False
+                self._post(self._fault, None)
+            self._post(_tell, items, applied)
+
+    def _take_apart(self, items: list[tuple[Any, Done | None]], error: Exception) -> None:
+        if len(items) > 1:
+            for item in items:
+                self._commit([item])
+            return
+        change, done = items[0]
+        self._post(self._fault, f"a {type(change).__name__} was refused by the spool: {error}")
+        self._failing = True
+        if done:
+            self._post(done, error)
+
+    def _hold(self, items: list[tuple[Any, Done | None]], error: sqlite3.Error) -> None:
+        """The disk refuses: receptions are told so, everything else waits for the next try."""
+        for change, done in reversed(items):
+            if not isinstance(change, Reception):
+                self._outcomes.appendleft((change, done))
+            elif done:
+                self._post(done, error)
+        self._failing = True
+        self._post(self._fault, f"the spool cannot be written: {error}")
+        time.sleep(_RETRY)
+        if self._stopping and self._outcomes:
+            self._outcomes.clear()  # a stop with a dead disk: what is on disk is tried again at the next start
+
+
+def _batch(changes: list[Any]) -> Batch:
+    batch = Batch()
+    for change in changes:
+        match change:
+            case Reception():
+                batch.receptions.append(change)
+            case Departure():
+                batch.departures.append(change)
+            case Requeue():
+                batch.requeues.append(change)
+            case Settle():
+                batch.settles.append(change)
+            case _:
+                batch.jobs.append(change)
+    return batch
+
+
+def _tell(items: list[tuple[Any, Done | None]], applied: Applied) -> None:
+    """Main thread: every ``done`` of a batch that is on disk.  One that fails keeps no other from being told."""
+    results = iter(applied.results)
+    faults: list[Exception] = []
+    for change, done in items:
+        if isinstance(change, Settle):
+            value: Any = applied.settled[change]
+        elif isinstance(change, Reception | Departure | Requeue):
+            value = None
+        else:
+            value = next(results)
+        if done:
+            try:
+                done(value)
+            except Exception as fault:
+                faults.append(fault)
+    if faults:
+        raise ExceptionGroup("after a commit", faults)

@@ -1,0 +1,135 @@
+"""TOML files merged into one and turned into structs table by table, each fault kept with its file and key.
+
+A field of a struct may be ``Annotated[type, parse]``: ``parse`` takes the TOML value and gives the field's, or raises
+ValueError with a sentence.  ``Annotated[str, File]`` is a path; other fields are checked against their type by msgspec.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_origin, get_type_hints
+
+import msgspec
+
+from relayd import notation
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """One thing wrong, and where.  ``key`` is dotted, "" for the file itself."""
+
+    file: str
+    key: str
+    text: str
+
+    def __str__(self) -> str:
+        return ": ".join(filter(None, (self.file, self.key, self.text)))
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; ``faults`` holds the first one of every table."""
+
+    def __init__(self, faults: list[Fault]) -> None:
+        super().__init__("\n".join(map(str, faults)))
+        self.faults = faults
+
+
+class File:
+    """Marks a path: a relative one is taken from the directory of the main file."""
+
+
+class Reader:
+    """One reading: the merged tables, where each key came from, and the faults so far."""
+
+    def __init__(self, path: Path) -> None:
+        self.main = str(path)
+        self.base = str(path.absolute().parent)
+        self.raw: dict[str, Any] = {}
+        self.faults: dict[str, Fault] = {}
+        self._where: dict[str, str] = {}
+        for file in [path, *sorted((path.parent / "conf.d").glob("*.toml"))]:
+            self._merge(self.raw, _parsed(file), str(file), "")
+
+    def _merge(self, into: dict[str, Any], new: Mapping[str, Any], file: str, prefix: str) -> None:
+        for key, value in new.items():
+            name = prefix + key
+            if isinstance(value, dict) and isinstance(into.setdefault(key, {}), dict):
+                self._where.setdefault(name, file)
+                self._merge(into[key], value, file, name + ".")
+            elif not prefix and isinstance(value, list) and isinstance(into.setdefault(key, []), list):
+                for item in value:
+                    self._where[f"{name}[{len(into[key])}]"] = file
+                    into[key].append(item)
+            else:
+                into[key] = value
+                self._where[name] = file
+
+    def fault(self, table: str, key: str, text: str) -> None:
+        """Keeps the table's first fault, with the file that the key, or else the nearest table above it, is from."""
+        name = ".".join(filter(None, (table, key)))
+        above = name
+        while above and above not in self._where:
+            above = above[: max(above.rfind("."), above.rfind("["), 0)]
+        self.faults.setdefault(table, Fault(self._where.get(above, self.main), name, text))
+
+    def table(self, kind: type[T], raw: object, name: str) -> T | None:
+        """One table as its struct, or None and a fault."""
+        if not isinstance(raw, dict):
+            self.fault(name, "", f"must be a table, not {raw!r}")
+            return None
+        fields = {field.name: field for field in msgspec.structs.fields(kind)}
+        hints = get_type_hints(kind, include_extras=True)
+        for key in (key for key in raw if key not in fields):
+            self.fault(name, key, f"unknown key{notation.nearest(key, fields)}")
+        values = {}
+        for key, field in fields.items():
+            if key in raw:
+                try:
+                    values[key] = self._value(hints[key], raw[key])
+                except ValueError as error:
+                    self.fault(name, key, str(error))
+            elif field.required:
+                self.fault(name, key, "is missing")
+        return None if name in self.faults else kind(**values)
+
+    def _value(self, kind: Any, raw: object) -> object:
+        parse = kind.__metadata__[0] if get_origin(kind) is Annotated else None
+        if parse is File:
+            if not isinstance(raw, str) or not raw:
+                raise ValueError(f"{raw!r} is not a path")
+            return os.path.join(self.base, raw)
+        return parse(raw) if parse else _plain(kind, raw)
+
+    def array(self, name: str) -> list[Any]:
+        items = self.raw.get(name, [])
+        if isinstance(items, list):
+            return items
+        self.fault(name, "", f"is an array: write [[{name}]]")
+        return []
+
+    def named(self, name: str) -> dict[str, Any]:
+        items = self.raw.get(name, {})
+        if isinstance(items, dict) and all(isinstance(item, dict) for item in items.values()):
+            return items
+        self.fault(name, "", f"holds named tables: write [{name}.NAME]")
+        return {}
+
+
+def _parsed(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError([Fault(str(file), "", error.strerror or str(error))]) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError([Fault(str(file), "", f"is not TOML: {error}")]) from None
+
+
+def _plain(kind: Any, raw: object) -> object:
+    if get_origin(kind) is Literal and raw not in kind.__args__:
+        raise ValueError(f"{raw!r} is none of {', '.join(map(str, kind.__args__))}")
+    try:
+        return msgspec.convert(raw, kind)
+    except msgspec.ValidationError:
+        raise ValueError(f"{raw!r} is of the wrong type: {getattr(kind, '__name__', kind)} expected") from None

@@ -1,0 +1,334 @@
+"""The configuration: what loads, what is filled in, and what each fault is called."""
+
+import datetime
+import re
+import tomllib
+from pathlib import Path
+
+import msgspec
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from relayd import config
+from relayd.config import ConfigError, Routes, control_path, load
+
+EXAMPLE = Path(__file__).parent.parent / "etc" / "relayd.toml"
+NODE = '[node]\nname = "mx1.relay.example"\nspool = "spool"\ncontrol = "control.sock"\n'
+RELAY = """
+[[listener]]
+service = "relay"
+listen = "tcp:2525"
+allow = ["127.0.0.1/32"]
+account = "crm"
+stream = "default"
+"""
+SUBMISSIONS = '[[listener]]\nservice = "submissions"\nlisten = "tcp:465"\n'
+
+
+def written(directory: Path, text: str, **more: str) -> Path:
+    (directory / "relayd.toml").write_text(text)
+    for name, part in more.items():
+        (directory / "conf.d").mkdir(exist_ok=True)
+        (directory / "conf.d" / f"{name}.toml").write_text(part)
+    return directory / "relayd.toml"
+
+
+def faults(path: Path) -> dict[str, str]:
+    with pytest.raises(ConfigError) as raised:
+        load(path)
+    return {fault.key: fault.text for fault in raised.value.faults}
+
+
+def pair(directory: Path, name: str = "relay") -> tuple[Path, Path]:
+    """A self-signed certificate and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    start = datetime.datetime(2020, 1, 1)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(start)
+        .not_valid_after(start + datetime.timedelta(days=36500))
+        .sign(key, hashes.SHA256())
+    )
+    crt, pem = directory / f"{name}.crt", directory / f"{name}.key"
+    crt.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    form = serialization.PrivateFormat.PKCS8
+    pem.write_bytes(key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption()))
+    return crt, pem
+
+
+def with_tls(crt: Path | str, key: Path | str) -> str:
+    return NODE + f'[tls]\ncertificate = "{crt}"\nkey = "{key}"\n' + SUBMISSIONS
+
+
+def example(tmp_path: Path, *, everything: bool) -> str:
+    crt, key = pair(tmp_path)
+    text = EXAMPLE.read_text()
+    text = text.replace("/etc/relayd/tls/fullchain.pem", str(crt)).replace("/etc/relayd/tls/privkey.pem", str(key))
+    return re.sub(r"(?m)^#(?=[\[a-z])", "", text) if everything else text
+
+
+@pytest.mark.parametrize("everything", [False, True])
+def test_example_loads_as_shipped_and_with_everything_switched_on(tmp_path, everything):
+    loaded = load(written(tmp_path, example(tmp_path, everything=everything)))
+    assert [door.service for door in loaded.listener] == ["submissions", "submission", "relay"]
+    assert bool(loaded.route) == bool(loaded.sandbox) == bool(loaded.dkim) == everything
+
+
+def test_example_names_every_key_that_exists_and_no_other_default(tmp_path):
+    raw = tomllib.loads(example(tmp_path, everything=True))
+    shown = {
+        config.Node: raw["node"],
+        config.TLS: raw["tls"],
+        config.Listener: {**raw["listener"][2], **raw["listener"][0]},
+        config.Source: raw["source"]["t1"],
+        config.Pool: raw["pool"]["transactional"],
+        config.Stream: raw["stream"]["transactional"],
+        config.Route: raw["route"][0],
+        config.Dkim: raw["dkim"]["sender.example"],
+        config.Resolver: raw["resolver"],
+        config.Retry: raw["retry"],
+        config.Egress: raw["egress"],
+        config.Sandbox: raw["sandbox"],
+    }
+    for kind, table in shown.items():
+        assert set(table) == {field.name for field in msgspec.structs.fields(kind)}
+    loaded = load(written(tmp_path, example(tmp_path, everything=True)))
+    assert (loaded.resolver, loaded.retry, loaded.egress) == (config.Resolver(), config.Retry(), config.Egress())
+    plain = config.Listener(service="submissions", listen="tcp:465")
+    assert loaded.listener[0] == plain
+    assert (loaded.node.min_free, loaded.node.drain) == (512 * 2**20, 30.0)
+    assert loaded.stream["transactional"].priority == config.Stream().priority
+
+
+def test_config_without_sources_pools_and_streams_has_one_of_each_called_default(tmp_path):
+    loaded = load(written(tmp_path, NODE))
+    assert loaded.source == {"default": config.Source(address=(), ehlo="mx1.relay.example")}
+    assert loaded.pool["default"].sources == {"default": 1}
+    assert loaded.stream["default"].pool == "default"
+    assert loaded.node.default_stream == "default"
+
+
+def test_sources_without_pool_make_one_pool_of_equal_weights(tmp_path):
+    text = NODE + '[source.a]\naddress = "192.0.2.1"\n[source.b]\naddress = ["192.0.2.2", "2001:DB8::2"]\n'
+    loaded = load(written(tmp_path, text))
+    assert loaded.pool["default"].sources == {"a": 1, "b": 1}
+    assert loaded.source["b"].address == ("192.0.2.2", "2001:db8::2")
+
+
+def test_stream_takes_the_retries_of_the_relay_unless_it_has_its_own(tmp_path):
+    retry = '[retry]\nschedule = ["1m"]\nexpire = "1h30m"\n'
+    streams = '[stream.a]\n[stream.b]\nschedule = ["2s", "3s"]\nexpire = "1d"\n'
+    loaded = load(written(tmp_path, NODE + retry + streams))
+    assert (loaded.stream["a"].schedule, loaded.stream["a"].expire) == ((60.0,), 5400.0)
+    assert (loaded.stream["b"].schedule, loaded.stream["b"].expire) == ((2.0, 3.0), 86400.0)
+
+
+def test_first_stream_is_the_default_and_stands_in_for_unknown_ones(tmp_path):
+    loaded = load(written(tmp_path, NODE + "[stream.first]\n[stream.second]\n"))
+    assert [loaded.stream_named(name) for name in ("", "second", "gone")] == ["first", "second", "first"]
+
+
+def test_relay_clients_act_for_the_listeners_account_or_their_own(tmp_path):
+    more = ', { net = "10.1.0.0/16", account = "crm2" }, { net = "::1", stream = "default" }]'
+    loaded = load(written(tmp_path, NODE + RELAY.replace('/32"]', '/32"' + more)))
+    assert loaded.listener[0].allow == (
+        config.Allow("127.0.0.1/32", "crm", "default"),
+        config.Allow("10.1.0.0/16", "crm2", "default"),
+        config.Allow("::1/128", "crm", "default"),
+    )
+    assert loaded.accounts() == {"crm", "crm2"}
+
+
+def test_paths_are_taken_from_the_files_directory(tmp_path):
+    path = written(tmp_path, NODE)
+    assert load(path).node.spool == str(tmp_path / "spool")
+    assert control_path(path) == str(tmp_path / "control.sock")
+
+
+def test_conf_d_merges_tables_and_appends_arrays_in_lexical_order(tmp_path):
+    path = written(
+        tmp_path,
+        NODE + '[egress]\nport = 26\n[[route]]\ndomain = "a.example"\nvia = "h1:25"\n',
+        b='[egress]\nconnections = 3\n[[route]]\ndomain = "c.example"\nvia = "h3:25"\n',
+        a='[egress]\nport = 27\nconnections = 2\n[[route]]\ndomain = "b.example"\nvia = "h2:25"\n',
+    )
+    loaded = load(path)
+    assert (loaded.egress.port, loaded.egress.connections) == (27, 3)
+    assert [route.via for route in loaded.route] == ["h1:25", "h2:25", "h3:25"]
+
+
+def test_fault_names_the_file_that_the_key_is_from(tmp_path):
+    route = '[[route]]\ndomain = "*"\n'
+    path = written(tmp_path, NODE + route + 'via = "h:25"\n', x="[node]\ndrain = 5\n" + route)
+    with pytest.raises(ConfigError) as raised:
+        load(path)
+    found = {fault.key: Path(fault.file).name for fault in raised.value.faults}
+    assert found == {"node.drain": "x.toml", "route[1].via": "x.toml"}
+
+
+def test_every_faulty_table_is_reported_with_its_first_fault(tmp_path):
+    text = '[node]\nname = "x y"\nspool = 3\ncontrol = "c"\n[egress]\nprot = 25\nidle = "soon"\n'
+    text += "[sourc.a]\n[pool.p]\nsources = { t1 = 0 }\n"
+    found = faults(written(tmp_path, text))
+    assert found == {
+        "node.name": "'x y' is not a host name",
+        "egress.prot": 'unknown key (did you mean "port"?)',
+        "sourc": 'unknown table (did you mean "source"?)',
+        "pool.p.sources": "0 is not a whole number, at least 1",
+    }
+
+
+def test_error_reads_as_file_key_and_text_on_a_line_each(tmp_path):
+    path = written(tmp_path, NODE.replace("mx1.relay.example", ""))
+    with pytest.raises(ConfigError, match=re.escape(f"{path}: node.name: '' is not a host name")):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "words"),
+    [
+        ("", "node.name", "is missing"),
+        ("node = 3", "node", "must be a table"),
+        ("listener = 3\n" + NODE, "listener", "write [[listener]]"),
+        (NODE + "[source]\naddress = '192.0.2.1'", "source", "write [source.NAME]"),
+        (NODE + "[source.'a b']", "source.a b", "is not a name"),
+        (NODE + "[source.a]\naddress = '192.0.2.300'", "source.a.address", "is not an IP address"),
+        (NODE + "[source.a]\naddress = ['192.0.2.1', '192.0.2.2']", "source.a.address", "one address per family"),
+        (NODE + "[source.a]\nehlo = 'a b'", "source.a.ehlo", "is not a host name"),
+        (NODE + "[source.t1]\n[pool.p]\nsources = { t2 = 1 }", "pool.p.sources", 'did you mean "t1"?'),
+        (NODE + "[pool.p]\nsources = { }", "pool.p.sources", "names no source"),
+        (NODE + "[pool.p]\nsources = { a = true }", "pool.p.sources", "not a whole number"),
+        (NODE + "[stream.s]\npool = 'defualt'", "stream.s.pool", 'did you mean "default"?'),
+        (NODE + "[stream.s]\npriority = 101", "stream.s.priority", "0 to 100"),
+        (NODE + "[retry]\nschedule = []", "retry.schedule", "names no wait"),
+        (NODE + "[retry]\nschedule = ['0s']", "retry.schedule", "no time at all"),
+        (NODE + "[retry]\nexpire = 3", "retry.expire", "is not a duration"),
+        (NODE + "[egress]\nport = 70000", "egress.port", "1 to 65535"),
+        (NODE + "[egress]\ntls = 'yes'", "egress.tls", "none of off, may, encrypt, verify"),
+        (NODE + "[resolver]\nnameservers = ['127.0.0.1:x']", "resolver.nameservers", "is not host:port"),
+        (NODE + "[resolver]\nnameservers = ['ns.example']", "resolver.nameservers", "is not an IP address"),
+        (NODE + "[[route]]\ndomain = '*.'\nvia = 'h:25'", "route[0].domain", "is not a host name"),
+        (NODE + "[[route]]\ndomain = '*'\nvia = 'h'", "route[0].via", "is not host:port"),
+        (NODE + "default_stream = 'x'", "node.default_stream", "no stream 'x'"),
+        (NODE + "min_free = '5 MB'", "node.min_free", "is not a size"),
+        (NODE + "[[listener]]\nservice = 'smtp'\nlisten = 'tcp:25'", "listener[0].service", "is none of submissions"),
+        (NODE + "[[listener]]\nservice = 'feedback'\nlisten = 'tcp:25'", "listener[0].service", "not available yet"),
+        (NODE + SUBMISSIONS, "listener[0].service", "needs a [tls] table"),
+        (NODE + RELAY.replace('["127.0.0.1/32"]', "[]"), "listener[0].allow", "names no client"),
+        (NODE + RELAY.replace("127.0.0.1/32", "127.0.0.1/8"), "listener[0].allow", "has bits behind its prefix"),
+        (NODE + RELAY.replace('["127.0.0.1/32"]', "[{ nett = '::1' }]"), "listener[0].allow", 'did you mean "net"?'),
+        (NODE + RELAY.replace('["127.0.0.1/32"]', "[{ account = 'a' }]"), "listener[0].allow", "names no net"),
+        (NODE + RELAY.replace('account = "crm"', ""), "listener[0].account", "is missing"),
+        (NODE + RELAY.replace('stream = "default"', ""), "listener[0].stream", "is missing"),
+        (NODE + RELAY.replace('stream = "default"', 'stream = "x"'), "listener[0].stream", "no stream 'x'"),
+        (NODE + RELAY.replace("tcp:2525", "tcp:smtp"), "listener[0].listen", "has no port"),
+        (NODE + RELAY.replace("tcp:2525", "ssl:465"), "listener[0].listen", "no endpoint to listen on"),
+        (NODE + RELAY.replace("tcp:2525", "tcp:25:interface=lo"), "listener[0].listen", "is not an IP address"),
+        (NODE + RELAY + "bare = 'fix'", "listener[0].bare", "is none of reject, normalise"),
+        (NODE + RELAY + "max_size = -1", "listener[0].max_size", "is not a size"),
+    ],
+)
+def test_fault_is_called_by_its_key_and_in_words(tmp_path, text, key, words):
+    assert words in faults(written(tmp_path, text)).get(key, "")
+
+
+def test_text_that_is_no_toml_is_reported_with_its_line(tmp_path):
+    assert "line 2" in faults(written(tmp_path, "[node]\nname = \n"))[""]
+
+
+def test_missing_file_is_a_fault_of_its_name(tmp_path):
+    assert faults(tmp_path / "none.toml") == {"": "No such file or directory"}
+    with pytest.raises(ConfigError, match=r"none\.toml"):
+        control_path(tmp_path / "none.toml")
+
+
+def test_control_path_does_without_the_rest_being_right(tmp_path):
+    assert control_path(written(tmp_path, '[node]\ncontrol = "/run/x.sock"\n[tls]\nkey = "none"\n')) == "/run/x.sock"
+    with pytest.raises(ConfigError, match=r"node\.control"):
+        control_path(written(tmp_path, "[node]\n"))
+
+
+def test_control_socket_path_ends_at_107_bytes(tmp_path):
+    fits, longer = "/" + "x" * 106, "/" + "ж" * 53 + "x"
+    assert load(written(tmp_path, NODE.replace("control.sock", fits))).node.control == fits
+    assert "108 bytes long" in faults(written(tmp_path, NODE.replace("control.sock", longer)))["node.control"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "clash"),
+    [
+        ("tcp:25", "tcp:port=25", True),
+        ("tcp:25", "tcp:25:interface=127.0.0.1", True),
+        ("tcp:25:interface=127.0.0.1", "tcp:25:interface=127.0.0.2", False),
+        ("tcp:25", "tcp6:25", False),
+        ("tcp:0", "tcp:0", False),
+        ("unix:/tmp/a", "unix:/tmp/a", True),
+        ("systemd:domain=INET:index=0", "systemd:domain=INET:index=1", False),
+    ],
+)
+def test_two_listeners_cannot_share_a_port(tmp_path, one, other, clash):
+    path = written(tmp_path, NODE + RELAY.replace("tcp:2525", one) + RELAY.replace("tcp:2525", other))
+    if clash:
+        assert "is taken by listener[0]" in faults(path)["listener[1].listen"]
+    else:
+        assert len(load(path).listener) == 2
+
+
+def test_sandbox_and_listener_cannot_share_a_port(tmp_path):
+    path = written(tmp_path, NODE + RELAY + '[sandbox]\nlisten = "tcp:2525"\nmaildir = "m"\n')
+    assert "is taken by listener[0]" in faults(path)["sandbox.listen"]
+
+
+def test_listener_with_login_names_no_clients(tmp_path):
+    path = written(tmp_path, with_tls(*pair(tmp_path)) + 'account = "crm"\n')
+    assert faults(path) == {"listener[0].account": "belongs to a relay listener only"}
+
+
+def test_tls_files_that_match_are_taken(tmp_path):
+    crt, key = pair(tmp_path)
+    assert load(written(tmp_path, with_tls(crt.name, key.name))).tls == config.TLS(certificate=str(crt), key=str(key))
+
+
+def test_tls_files_are_looked_into(tmp_path):
+    crt, key = pair(tmp_path)
+    _, other = pair(tmp_path, "other")
+    junk = tmp_path / "junk"
+    junk.write_bytes(b"\xff nothing")
+    for files, fault, words in [
+        ((tmp_path / "none", key), "tls.certificate", "No such file"),
+        ((junk, key), "tls.certificate", "holds no PEM certificate"),
+        ((crt, tmp_path / "none"), "tls.key", "No such file"),
+        ((crt, junk), "tls.key", "holds no PEM private key"),
+        ((crt, other), "tls.key", "is not the key of"),
+    ]:
+        assert words in faults(written(tmp_path, with_tls(*files)))[fault]
+
+
+def test_route_is_the_exact_domain_then_the_longest_suffix_then_any():
+    def route(domain: str) -> config.Route:
+        return config.Route(domain=domain, via="h:25")
+
+    routes = Routes([route("*"), route("*.example"), route("*.a.example"), route("a.example")])
+    for domain, expected in [
+        ("a.example", "a.example"),
+        ("x.a.example", "*.a.example"),
+        ("y.x.a.example", "*.a.example"),
+        ("b.example", "*.example"),
+        ("example", "*"),
+        ("elsewhere.test", "*"),
+    ]:
+        assert routes.find(domain).domain == expected
+    assert Routes([route("a.example")]).find("b.example") is None
+    assert Routes([]).find("b.example") is None
+
+
+def test_first_of_two_routes_for_a_domain_counts():
+    routes = Routes([config.Route(domain="a.example", via="one:25"), config.Route(domain="a.example", via="two:25")])
+    assert routes.find("a.example").via == "one:25"

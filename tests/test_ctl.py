@@ -1,0 +1,199 @@
+"""relayctl: every verb can be typed, what relayd says is readable and harmless, exit codes tell what happened."""
+
+import contextlib
+import io
+import json
+import os
+import shlex
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.internet import reactor
+from twisted.internet.threads import deferToThread
+from twisted.trial.unittest import TestCase
+
+from relayd import ctl
+from relayd.control.api import ControlService
+from relayd.control.verbs import VERBS
+from tests.fake_relay import opened
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.name)
+def test_example_of_each_verb_parses_as_that_verb(verb):
+    assert ctl.parser().parse_args(shlex.split(verb.example)).verb is verb
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.name)
+def test_help_of_each_verb_shows_its_arguments_and_an_example(verb, capsys):
+    with pytest.raises(SystemExit) as left:
+        ctl.main([*verb.name.split(), "--help"])
+    shown = capsys.readouterr().out
+    assert left.value.code == 0 and f"relayctl {verb.example}" in shown
+    assert all(arg.name.replace("_", "-") in shown or arg.name in shown for arg in verb.args)
+
+
+def test_help_lists_every_verb(capsys):
+    with pytest.raises(SystemExit):
+        ctl.main(["--help"])
+    shown = capsys.readouterr().out
+    assert all(f"  {verb.name} " in shown for verb in VERBS)
+
+
+@pytest.mark.parametrize(
+    "argv", [[], ["nonsense"], ["account"], ["account", "add"], ["--config", "a", "--control", "b", "health"]]
+)
+def test_command_that_cannot_be_understood_exits_2(argv, capsys):
+    with pytest.raises(SystemExit) as left:
+        ctl.main(argv)
+    assert left.value.code == 2
+
+
+def test_without_a_relayd_the_message_says_what_to_do(tmp_path, capsys):
+    assert ctl.main(["--control", str(tmp_path / "none.sock"), "health"]) == 1
+    said = capsys.readouterr().err
+    assert f"no relayd is running at {tmp_path}/none.sock" in said and "twistd relayd" in said
+
+
+def test_without_a_configuration_the_message_says_what_to_name(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("RELAYD_CONTROL", raising=False)
+    assert ctl.main(["--config", str(tmp_path / "none.toml"), "health"]) == 1
+    assert "--control" in capsys.readouterr().err
+
+
+def test_socket_is_the_one_named_then_the_environments_then_the_configurations(tmp_path, monkeypatch, capsys):
+    (tmp_path / "r.toml").write_text('[node]\ncontrol = "from-config.sock"\n')
+    monkeypatch.setenv("RELAYD_CONTROL", "/from-environment.sock")
+    for argv, path in [
+        (["--control", "/named.sock"], "/named.sock"),
+        ([], "/from-environment.sock"),
+        (["--config", str(tmp_path / "r.toml")], f"{tmp_path}/from-config.sock"),
+    ]:
+        assert ctl.main([*argv, "health"]) == 1
+        assert f"no relayd is running at {path};" in capsys.readouterr().err
+
+
+def test_objects_are_lines_lists_of_objects_tables():
+    value = {
+        "name": "crm",
+        "ok": True,
+        "odd": [],
+        "uptime": 3700,
+        "rows": [{"a": 1, "b": None}, {"a": 22, "c": ["x", "y"]}],
+    }
+    assert ctl.rendered(value) == [
+        "name    crm",
+        "ok      yes",
+        "odd     -",
+        "uptime  1h1m",
+        "rows:",
+        "  A   B  C",
+        "  1   -  -",
+        "  22  -  x, y",
+    ]
+    assert ctl.rendered([]) == ["none"]
+    assert ctl.rendered(["a", "b"]) == ["a", "b"]
+
+
+def test_moments_are_shown_as_dates():
+    (line,) = ctl.rendered({"created": 1_700_000_000.0})
+    assert line.startswith("created  2023-11-1")
+
+
+@pytest.mark.parametrize(
+    "value", ["\x1b[2J", "\x9b31m", "a\nb", "\u202egnp", {"\x1b]0;x\x07": "k"}, [{"\x1b[k": "\x1b[v"}], ["\x1b"]]
+)
+def test_nothing_shown_can_steer_a_terminal(value):
+    for line in ctl.rendered(value) + ctl.rendered({"key": value}):
+        assert line.isprintable()
+
+
+class RunningTests(TestCase):
+    """relayctl against a control service that runs."""
+
+    def setUp(self) -> None:
+        self.directory = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, self.directory)
+        self.path = str(self.directory / "c.sock")
+        self.relay = opened(self.directory, reactor.callFromThread)
+        self.addCleanup(self.relay.directory.close)
+        service = ControlService(reactor, self.path, self.relay)
+        service.startService()
+        self.addCleanup(service.stopService)
+
+    async def run_ctl(self, *argv: str) -> tuple[int, str, str]:
+        out, err = io.StringIO(), io.StringIO()
+
+        def call() -> int:
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                return ctl.main(["--control", self.path, *argv])
+
+        return await deferToThread(call), out.getvalue(), err.getvalue()
+
+    async def test_account_and_connection_are_made_and_the_password_shown_once(self) -> None:
+        assert (await self.run_ctl("account", "add", "crm"))[0] == 0
+        argv = shlex.split("connection add --account crm --sender sales@crm.example --stream transactional login1")
+        code, out, _ = await self.run_ctl(*argv)
+        fields = dict(line.split(None, 1) for line in out.splitlines())
+        assert code == 0 and len(fields["password"]) >= 20 and fields["senders"] == "sales@crm.example"
+        code, out, _ = await self.run_ctl("connection", "show", "login1")
+        assert code == 0 and "password" not in out and "active" in out
+
+    async def test_password_of_ones_own_is_read_from_a_file(self) -> None:
+        await self.run_ctl("account", "add", "crm")
+        (self.directory / "secret").write_text("correct horse\n")
+        argv = ["connection", "add", "--account", "crm", "--password-file", str(self.directory / "secret"), "login1"]
+        code, out, _ = await self.run_ctl("--json", *argv)
+        assert code == 0 and json.loads(out)["password"] == "correct horse"
+        code, _, err = await self.run_ctl(*argv[:5], os.devnull, "login2")
+        assert code == 1 and "password: a password has 8" in err
+
+    async def test_repeated_options_all_count(self) -> None:
+        await self.run_ctl("account", "add", "crm")
+        code, out, _ = await self.run_ctl(
+            "connection", "add", "--account", "crm", "--sender", "a@b.example", "--sender", "@c.example", "login1"
+        )
+        assert code == 0 and "a@b.example, @c.example" in out
+
+    async def test_refusal_exits_1_and_names_the_argument(self) -> None:
+        code, out, err = await self.run_ctl("connection", "block", "--reason", "x", "nobody")
+        assert (code, out) == (1, "") and err == "relayctl: login: there is no connection 'nobody'\n"
+
+    async def test_audit_exits_0_when_clean_and_1_with_the_odd_ones_named(self) -> None:
+        assert (await self.run_ctl("audit"))[0] == 0
+        self.relay.books = {"clean": False, "odd": ["00000000000000ff: received, nowhere since"]}
+        code, out, _ = await self.run_ctl("audit")
+        assert code == 1 and "00000000000000ff: received" in out
+
+    async def test_ill_health_exits_1_and_says_what_is_wrong(self) -> None:
+        self.relay.well = {"ok": False, "faults": ["spool: disk full"]}
+        code, out, err = await self.run_ctl("health")
+        assert (code, err) == (1, "") and "spool: disk full" in out
+
+    async def test_json_is_the_whole_answer_and_harmless(self) -> None:
+        code, out, _ = await self.run_ctl("--json", "queue", "list", "--limit", "1")
+        (row,) = json.loads(out)
+        assert code == 0 and row["count"] == 3 and "\x1b" in row["why"] and out.strip().isprintable()
+
+    async def test_table_of_queues_is_harmless(self) -> None:
+        code, out, _ = await self.run_ctl("queue", "list")
+        lines = out.splitlines()
+        assert code == 0 and len(lines) == 3 and lines[0].split()[:3] == ["ACCOUNT", "STREAM", "DOMAIN"]
+        assert all(line.isprintable() for line in lines)
+
+    async def test_socket_that_speaks_no_http_is_reported(self) -> None:
+        from twisted.internet.protocol import Factory, Protocol
+
+        class Chatter(Protocol):
+            def connectionMade(self) -> None:
+                self.transport.write(b"220 mail\r\n")
+                self.transport.loseConnection()
+
+        other = str(self.directory / "other.sock")
+        port: Any = reactor.listenUNIX(other, Factory.forProtocol(Chatter))
+        self.addCleanup(port.stopListening)
+        self.path = other
+        code, _, err = await self.run_ctl("health")
+        assert code == 1 and other in err

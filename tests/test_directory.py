@@ -1,0 +1,248 @@
+"""The directory: what is written is read after its future, survives a restart, and refuses what makes no sense."""
+
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from relayd.directory import Account, Directory, SubmissionConnection, verify_password
+from relayd.errors import InputError
+
+NOW = 1_700_000_000.5
+
+
+class Main:
+    """The main thread: what is posted to it runs when the test says so."""
+
+    def __init__(self) -> None:
+        self.held: list[Callable[[], None]] | None = None
+
+    def post(self, call: Callable[[], None]) -> None:
+        if self.held is None:
+            call()
+        else:
+            self.held.append(call)
+
+
+@pytest.fixture
+def main() -> Main:
+    return Main()
+
+
+@pytest.fixture
+def directory(tmp_path: Path, main: Main) -> Iterator[Directory]:
+    opened = Directory(tmp_path / "directory.sqlite", main.post)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def crm(directory: Directory) -> Directory:
+    directory.add_account("crm", now=NOW).result(10)
+    return directory
+
+
+def connection(**more: object) -> SubmissionConnection:
+    return SubmissionConnection("login1", "crm", "hash", **more)
+
+
+def test_account_is_there_after_its_future(directory):
+    assert directory.account("crm") is None
+    made = directory.add_account("crm", now=NOW).result(10)
+    assert made == Account("crm", "active", "require", NOW) == directory.account("crm")
+    assert directory.accounts() == [made]
+
+
+def test_reader_sees_nothing_until_the_change_comes_to_the_main_thread(directory, main, tmp_path):
+    main.held = []
+    future = directory.add_account("crm", now=NOW)
+    directory.close()
+    assert not future.done() and directory.account("crm") is None
+    assert sqlite3.connect(tmp_path / "directory.sqlite").execute("SELECT name FROM accounts").fetchall() == [("crm",)]
+    for call in main.held:
+        call()
+    assert future.done() and directory.account("crm") is not None
+
+
+def test_account_of_the_same_name_is_refused(crm):
+    with pytest.raises(InputError, match="name: there is already an account 'crm'"):
+        crm.add_account("crm", now=NOW).result(10)
+
+
+def test_malformed_names_are_refused_at_once(crm):
+    with pytest.raises(InputError, match="name: 'c r m' is not a name"):
+        crm.add_account("c r m", now=NOW)
+    with pytest.raises(InputError, match="login: '' is not a name"):
+        crm.add_connection("", account="crm", now=NOW)
+
+
+def test_account_is_suspended_and_resumed(crm):
+    assert crm.set_account_state("crm", "suspended").result(10).state == "suspended" == crm.account("crm").state
+    assert crm.set_account_state("crm", "active").result(10).state == "active" == crm.account("crm").state
+    with pytest.raises(InputError, match="there is no account 'none'"):
+        crm.set_account_state("none", "active").result(10)
+
+
+def test_ensured_account_is_made_without_domain_check_or_left_as_it_is(crm):
+    assert crm.ensure_account("new", now=NOW).result(10) == Account("new", "active", "off", NOW)
+    assert crm.ensure_account("crm", now=NOW + 1).result(10) == Account("crm", "active", "require", NOW)
+
+
+def test_account_ensured_twice_before_either_is_done_is_made_once(directory):
+    futures = [directory.ensure_account("new", now=NOW + n) for n in range(2)]
+    assert [future.result(10).created for future in futures] == [NOW, NOW]
+
+
+def test_connection_without_password_gets_one_that_is_shown_once(crm, tmp_path):
+    made = crm.add_connection("login1", account="crm", now=NOW, senders=["sales@crm.example"]).result(10)
+    assert len(made.password) >= 20
+    assert verify_password(made.password, made.connection.password)
+    assert crm.connection("login1") == made.connection
+    assert made.password.encode() not in b"".join(file.read_bytes() for file in tmp_path.iterdir())
+
+
+def test_connection_takes_a_given_password(crm):
+    made = crm.add_connection("login1", account="crm", now=NOW, password="open-sesame").result(10)
+    assert made.password == "open-sesame" and verify_password("open-sesame", made.connection.password)
+
+
+def test_connection_needs_a_known_account_and_a_free_login(crm):
+    with pytest.raises(InputError, match="account: there is no account 'none'"):
+        crm.add_connection("login1", account="none", now=NOW).result(10)
+    crm.add_connection("login1", account="crm", now=NOW).result(10)
+    with pytest.raises(InputError, match="login: there is already a connection 'login1'"):
+        crm.add_connection("login1", account="crm", now=NOW).result(10)
+
+
+@pytest.mark.parametrize(
+    ("field", "more"),
+    [
+        ("sender", {"senders": ["sales"]}),
+        ("sender", {"senders": ["@"]}),
+        ("sender", {"senders": ["@a b"]}),
+        ("sender", {"senders": ["a@b\r\nc"]}),
+        ("client", {"clients": ["10.0.0.1/8"]}),
+        ("client", {"clients": ["crm.example"]}),
+        ("stream", {"stream": "a b"}),
+    ],
+)
+def test_malformed_fields_are_refused_by_name(crm, field, more):
+    with pytest.raises(InputError) as raised:
+        crm.add_connection("login1", account="crm", now=NOW, **more)
+    assert raised.value.field == field
+
+
+def test_everything_is_there_after_a_restart(crm, main, tmp_path):
+    made = crm.add_connection(
+        "login1",
+        account="crm",
+        now=NOW,
+        senders=["Sales@CRM.example", "@пример.example", "sales@crm.example"],
+        clients=["192.0.2.1", "10.0.0.0/8"],
+        stream="marketing",
+    ).result(10)
+    crm.set_connection_state("login1", "blocked", "too much").result(10)
+    crm.close()
+    again = Directory(tmp_path / "directory.sqlite", main.post)
+    assert again.accounts() == [Account("crm", "active", "require", NOW)]
+    assert again.connections() == [
+        SubmissionConnection(
+            login="login1",
+            account="crm",
+            password=made.connection.password,
+            senders=("sales@crm.example", "@xn--e1afmkfd.example"),
+            clients=("192.0.2.1/32", "10.0.0.0/8"),
+            stream="marketing",
+            state="blocked",
+            reason="too much",
+            created=NOW,
+            version=2,
+        )
+    ]
+    again.close()
+
+
+def test_block_keeps_its_reason_and_every_change_raises_the_version(crm):
+    crm.add_connection("login1", account="crm", now=NOW).result(10)
+    blocked = crm.set_connection_state("login1", "blocked", "leaked").result(10)
+    assert (blocked.state, blocked.reason, blocked.version) == ("blocked", "leaked", 2)
+    active = crm.set_connection_state("login1", "active").result(10)
+    assert (active.state, active.reason, active.version) == ("active", "", 3)
+    assert crm.connection("login1") == active
+
+
+def test_new_password_replaces_the_old(crm):
+    old = crm.add_connection("login1", account="crm", now=NOW).result(10)
+    new = crm.set_password("login1").result(10)
+    assert new.password != old.password and new.connection.version == 2
+    stored = crm.connection("login1").password
+    assert verify_password(new.password, stored) and not verify_password(old.password, stored)
+
+
+def test_removed_connection_is_gone_and_its_login_free(crm):
+    crm.add_connection("login1", account="crm", now=NOW).result(10)
+    assert crm.remove_connection("login1").result(10).login == "login1"
+    assert crm.connection("login1") is None and crm.connections() == []
+    assert crm.add_connection("login1", account="crm", now=NOW).result(10).connection.version == 1
+
+
+@pytest.mark.parametrize("change", ["set_password", "remove_connection"])
+def test_change_of_an_unknown_connection_is_refused(crm, change):
+    with pytest.raises(InputError, match="there is no connection 'none'"):
+        getattr(crm, change)("none").result(10)
+
+
+@pytest.mark.parametrize(
+    ("senders", "address", "may"),
+    [
+        (("sales@crm.example",), "sales@crm.example", True),
+        (("sales@crm.example",), "Sales@CRM.Example", True),
+        (("sales@crm.example",), "other@crm.example", False),
+        (("@crm.example",), "anyone@CRM.example", True),
+        (("@crm.example",), "anyone@sub.crm.example", False),
+        (("@crm.example",), "x@evil.example@crm.example", True),
+        (("@xn--e1afmkfd.example",), "кто@пример.example", True),
+        (("*",), "anyone@anywhere.example", True),
+        ((), "sales@crm.example", False),
+        (("@crm.example",), "", False),
+        (("@crm.example",), "postmaster", False),
+    ],
+)
+def test_connection_may_send_as_its_addresses_and_domains(senders, address, may):
+    assert connection(senders=senders).may_send_as(address) is may
+
+
+def test_connection_without_client_list_may_come_from_anywhere():
+    assert connection().may_connect_from("203.0.113.9")
+
+
+def test_connection_with_client_list_may_come_from_there_only():
+    listed = connection(clients=("192.0.2.0/24", "2001:db8::1/128"))
+    seen = {
+        client: listed.may_connect_from(client) for client in ("192.0.2.7", "::ffff:192.0.2.7", "2001:db8::1", "::1")
+    }
+    assert seen == {"192.0.2.7": True, "::ffff:192.0.2.7": True, "2001:db8::1": True, "::1": False}
+
+
+def test_file_is_for_its_owner_only(crm, tmp_path):
+    assert {oct(os.stat(file).st_mode & 0o777) for file in tmp_path.iterdir()} == {"0o600"}
+
+
+def test_file_of_a_newer_relayd_is_refused_and_left_alone(tmp_path, main):
+    db = sqlite3.connect(tmp_path / "directory.sqlite")
+    db.execute("PRAGMA user_version = 99")
+    db.close()
+    with pytest.raises(RuntimeError, match="is of version 99"):
+        Directory(tmp_path / "directory.sqlite", main.post)
+
+
+def test_failed_write_leaves_memory_and_file_as_they_were(crm, tmp_path):
+    other = sqlite3.connect(tmp_path / "directory.sqlite")
+    other.execute("CREATE TRIGGER full BEFORE INSERT ON connections BEGIN SELECT RAISE(FAIL, 'disk full'); END")
+    other.commit()
+    other.close()
+    with pytest.raises(sqlite3.Error, match="disk full"):
+        crm.add_connection("login1", account="crm", now=NOW).result(10)
+    assert crm.connection("login1") is None
