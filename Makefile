@@ -13,16 +13,12 @@ export RELAYD_BASE_PORT
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_ROOT_USER_ACTION = ignore
 
-# The rooms above the Twisted line are checked by ruff and by their tests; Twisted's types are too loose for --strict.
-SHELL_ROOMS := control delivery listener resolver sandbox service tls
-STRICT = $(filter-out $(SHELL_ROOMS:%=relayd/%) $(SHELL_ROOMS:%=relayd/%.py),$(wildcard relayd/*.py $(dir $(wildcard relayd/*/__init__.py))))
-
 .PHONY: help run test lint format venv clients clean
 
 help:
 	@echo "make run     start relayd with a quickstart configuration under $(VAR)/"
 	@echo "make test    all tests, and what they need"
-	@echo "make lint    ruff, and mypy --strict below the Twisted line"
+	@echo "make lint    ruff, and mypy --strict"
 	@echo "make format  let ruff rewrite what lint would complain of"
 	@echo "make venv    only the virtual environment, $(VENV)"
 	@echo "make clean   remove what was built (not $(VENV), not $(VAR))"
@@ -37,7 +33,7 @@ test: $(READY) clients
 lint: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/mypy $(patsubst %/,%,$(STRICT)) console/relayd_console
+	$(BIN)/mypy relayd console/relayd_console
 
 format: $(READY)
 	$(BIN)/ruff check --fix

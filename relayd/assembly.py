@@ -143,7 +143,7 @@ def reconfigure(running: ListenerService, wanted: ListenerService) -> None:
 
 def refuse_restart_only(old: config.Config, new: config.Config) -> None:
     """Raises ValueError for a change that only a restart can bring."""
-    pairs = {
+    pairs: dict[str, tuple[object, object]] = {
         "node.name": (old.node.name, new.node.name),
         "node.spool": (old.node.spool, new.node.spool),
         "node.control": (old.node.control, new.node.control),
@@ -153,8 +153,8 @@ def refuse_restart_only(old: config.Config, new: config.Config) -> None:
         "tls": (old.tls is None, new.tls is None),
     }
     for door in new.listener:
-        before = next((d for d in old.listener if d.listen == door.listen), door)
-        pairs[f"listener {door.listen}: service"] = (before.service, door.service)
+        known = next((d for d in old.listener if d.listen == door.listen), door)
+        pairs[f"listener {door.listen}: service"] = (known.service, door.service)
     for key, (before, after) in pairs.items():
         if before != after:
             raise ValueError(f"{key} changed: that needs a restart")

@@ -202,17 +202,20 @@ def _flat(item: dict[str, Any] | list[Any]) -> bool:
 def _table(rows: list[dict[str, Any]]) -> list[str]:
     columns = list(dict.fromkeys(key for row in rows for key in row))
     cells = [[printable(name).upper() for name in columns]]
-    cells += [[_cell(name, row.get(name), _WIDEST) for name in columns] for row in rows]
+    # The last column has room to the end of the line: there stands what is long, such as a server's words.
+    limits = [*[_WIDEST] * (len(columns) - 1), 1024]
+    cells += [[_cell(name, row.get(name), limit) for name, limit in zip(columns, limits, strict=True)] for row in rows]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
     return ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in cells]
 
 
 _MOMENTS = frozenset({"created", "started", "due", "received", "time", "expires"})
+_EPOCH = 1e9  # less is a count that bears the same name
 
 
 def _cell(key: str, item: Any, limit: int = 1024) -> str:
     number = isinstance(item, int | float) and not isinstance(item, bool)
-    if number and key in _MOMENTS:
+    if number and key in _MOMENTS and item > _EPOCH:
         return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(item))
     if number and key in ("uptime", "age"):
         return show_duration(item)

@@ -1,10 +1,13 @@
-"""What SMTP says around a message: sender, recipients and their options (RFC 5321, 3461 DSN, 6152 8BITMIME, 6531 SMTPUTF8)."""
+"""Messages, what SMTP says around them, and the deliveries they become.
+
+RFC 5321 (envelope), 3461 (DSN), 6152 (8BITMIME), 6531 (SMTPUTF8).
+"""
 
 import msgspec
 
 
 class Recipient(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One accepted RCPT.  ``notify`` is "" (not said), "NEVER" or a comma list; ``orcpt`` the xtext-decoded "type;address"."""
+    """One accepted RCPT.  ``notify`` is "" (not said), "NEVER" or a list; ``orcpt`` the decoded "type;address"."""
 
     address: str
     notify: str = ""
@@ -12,7 +15,7 @@ class Recipient(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One MAIL transaction.  ``sender`` "" is the null reverse-path.  ``size`` is what the client declared, 0 if nothing."""
+    """One MAIL transaction.  ``sender`` "" is the null reverse-path.  ``size`` is what was declared, 0 if nothing."""
 
     sender: str
     recipients: tuple[Recipient, ...] = ()
@@ -51,8 +54,8 @@ class Message(msgspec.Struct, frozen=True):
 
 
 class Delivery(msgspec.Struct):
-    """One recipient's copy of a message, with its own life in queue ``queue``.  ``source`` and ``last`` are those of the
-    last attempt: the source it went by and what was seen, in words."""
+    """One recipient's copy of a message, with its own life in queue ``queue``.  ``source`` and ``last`` are those of
+    the last attempt: the source it went by and what was seen, in words."""
 
     id: int
     message: Message

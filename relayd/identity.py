@@ -1,8 +1,8 @@
 """Identities of messages and deliveries: 62-bit integers that sort by time of reception.
 
-An identity is the millisecond of reception (42 bits) followed by a counter (20 bits).  A message with n recipients takes
-a block: the message is ``m``, its deliveries are ``m + 1 .. m + n``.  So the day a delivery was received, which is the day
-its ledger line belongs to, can be read from its identity alone.
+An identity is the millisecond of reception (42 bits) followed by a counter (20 bits).  A message with n recipients
+takes a block: the message is ``m``, its deliveries are ``m + 1 .. m + n``.  So the day a delivery was received, which
+is the day its ledger line belongs to, can be read from its identity alone.
 """
 
 _COUNTER_BITS = 20

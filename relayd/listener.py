@@ -369,6 +369,7 @@ class ListenerService(Service):
         """Opens the port.  Raises CannotListenError."""
         factory: Any = self.factory
         if factory.secure:
+            assert self.factory.tls is not None
             factory = TLSMemoryBIOFactory(self.factory.tls, False, self.factory, self.reactor)
             factory.noisy = False
         self.port = await serverFromString(self.reactor, self.endpoint).listen(factory)

@@ -1,4 +1,4 @@
-"""The outcome of one attempt at one delivery, with its evidence.  An outcome is made once, by the session that saw it."""
+"""The outcome of one attempt at one delivery, with its evidence: made once, by the session that saw it."""
 
 from typing import Literal
 

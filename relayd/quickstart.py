@@ -55,6 +55,10 @@ listen  = "tcp:{submission}:interface=127.0.0.1"
 [stream.transactional]
 priority = 90
 
+[retry]                                   # short, so that greylisting can be watched
+schedule = ["10s", "30s", "1m", "5m"]
+expire   = "1h"
+
 [[route]]
 domain = "*"
 via    = "127.0.0.1:{sandbox}"

@@ -57,7 +57,7 @@ def parsed(code: int, lines: list[bytes]) -> Reply:
 
 
 def printable(raw: bytes | str, limit: int = 1024) -> str:
-    """Text from a peer made safe to show: control characters and bidi overrides as \\xNN, cut at ``limit`` characters."""
+    """Text from a peer, safe to show: control characters and bidi overrides as \\xNN, cut at ``limit`` characters."""
     text = raw[: limit * 4].decode("utf-8", "backslashreplace") if isinstance(raw, bytes) else raw
     text = _UNSAFE.sub(lambda m: f"\\x{ord(m[0]):02x}", text)
     return text if len(text) <= limit else text[: limit - 1] + "…"

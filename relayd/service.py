@@ -1,11 +1,10 @@
 """A relay, from its configuration to a running ``twistd`` service: what it is made of, in the order in which it starts.
 
 ``twistd relayd --config FILE`` calls ``makeService``.  ``Node`` starts the rooms from the disk outwards (spool,
-directory, resolver, courier, listeners, control socket) and stops them the other way round.  It is also what the control
-API's verbs talk to.
+directory, resolver, courier, listeners, control socket) and stops them the other way round.  It is also what the
+control API's verbs talk to.
 """
 
-import json
 import random
 import signal
 import sys
@@ -13,7 +12,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from OpenSSL import SSL
 from twisted.application.service import Service
@@ -22,11 +21,13 @@ from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 from twisted.python import usage
+from twisted.python.failure import Failure
 
 from relayd import assembly, config
 from relayd.control.api import ControlService
 from relayd.control.story import story
 from relayd.delivery import Courier
+from relayd.delivery.routing import words
 from relayd.delivery.sources import check_sources
 from relayd.directory import Directory, Verifier
 from relayd.envelope import Delivery
@@ -35,6 +36,7 @@ from relayd.identity import received_at, show
 from relayd.listener import ListenerService
 from relayd.queue.scheduler import Scheduler
 from relayd.reception import Relay
+from relayd.records import Record, decode
 from relayd.resolver import Resolver
 from relayd.spool import Audit, Spool, SpoolError
 from relayd.tls import ServerTLS
@@ -55,10 +57,10 @@ class Options(usage.Options):
     Examples:  twistd -n relayd --config /etc/relayd/relayd.toml
                twistd relayd --config /etc/relayd/relayd.toml --check
     """
-    optParameters = [
+    optParameters: ClassVar = [
         ["config", "c", "/etc/relayd/relayd.toml", "The configuration file; conf.d/*.toml beside it is read too"]
-    ]  # noqa: RUF012
-    optFlags = [["check", None, "Check the configuration, say what is wrong with it, and exit"]]  # noqa: RUF012
+    ]
+    optFlags: ClassVar = [["check", None, "Check the configuration, say what is wrong with it, and exit"]]
 
     def postOptions(self) -> None:
         try:
@@ -161,11 +163,12 @@ class Node(Service):
     def _open(self, listeners: list[ListenerService]) -> None:
         """Opens all of them or none.  Raises RuntimeError."""
         faults: list[str] = []
+
+        def failed(failure: Failure, name: str) -> None:
+            faults.append(f"{name} cannot listen: {words(failure)}")
+
         for listener in listeners:
-            opened = Deferred.fromCoroutine(listener.listen())
-            opened.addErrback(
-                lambda f, name=listener.name: faults.append(f"{name} cannot listen: {f.getErrorMessage()}")
-            )
+            Deferred.fromCoroutine(listener.listen()).addErrback(failed, str(listener.name))
         if faults:
             for listener in listeners:
                 listener.stopService()
@@ -211,10 +214,9 @@ class Node(Service):
         if bool(fault) != bool(self.space_fault):
             self.log.warn("{what}", what=fault or "There is enough space for the spool again")
         self.space_fault = fault
-        if self._ticks % _SOURCES == 0:
-            if check_sources(self.pools):
-                self.scheduler.source_back(self.now())
-                self.courier.perform()
+        if self._ticks % _SOURCES == 0 and check_sources(self.pools):
+            self.scheduler.source_back(self.now())
+            self.courier.perform()
 
     def _spool_fault(self, fault: str | None) -> None:
         if (fault or "") != self.spool_fault:
@@ -338,16 +340,20 @@ class Node(Service):
         message = show(queued[0].message.id) if queued else ""
         since = received_at(id) - 5
         needle = message or show(id)
-        lines = await _asked(self.spool.find_records, needle.encode(), since)
-        records = [json.loads(line) for line in lines]
+        records = await self._records_of(needle, since)
         if not records and not queued:
             raise InputError("id", f"no message or delivery {show(id)} is in the spool or in the records that are kept")
         if not message:
-            message = next(record["message"] for record in records)
+            message = records[0].message
             if message != needle:
-                lines = await _asked(self.spool.find_records, message.encode(), since)
-                records = [json.loads(line) for line in lines]
+                records = await self._records_of(message, since)
         return story(message, records, queued, self._why)
+
+    async def _records_of(self, id: str, since: float) -> list[Record]:
+        """The records that name a message or delivery, oldest first."""
+        lines = await _asked(self.spool.find_records, id.encode(), since)
+        found = [record for record in map(decode, lines) if id in (record.message, record.delivery)]
+        return sorted(found, key=lambda record: record.time)
 
     def _why(self, delivery: Delivery) -> str:
         """What holds a queued delivery back."""

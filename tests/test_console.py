@@ -1,11 +1,14 @@
 import errno
+import fcntl
 import json
 import os
 import pty
 import select
 import socket
+import struct
 import subprocess
 import sys
+import termios
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -339,17 +342,20 @@ def test_without_a_terminal_it_says_so(capsys: pytest.CaptureFixture[str], monke
 
 def test_on_a_real_terminal_it_starts_without_a_relay_and_quits_on_capital_q(tmp_path: Path) -> None:
     keys, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("4H", 24, 100, 0, 0))
     root = Path(app.__file__).parent.parent
     command = [sys.executable, "-m", "relayd_console.app", "--control", str(tmp_path / "none")]
     environ = {**os.environ, "TERM": "xterm", "PYTHONPATH": str(root)}
     with subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, env=environ) as console:
         os.close(terminal)
-        shown = read_until(keys, b"no relayd is running")
-        os.write(keys, b"Q")
-        read_until(keys, b"", 10)
-        assert console.wait(10) == 0
-    os.close(keys)
-    assert b"no relayd is running" in shown
+        try:
+            assert b"no relayd is running" in read_until(keys, b"no relayd is running")
+            os.write(keys, b"Q")
+            read_until(keys, b"", 10)
+            assert console.wait(10) == 0
+        finally:
+            console.kill()
+            os.close(keys)
 
 
 def read_until(terminal: int, words: bytes, seconds: float = 20) -> bytes:

@@ -54,7 +54,7 @@ def _number(value: object) -> float:
 def status_text(snapshot: Snapshot, now: float) -> tuple[str, str]:
     """Palette entry and text of the line on top."""
     if snapshot.fault:
-        return "fault", f"{visible(snapshot.fault)}; trying again"
+        return "fault", visible(snapshot.fault) + ("; trying again" if snapshot is not NOTHING_YET else "")
     status = snapshot.status
     words = [
         visible(status.get("node", "?")),
@@ -132,7 +132,6 @@ class Console:
     """The screen and its commands.  ``hurry`` asks for a new snapshot; ``now`` gives unix seconds."""
 
     def __init__(self, hurry: Callable[[], None], now: Callable[[], float]) -> None:
-        self._hurry = hurry
         self._now = now
         self._snapshot = NOTHING_YET
         self._asking = False

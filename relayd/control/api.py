@@ -11,13 +11,13 @@ import os
 import socket
 import stat
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any
 
 import msgspec
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, TimeoutError, ensureDeferred, maybeDeferred
+from twisted.internet.defer import Deferred, TimeoutError, maybeDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -90,7 +90,8 @@ def role_by_user(request: Request) -> Role | None:
 
 
 def peer_user(request: Request) -> int:
-    raw = request.channel.transport.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size)
+    transport: Any = request.channel.transport
+    raw = transport.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size)
     return int(_PEERCRED.unpack(raw)[1])
 
 
@@ -173,7 +174,7 @@ def _given(request: Request) -> dict[str, object]:
     if request.method != b"POST":
         several = {_text(name): [_text(value) for value in values] for name, values in request.args.items()}
         return {name: values if len(values) > 1 else values[0] for name, values in several.items()}
-    raw = request.content.read()
+    raw = request.content.read() if request.content else b""
     try:
         return msgspec.json.decode(raw or b"{}", type=dict[str, object])
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -191,7 +192,7 @@ def _deferred(reactor: Any, value: Any) -> Any:
         # A future may be done on any thread.
         value.add_done_callback(lambda done: reactor.callFromThread(_settle, waiting, done))
         return waiting
-    return ensureDeferred(value) if isinstance(value, Awaitable) else value
+    return Deferred.fromCoroutine(value) if isinstance(value, Coroutine) else value
 
 
 def _settle(waiting: "Deferred[Any]", done: "Future[Any]") -> None:

@@ -16,7 +16,7 @@ class Source(msgspec.Struct, frozen=True):
     ehlo: str = ""
 
     def address(self, peer: str) -> str | None:
-        """The address to bind when connecting to ``peer``: "" for the system's choice, None if the family is missing."""
+        """The address to bind to reach ``peer``: "" for the system's choice, None if the family is missing."""
         if not self.addresses:
             return ""
         return next((a for a in self.addresses if (":" in a) == (":" in peer)), None)

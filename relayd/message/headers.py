@@ -1,4 +1,4 @@
-"""A message's header section (RFC 5322 section 2.2), read and edited as bytes: what we do not change stays as it was."""
+"""A message's header section (RFC 5322 section 2.2), read and edited as bytes: what is not changed stays as it was."""
 
 import re
 from email.utils import getaddresses

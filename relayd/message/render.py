@@ -1,5 +1,5 @@
-"""What goes out: the original with its edits, for one delivery.  Pure: the same message and delivery give the same bytes
-at every attempt, on every node."""
+"""What goes out: the original with its edits, for one delivery.  Pure: the same message and delivery give the same
+bytes at every attempt, on every node."""
 
 from relayd.envelope import Delivery, Message
 from relayd.message.headers import without

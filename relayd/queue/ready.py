@@ -5,6 +5,7 @@ inverse of the stream's weight; the lane furthest behind is next.  So one accoun
 transactional stream passes a marketing backlog without ever stopping it.
 """
 
+import math
 from collections import deque
 from heapq import heappop, heappush
 
@@ -13,7 +14,7 @@ from relayd.envelope import Delivery
 
 def weight_of(priority: int) -> float:
     """How many deliveries a stream of this priority (0-100) may send for each one of priority 0: 10 more is double."""
-    return 2.0 ** (priority / 10)
+    return math.exp2(priority / 10)
 
 
 class Lane:

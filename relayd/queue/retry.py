@@ -6,7 +6,7 @@ import msgspec
 
 
 class Schedule(msgspec.Struct, frozen=True):
-    """``waits``: seconds before the 2nd, 3rd ... attempt, the last one repeating; ``expire``: seconds a delivery lives."""
+    """``waits``: seconds before the 2nd, 3rd ... attempt, the last repeating; ``expire``: seconds a delivery lives."""
 
     waits: tuple[float, ...] = (300, 600, 1200, 2400, 3600, 7200, 14400)
     expire: float = 3 * 86400

@@ -22,7 +22,7 @@ from relayd.queue.ready import ReadyQueue, weight_of
 PULL = 64  # deliveries of one queue in memory
 LOADED = 20_000  # deliveries in memory, all together ...
 LOADED_BYTES = 128 << 20  # ... and what their bodies take
-RESERVE = 4  # a queue may have these even when memory is full, up to twice that: nobody is shut out
+RESERVE = 4  # a queue may have these even when memory is full (twice, and new mail thrice): nobody is shut out
 PULLS = 8  # pulls under way: what they bring is bounded, and the spool reads one after the other anyhow
 QUEUES = 200_000  # queues in memory
 PAGE = 500  # queues in one step of the walk
@@ -491,10 +491,10 @@ class Scheduler:
     def _full(self, times: int = 1) -> bool:
         return self.loaded + self._coming >= LOADED * times or self.loaded_bytes >= LOADED_BYTES * times
 
-    def _room(self, queue: Queue) -> int:
-        """How many more deliveries of the queue memory may take."""
+    def _room(self, queue: Queue, times: int) -> int:
+        """How many more deliveries of the queue memory may take; a reserve until it is ``times`` full."""
         if self._full():
-            most = 0 if self._full(2) else RESERVE
+            most = 0 if self._full(times) else RESERVE
         elif queue.failures or (queue.site is not None and queue.site.failing):
             most = PROBE
         else:
@@ -502,7 +502,7 @@ class Scheduler:
         return most - len(queue.loaded)
 
     def _may_load(self, queue: Queue, now: float) -> bool:
-        return not (self.stopping or queue.rest_until > now or self._blocked(queue, now)) and self._room(queue) > 0
+        return not (self.stopping or queue.rest_until > now or self._blocked(queue, now)) and self._room(queue, 3) > 0
 
     def _blocked(self, queue: Queue, now: float) -> bool:
         """Whether the queue's site is known and every path of its pool rests."""
@@ -603,7 +603,7 @@ class Scheduler:
             return
         if queue.rest_until > now or self._blocked(queue, now):
             return
-        limit = self._room(queue)
+        limit = self._room(queue, 2)
         if limit <= 0 or self._pulls >= PULLS:
             if len(queue.loaded) < RESERVE:
                 self._starve(queue)

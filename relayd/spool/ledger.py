@@ -8,6 +8,7 @@ Only where they disagree are the record files read, to name the deliveries.
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from relayd.identity import DAY, day_of, read, show
 from relayd.records import IN_TERMS, OUT_TERMS, TERM_OF, decode
 
 Key = tuple[int, str, str]  # day, account, stream
-_NAMED = 20  # odd deliveries named per disagreement
+_NAMED = 20  # odd deliveries named per account, stream and day
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -46,18 +47,18 @@ def audit(connection: sqlite3.Connection, segments: Path) -> Audit:
         tally = _tally(connection)
         queued, misplaced = _queued(connection)
         recorded = _recorded(connection)
-        faults = misplaced
+        short = _short_segments(connection, segments)
+        faults = misplaced + short
         lines = []
+        odd: dict[Key, None] = dict.fromkeys(sorted({*tally, *queued}) if short else ())
         for key in sorted({*tally, *queued}):
             terms = tally.get(key, {})
             lines.append(Line(_date(key[0]), key[1], key[2], terms, queued.get(key, 0)))
             received = sum(terms.get(t, 0) for t in IN_TERMS)
             gone = sum(terms.get(t, 0) for t in OUT_TERMS)
             if received != gone + queued.get(key, 0):
-                faults.append(
-                    f"{_name(key)}: {received} came in, but {gone} left and {queued.get(key, 0)} are queued"
-                    + _odd_ones(connection, segments, key)
-                )
+                faults.append(f"{_name(key)}: {received} came in, but {gone} left and {queued.get(key, 0)} are queued")
+                odd[key] = None
         for key in sorted({*tally, *recorded}):
             told, kept = recorded.get(key, {}), tally.get(key, {})
             for term in sorted({*told, *kept}):
@@ -65,6 +66,9 @@ def audit(connection: sqlite3.Connection, segments: Path) -> Audit:
                     faults.append(
                         f"{_name(key)}: the ledger counts {kept.get(term, 0)} {term}, the records {told.get(term, 0)}"
                     )
+                    odd[key] = None
+        if odd:
+            faults += _odd_ones(connection, segments, set(odd))
         return Audit(not faults, lines, faults)
     finally:
         connection.execute("ROLLBACK")
@@ -117,38 +121,57 @@ def _queued(connection: sqlite3.Connection) -> tuple[dict[Key, int], list[str]]:
     return found, faults
 
 
-def _odd_ones(connection: sqlite3.Connection, segments: Path, key: Key) -> str:
-    """Reads the record files and names deliveries of ``key`` that came in and are nowhere, or left more than once."""
-    known: set[int] = set()
-    left: dict[int, int] = defaultdict(int)
+def _short_segments(connection: sqlite3.Connection, segments: Path) -> list[str]:
+    """Files of records that are gone, or shorter than what was moved there."""
+    faults = []
+    for name, size in connection.execute("SELECT name, bytes FROM segment WHERE bytes > 0 ORDER BY name").fetchall():
+        path = segments / name
+        found = path.stat().st_size if path.exists() else 0
+        if found < size:
+            faults.append(f"records {name}: {size - found} of {size} bytes are missing")
+    return faults
+
+
+def _odd_ones(connection: sqlite3.Connection, segments: Path, keys: set[Key]) -> list[str]:
+    """Reads the record files and names deliveries of ``keys`` that came in and are nowhere, or left more than once."""
+    known: dict[Key, set[int]] = defaultdict(set)
+    left: dict[Key, dict[int, int]] = defaultdict(lambda: defaultdict(int))
+    here: dict[Key, set[int]] = defaultdict(set)
     for line in _all_lines(connection, segments):
         try:
             record = decode(line)
         except msgspec.DecodeError:
-            continue  # the totals tell that a line is spoilt; here only names are wanted
-        if (record.account, record.stream) != key[1:] or not record.message:
+            continue  # a spoilt line names nobody
+        if not record.message:
             continue
         message = read(record.message)
-        if day_of(message) != key[0]:
+        key = (day_of(message), record.account, record.stream)
+        if key not in keys:
             continue
         if record.kind == "Reception":
-            known.update(range(message + 1, message + 1 + len(record.recipients)))
+            known[key].update(range(message + 1, message + 1 + len(record.recipients)))
         elif TERM_OF[record.kind] in OUT_TERMS:
-            left[read(record.delivery)] += 1
-    rows = connection.execute(
-        "SELECT id, queue FROM delivery WHERE (id >> 20) / ? = ?", (DAY * 1000, key[0])
-    ).fetchall()
-    here = {identity for identity, queue in rows if queue_parts(queue)[:2] == key[1:]}
-    names = [f"{show(i)} is nowhere" for i in sorted(known - here - set(left))]
-    names += [f"{show(i)} left {n} times" for i, n in sorted(left.items()) if n > 1]
-    names += [f"{show(i)} left and is still queued" for i in sorted(here & set(left))]
-    names += [f"{show(i)} is queued but was never received" for i in sorted(here - known)]
-    return ": " + "; ".join(names[:_NAMED]) + (" ..." if len(names) > _NAMED else "") if names else ""
+            left[key][read(record.delivery)] += 1
+    for identity, queue in connection.execute("SELECT id, queue FROM delivery"):
+        account, stream, _ = queue_parts(queue)
+        here[day_of(identity), account, stream].add(identity)
+    faults = []
+    for key in sorted(keys):
+        came, gone, queued = known[key], left[key], here[key]
+        names = [f"{show(i)} is nowhere" for i in sorted(came - queued - set(gone))]
+        names += [f"{show(i)} left {n} times" for i, n in sorted(gone.items()) if n > 1]
+        names += [f"{show(i)} left and is still queued" for i in sorted(queued & set(gone))]
+        names += [f"{show(i)} is queued but was never received" for i in sorted(queued - came)]
+        names += [f"{show(i)} left but was never received" for i in sorted(set(gone) - came)]
+        if names:
+            more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+            faults.append(f"{_name(key)}: {'; '.join(names[:_NAMED])}{more}")
+    return faults
 
 
 def _all_lines(connection: sqlite3.Connection, segments: Path) -> Iterator[bytes]:
     for name, size in connection.execute("SELECT name, bytes FROM segment WHERE bytes > 0 ORDER BY name").fetchall():
-        with open(segments / name, "rb") as file:
+        with suppress(FileNotFoundError), open(segments / name, "rb") as file:
             while file.tell() < size and (line := file.readline()):
                 yield line
     for (lines,) in connection.execute("SELECT lines FROM outbox ORDER BY seq"):

@@ -121,19 +121,22 @@ def due_queues(
 ) -> list[tuple[float, str]]:
     """(next due, name) of queues due by ``now`` and behind ``after``, in that order: how the backlog is walked.
 
-    A time comes back to the last bit (JSON would keep 15 digits): the next step of the walk starts exactly behind it."""
+    A time comes back to the last bit (JSON would keep 15 digits): the walk goes on exactly behind it."""
     row = connection.execute(
         "SELECT json_group_array(json_array(json(printf('%!.17g', next_due)), name)) FROM ("
-        "SELECT next_due, name FROM queue WHERE (next_due, name) > (?, ?) AND next_due <= ? ORDER BY next_due, name LIMIT ?)",
+        "SELECT next_due, name FROM queue WHERE (next_due, name) > (?, ?) AND next_due <= ? "
+        "ORDER BY next_due, name LIMIT ?)",
         (*after, now, limit),
     ).fetchone()
     return [(float(due), name) for due, name in msgspec.json.decode(row[0])]
 
 
 def queue_summary(connection: sqlite3.Connection, limit: int) -> list[tuple[str, int, float]]:
-    """(name, count, next due) of the longest queues, from their counters."""
+    """(name, count, next due) of the longest queues, from their counters and the index of what is due."""
     return connection.execute(
-        "SELECT name, count, next_due FROM queue WHERE count > 0 ORDER BY count DESC, name LIMIT ?", (limit,)
+        "SELECT name, count, coalesce((SELECT min(due) FROM delivery WHERE queue = name), next_due) "
+        "FROM queue WHERE count > 0 ORDER BY count DESC, name LIMIT ?",
+        (limit,),
     ).fetchall()
 
 

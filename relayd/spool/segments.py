@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,6 @@ class Mover(threading.Thread):
         while rows := self._outbox():
             lines = b"".join(lines for _, lines in rows)
             path = self._directory / self._name
-            fresh = not path.exists()
             with open(path, "ab", buffering=0) as file:
                 if file.tell() != self._bytes:
                     file.truncate(self._bytes)
@@ -99,7 +98,7 @@ class Mover(threading.Thread):
                 while view:
                     view = view[file.write(view) :]
                 os.fdatasync(file.fileno())
-            if fresh:
+            if not self._bytes:
                 _fsync_directory(self._directory)
             self._bytes += len(lines)
             self._settle(rows[-1][0])
@@ -120,6 +119,8 @@ class Mover(threading.Thread):
 
     def _open(self) -> None:
         """Takes up the unsealed segment, cut to what counts, or begins one."""
+        for (old,) in self._connection.execute("SELECT name FROM segment WHERE sealed > 0 AND bytes = 0"):
+            (self._directory / old).unlink(missing_ok=True)  # a crash may have come between
         row = self._connection.execute("SELECT name, bytes FROM segment WHERE sealed = 0 ORDER BY name").fetchone()
         if row is None:
             row = (_new_name(self._connection), 0)
@@ -164,7 +165,12 @@ class Mover(threading.Thread):
         """Has the writer run ``job`` and waits for it: off the main thread, so waiting is no harm."""
         finished: Future[Any] = Future()
         self._submit(job, finished.set_result)
-        result = finished.result(timeout=60)
+        while not finished.done():  # however long: to go on while the job may yet be done would move records twice
+            self.beat = time.monotonic()
+            wait([finished], 5)
+            if self._stopping and not finished.done():
+                raise OSError("the spool does not answer; the rest is moved at the next start")
+        result = finished.result()
         if isinstance(result, Exception):
             raise result
         return result
@@ -216,6 +222,8 @@ def read_records(
                 data = file.read(min(limit, size - offset))
                 if not data.endswith(b"\n"):
                     data += file.readline()
+            if not data:
+                raise OSError(f"{directory / name} ends before byte {offset}, of {size} that were moved there")
             return data.splitlines(keepends=True), Checkpoint(name, offset + len(data))
     return [], since
 

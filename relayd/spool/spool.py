@@ -1,5 +1,5 @@
-"""The spool's front: it owns the directory (one live process at a time), its threads (writer, reader, mover) and a small
-pool for body files.  Every call returns at once and answers through ``post`` on the main thread.
+"""The spool's front: it owns the directory (one live process at a time), its threads (writer, reader, mover) and a
+small pool for body files.  Every call returns at once and answers through ``post`` on the main thread.
 """
 
 import fcntl
@@ -42,6 +42,7 @@ class Spool:
         os.chmod(path, 0o600)
         self._path = path
         self._reading = store.connect(path, readonly=True)
+        self._moving = store.connect(path, readonly=True)
         self._pool = ThreadPoolExecutor(3, "spool-file")
         self._read_pool = ThreadPoolExecutor(1, "spool-reader")
         self._audit_pool = ThreadPoolExecutor(1, "spool-audit")
@@ -52,7 +53,7 @@ class Spool:
         self.writer = Writer(store.Store(self._writing), post, fault, self.bodies.unlink)
         self.mover = Mover(
             self._segments,
-            store.connect(path, readonly=True),
+            self._moving,
             self.writer.submit,
             lambda error: post(fault, error),
             keep,
@@ -70,6 +71,7 @@ class Spool:
         for pool in (self._pool, self._read_pool, self._audit_pool):
             pool.shutdown()
         self._reading.close()
+        self._moving.close()
         self._writing.close()
         os.close(self._lock)
 

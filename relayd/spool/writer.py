@@ -20,6 +20,7 @@ from relayd.spool.store import Applied, Batch, Departure, Reception, Requeue, St
 Done = Callable[[Any], None]
 Post = Callable[..., Any]
 Change = Reception | Departure | Requeue
+Item = tuple[Any, Done | None]
 
 BATCH = 512  # changes in one transaction: bounds what a crash can repeat, and how long a commit takes
 BATCH_BYTES = 8 << 20
@@ -28,6 +29,11 @@ _RETRY = 1.0  # seconds between tries while the disk refuses
 
 # Faults of one change, not of the disk: the batch is taken apart to find it.
 _OWN_FAULTS = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.DataError)
+
+
+def _of_disk(error: Exception) -> bool:
+    own = isinstance(error, _OWN_FAULTS) or getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR
+    return isinstance(error, sqlite3.Error) and not own
 
 
 class Settle(str):
@@ -46,11 +52,12 @@ class Writer(threading.Thread):
         self._post = post
         self._fault = fault
         self._unlink = unlink
-        self._inbox: SimpleQueue[tuple[Any, Done | None] | None] = SimpleQueue()
-        self._outcomes: deque[tuple[Any, Done | None]] = deque()
+        self._inbox: SimpleQueue[Item | None] = SimpleQueue()
+        self._outcomes: deque[Item] = deque()
         self._receptions: deque[tuple[Reception, Done | None]] = deque()
         self._stopping = False
         self._failing = False
+        self._error: Exception | None = None
         self.batches = 0
         self.changes = 0
         self.beat = time.monotonic()
@@ -68,7 +75,9 @@ class Writer(threading.Thread):
             self.beat = time.monotonic()
             self._collect()
             if self._outcomes or self._receptions:
-                self._commit(self._next_batch())
+                refused = self._commit(self._next_batch())
+                if refused:
+                    self._hold(refused)
             elif self._stopping:
                 return
 
@@ -88,9 +97,9 @@ class Writer(threading.Thread):
             else:
                 self._outcomes.append(item)
 
-    def _next_batch(self) -> list[tuple[Any, Done | None]]:
+    def _next_batch(self) -> list[Item]:
         chosen = [self._outcomes.popleft() for _ in range(min(BATCH, len(self._outcomes)))]
-        room = max(len(chosen), _FAIR_SHARE) if self._outcomes else BATCH
+        room = max(len(chosen), _FAIR_SHARE) if chosen else BATCH
         size = 0
         while self._receptions and room and size < BATCH_BYTES:
             item = self._receptions.popleft()
@@ -99,49 +108,60 @@ class Writer(threading.Thread):
             room -= 1
         return chosen
 
-    def _commit(self, items: list[tuple[Any, Done | None]]) -> None:
+    def _commit(self, items: list[Item]) -> list[Item]:
+        """Makes durable what it can, and tells.  Gives what the disk refused, in order."""
         try:
             applied = self._store.apply(_batch([change for change, _ in items]))
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, _OWN_FAULTS):
-                self._take_apart(items, error)
-            else:
-                self._hold(items, error)
         except Exception as error:
-            self._take_apart(items, error)
-        else:
-            self.batches += 1
-            self.changes += len(items)
-            if applied.gone:
-                self._unlink(applied.gone)
-            if self._failing:
-                self._failing = False
-                self._post(self._fault, None)
-            self._post(_tell, items, applied)
+            if _of_disk(error):
+                self._error = error
+                return items
+            if len(items) == 1:
+                self._refuse(*items[0], error)
+                return []
+            half = len(items) // 2
+            refused = self._commit(items[:half])
+            return refused + items[half:] if refused else self._commit(items[half:])
+        self.batches += 1
+        self.changes += len(items)
+        if self._failing:
+            self._failing = False
+            self._post(self._fault, None)
+        self._post(_tell, items, applied)
+        if applied.gone:
+            self._unlink(applied.gone)
+        return []
 
-    def _take_apart(self, items: list[tuple[Any, Done | None]], error: Exception) -> None:
-        if len(items) > 1:
-            for item in items:
-                self._commit([item])
-            return
-        change, done = items[0]
-        self._post(self._fault, f"a {type(change).__name__} was refused by the spool: {error}")
-        self._failing = True
+    def _refuse(self, change: Any, done: Done | None, error: Exception) -> None:
+        """One change is bad, the spool is not: that is told, and taken back at once."""
+        if not self._failing:
+            self._post(self._fault, f"a {type(change).__name__} was refused by the spool: {error}")
+            self._post(self._fault, None)
         if done:
             self._post(done, error)
 
-    def _hold(self, items: list[tuple[Any, Done | None]], error: sqlite3.Error) -> None:
-        """The disk refuses: receptions are told so, everything else waits for the next try."""
+    def _hold(self, items: list[Item]) -> None:
+        """The disk refuses: receptions are told so, everything else waits for the next try.  There is always a next
+        try, or nobody would learn that the disk works again."""
+        if not self._failing:
+            self._failing = True
+            self._post(self._fault, f"the spool cannot be written: {self._error}")
         for change, done in reversed(items):
             if not isinstance(change, Reception):
                 self._outcomes.appendleft((change, done))
             elif done:
-                self._post(done, error)
-        self._failing = True
-        self._post(self._fault, f"the spool cannot be written: {error}")
-        time.sleep(_RETRY)
-        if self._stopping and self._outcomes:
+                self._post(done, self._error)
+        if self._stopping:
             self._outcomes.clear()  # a stop with a dead disk: what is on disk is tried again at the next start
+        else:
+            self._outcomes = self._outcomes or deque([(_probe, None)])
+            time.sleep(_RETRY)
+
+
+def _probe(connection: sqlite3.Connection) -> None:
+    """Wants room and writes, and leaves nothing."""
+    connection.execute("INSERT INTO outbox (lines, entries) VALUES (zeroblob(65536), '[]')")
+    connection.execute("DELETE FROM outbox WHERE seq = last_insert_rowid()")
 
 
 def _batch(changes: list[Any]) -> Batch:
@@ -161,7 +181,7 @@ def _batch(changes: list[Any]) -> Batch:
     return batch
 
 
-def _tell(items: list[tuple[Any, Done | None]], applied: Applied) -> None:
+def _tell(items: list[Item], applied: Applied) -> None:
     """Main thread: every ``done`` of a batch that is on disk.  One that fails keeps no other from being told."""
     results = iter(applied.results)
     faults: list[Exception] = []

@@ -1,0 +1,97 @@
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relayd.message.headers import addresses, fields, split, survey, without
+
+HEAD = b"From: A <a@x.example>\r\nTo: b@y.example,\r\n\tc@z.example\r\nBCC: d@w.example\r\n e@v.example\r\nSubject: s\r\n\r\n"
+
+
+def test_split_keeps_the_empty_line_with_the_head() -> None:
+    assert split(b"A: 1\r\n\r\nbody\r\n\r\nmore") == (b"A: 1\r\n\r\n", b"body\r\n\r\nmore")
+
+
+def test_a_message_that_begins_with_an_empty_line_has_no_fields() -> None:
+    assert split(b"\r\nbody") == (b"\r\n", b"body")
+
+
+def test_a_message_of_fields_only_has_no_body() -> None:
+    assert split(b"A: 1\r\n") == (b"A: 1\r\n", b"")
+
+
+@pytest.mark.parametrize("content", [b"just text\r\n\r\nA: 1\r\n", b" folded: x\r\n\r\n", b": x\r\n", b"", b"text"])
+def test_a_message_that_does_not_begin_with_a_field_is_all_body(content: bytes) -> None:
+    assert split(content) == (b"", content)
+
+
+@given(st.binary() | st.lists(st.sampled_from([b"A: b", b"\r\n", b" x", b":", b"\n", b"."])).map(b"".join))
+def test_split_loses_nothing(content: bytes) -> None:
+    assert b"".join(split(content)) == content
+
+
+def test_fields_come_in_order_with_their_folds() -> None:
+    assert [name for name, _ in fields(HEAD)] == [b"From", b"To", b"BCC", b"Subject"]
+    assert fields(HEAD)[1][1] == b" b@y.example,\r\n\tc@z.example"
+
+
+def test_a_dropped_field_goes_with_its_folds_and_nothing_else_changes() -> None:
+    assert without(HEAD, ("bcc",)) == HEAD.replace(b"BCC: d@w.example\r\n e@v.example\r\n", b"")
+
+
+def test_dropping_the_last_field_leaves_the_empty_line() -> None:
+    assert without(b"Bcc: x\r\n\r\n", ("bcc",)) == b"\r\n"
+
+
+def test_a_name_is_dropped_only_whole() -> None:
+    head = b"Bcc-Note: x\r\nX-Bcc: y\r\n\r\n"
+    assert without(head, ("bcc",)) == head
+
+
+@given(st.lists(st.tuples(st.sampled_from(["A", "B", "bCc"]), st.text("xy \t:", max_size=9))))
+def test_without_drops_just_what_was_named(made: list[tuple[str, str]]) -> None:
+    head = "".join(f"{n}: {v}\r\n" for n, v in made).encode() + b"\r\n"
+    kept = "".join(f"{n}: {v}\r\n" for n, v in made if n != "bCc").encode() + b"\r\n"
+    assert without(head, ("bcc",)) == kept
+
+
+def test_survey_reads_what_submission_wants() -> None:
+    head = b"Received: 1\r\nRECEIVED: 2\r\nFrom: a@x.example, B <b@x.example>\r\nMessage-Id:\r\n <1@x>\r\nX-Relayd-Client: c\r\n"
+    found = survey(head)
+    assert found.received == 2
+    assert found.froms == ("a@x.example", "b@x.example")
+    assert (found.message_id, found.client) == ("<1@x>", "c")
+    assert b"message-id" in found.names
+
+
+def test_froms_of_all_from_fields_are_told() -> None:
+    assert survey(b"From: a@x.example\r\nFrom: b@y.example\r\n\r\n").froms == ("a@x.example", "b@y.example")
+
+
+def test_what_goes_into_records_cannot_move_a_terminal() -> None:
+    found = survey(b"Message-ID: <\x1b[2J@x>\r\nX-Relayd-Client: \xe2\x80\xae\r\n\r\n")
+    assert (found.message_id, found.client) == ("<\\x1b[2J@x>", "\\x202e")
+
+
+def test_what_is_long_is_cut() -> None:
+    found = survey(b"Message-ID: " + b"m" * 5000 + b"\r\nX-Relayd-Client: " + b"c" * 5000 + b"\r\n\r\n")
+    assert (len(found.message_id), len(found.client)) == (998, 255)
+
+
+@pytest.mark.parametrize("value", [b"", b"  ", b"(" * 5000, b"a@x.example, " * 10000])
+def test_an_address_list_that_cannot_be_read_is_there_but_nobody(value: bytes) -> None:
+    assert addresses(value) == [""]
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_can_be_surveyed(head: bytes) -> None:
+    survey(b"From: " + head)
+
+
+@pytest.mark.parametrize("head", [b"A" * 500_000, b"A:" + b"\r\n x" * 120_000, b"A: b\n" * 100_000, b"A:" + b"\r" * 400_000])
+def test_a_hostile_head_is_read_in_no_time(head: bytes) -> None:
+    began = time.process_time()
+    survey(head)
+    without(head, ("bcc",))
+    assert time.process_time() - began < 2

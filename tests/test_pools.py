@@ -1,0 +1,77 @@
+from collections import Counter
+
+import pytest
+
+from relayd.egress.pools import Pools, Source
+
+
+def pools(**weights: int) -> Pools:
+    return Pools({name: Source(name) for name in weights}, {"p": weights})
+
+
+def test_weights_are_honoured_exactly_over_a_short_run() -> None:
+    p = pools(a=5, b=3, c=1)
+    assert Counter(p.choose("p", "", set()) for _ in range(9)) == {"a": 5, "b": 3, "c": 1}
+
+
+def test_turns_are_spread_not_bunched() -> None:
+    p = pools(a=2, b=2)
+    assert [p.choose("p", "", set()) for _ in range(4)] == ["a", "b", "a", "b"]
+
+
+def test_a_retry_goes_by_the_source_of_its_last_attempt() -> None:
+    p = pools(a=9, b=1)
+    assert all(p.choose("p", "b", set()) == "b" for _ in range(20))
+
+
+@pytest.mark.parametrize("last", ["b", "gone", ""])
+def test_a_retry_whose_source_cannot_be_used_goes_by_another(last: str) -> None:
+    p = pools(a=1, b=1)
+    p.out_of_use["b"] = "its address is not on this machine"
+    assert p.choose("p", last, set()) == "a"
+
+
+def test_a_source_to_avoid_is_not_chosen_even_for_a_retry() -> None:
+    assert pools(a=1, b=1).choose("p", "a", {"a"}) == "b"
+
+
+def test_none_is_given_while_no_source_can_be_used() -> None:
+    p = pools(a=1, b=1)
+    p.out_of_use["a"] = "gone"
+    assert p.choose("p", "a", {"b"}) is None
+    assert p.choose("p", "a", {"b"}, peek=True) is None
+    assert p.choose("nowhere", "", set()) is None
+
+
+def test_a_pool_of_one_source_out_of_use_has_none() -> None:
+    p = pools(a=1)
+    p.out_of_use["a"] = "gone"
+    assert p.choose("p", "", set()) is None
+    del p.out_of_use["a"]
+    assert p.choose("p", "", set()) == "a"
+
+
+def test_asking_takes_no_turn() -> None:
+    p = pools(a=1, b=1, c=1)
+    chosen = []
+    for _ in range(20):
+        assert p.choose("p", "", {"c"}, peek=True) in {"a", "b"}
+        chosen.append(p.choose("p", "", {"c"}))
+    assert Counter(chosen) == {"a": 10, "b": 10}
+
+
+def test_a_source_put_back_does_not_make_up_for_lost_turns() -> None:
+    p = pools(a=1, b=1)
+    p.out_of_use["b"] = "gone"
+    for _ in range(100):
+        assert p.choose("p", "", set()) == "a"
+    del p.out_of_use["b"]
+    assert Counter(p.choose("p", "", set()) for _ in range(10)) == {"a": 5, "b": 5}
+
+
+def test_the_address_is_of_the_family_of_the_peer() -> None:
+    both = Source("a", ("192.0.2.1", "2001:db8::1"))
+    assert both.address("198.51.100.7") == "192.0.2.1"
+    assert both.address("2001:db8::7") == "2001:db8::1"
+    assert Source("a", ("192.0.2.1",)).address("2001:db8::7") is None
+    assert Source("a").address("2001:db8::7") == ""

@@ -1,0 +1,51 @@
+import random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relayd.queue.retry import JITTER, Schedule, next_try
+
+SCHEDULE = Schedule((300, 600), 3600)
+
+
+def when(attempts: int, now: float, received: float = 0.0, seed: int = 1) -> float | None:
+    return next_try(SCHEDULE, attempts, received, now, random.Random(seed))
+
+
+@given(st.integers(1, 9), st.floats(0, 2000), st.integers())
+def test_waits_follow_the_schedule_within_the_jitter_and_the_last_repeats(n: int, now: float, seed: int) -> None:
+    wait = 300 if n == 1 else 600
+    due = when(n, now, seed=seed)
+    assert due is not None
+    assert wait * (1 - JITTER) <= due - now + 1e-6
+    assert due - now <= wait * (1 + JITTER) + 1e-6
+
+
+def test_what_failed_together_does_not_come_back_together() -> None:
+    assert len({when(1, 0.0, seed=s) for s in range(50)}) == 50
+
+
+def test_the_last_attempt_falls_on_the_end_of_its_life() -> None:
+    assert when(5, 3500.0) == 3600.0
+
+
+def test_at_the_end_of_its_life_there_is_no_next_attempt() -> None:
+    assert when(5, 3600.0) is None
+    assert when(5, 9999.0) is None
+
+
+def test_without_an_attempt_nothing_is_waited_for() -> None:
+    assert when(0, 100.0) == 100.0
+
+
+@given(st.lists(st.floats(1, 5000), min_size=1, max_size=4), st.floats(1, 90000), st.integers())
+def test_every_life_ends(waits: list[float], expire: float, seed: int) -> None:
+    rng, schedule = random.Random(seed), Schedule(tuple(waits), expire)
+    now: float | None = 0.0
+    last, attempts = 0.0, 0
+    while now is not None:
+        assert last <= now <= expire
+        last, attempts = now, attempts + 1
+        assert attempts < expire / (min(waits) * (1 - JITTER)) + 3
+        now = next_try(schedule, attempts, 0.0, now, rng)
+    assert last == expire
