@@ -190,13 +190,15 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Egress(msgspec.Struct, frozen=True, kw_only=True):
-    """Sessions to the world: ``connections`` per site and source, ``sessions`` in all; then patience by stage."""
+    """Sessions to the world: ``connections`` per site and source, ``sessions`` in all; ``rest``: how long a site that
+    cannot be reached is left alone, by failures in a row; then patience by stage."""
 
     port: Port = 25
     tls: TLSPolicy = "may"
     connections: Positive = 20
     sessions: Positive = 2000
     deliveries_per_session: Positive = 100
+    rest: Durations = (60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0)
     idle: Duration = 5.0
     connect: Duration = 30.0
     banner: Duration = 60.0

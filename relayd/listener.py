@@ -23,6 +23,7 @@ from relayd.reply import Reply
 from relayd.smtp import events
 from relayd.smtp.server import ServerSession, ServerSettings
 from relayd.tls import ServerTLS, agreed
+from relayd.transport import send, set_no_delay
 
 BACKLOG = 64 << 10  # bytes that a client may send ahead of our answer before we stop reading
 _SWEEP = 1.0
@@ -183,7 +184,7 @@ class Session(protocol.Protocol):
     def _flush(self) -> None:
         data = self.machine.data_to_send()
         if data:
-            self.transport.write(data)
+            send(self.transport, data)
         if self.machine.closed:
             self.deadline = self.factory.now() + 30
             self.transport.loseConnection()
@@ -343,12 +344,6 @@ def _less(counts: dict[str, int], key: str) -> None:
     counts[key] -= 1
     if counts[key] <= 0:
         del counts[key]
-
-
-def set_no_delay(transport: Any) -> None:
-    """Replies leave at once.  A transport that is no TCP socket has nothing to set."""
-    if hasattr(transport, "setTcpNoDelay"):
-        transport.setTcpNoDelay(True)
 
 
 class ListenerService(Service):

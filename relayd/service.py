@@ -128,6 +128,7 @@ class Node(Service):
         self.scheduler = Scheduler(
             assembly.streams(loaded), self.pools.choose, loaded.egress.connections, loaded.egress.sessions
         )
+        self.scheduler.rest = loaded.egress.rest
         self.courier = Courier(
             reactor,
             self.spool,
@@ -277,6 +278,7 @@ class Node(Service):
         self.pools = assembly.pools(loaded)
         check_sources(self.pools)
         self.courier.reconfigure(self.pools, router, assembly.courier_settings(loaded))
+        self.scheduler.rest = loaded.egress.rest
         self.scheduler.reconfigure(
             assembly.streams(loaded), self.pools.choose, loaded.egress.connections, loaded.egress.sessions, self.now()
         )

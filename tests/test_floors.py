@@ -15,7 +15,7 @@ FLOORS: dict[str, list[str]] = {
     "protocol": ["smtp message"],
     "engine": ["directory egress queue spool submission"],
     # Twisted lives only from here on.
-    "shell": ["resolver tls", "control listener", "delivery reception sandbox"],
+    "shell": ["resolver tls transport", "control listener", "delivery reception sandbox"],
     "assembly": ["tables", "config", "assembly ctl quickstart", "service"],
 }
 BELOW_THE_LINE = ("words", "protocol", "engine")

@@ -229,7 +229,7 @@ def test_a_full_disk_is_told_and_that_there_is_room_again_too_with_nothing_waiti
     assert isinstance(desk.told[0][1], sqlite3.OperationalError)
     assert "full" in str(desk.main.faults[0])
     assert desk.rows("message") == 0
-    desk.writer.submit(lambda connection: connection.execute("PRAGMA max_page_count=1000000"), None)
+    desk.connection.execute("PRAGMA max_page_count=1000000")
     desk.main.until(lambda: desk.main.faults[-1] is None)
     desk.submit("again", desk.mail.reception(body=b"x" * 60000))
     desk.wait(2)

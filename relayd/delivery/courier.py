@@ -30,6 +30,7 @@ from relayd.reply import Reply, printable
 from relayd.resolver import ResolveError
 from relayd.smtp.client import ClientSettings
 from relayd.spool import Departure, Requeue, Spool
+from relayd.spool.writer import BATCH
 
 _RECORD_OF: dict[str, RecordKind] = {
     "delivered": "Delivery",
@@ -42,7 +43,7 @@ _RECORD_OF: dict[str, RecordKind] = {
 HOPS = 8  # addresses tried for one session
 _EXPIRY = 30.0  # seconds between looks for expired deliveries that wait on disk
 _EXPIRE_AT_ONCE = 500
-_UNANSWERED = 4000  # outcomes that may wait for the disk before no more deliveries are begun
+_UNANSWERED = BATCH  # outcomes that wait for the disk at which no more deliveries are begun: what a crash can repeat
 _CLEAR = 86400.0  # seconds a host whose TLS failed is tried in clear, where policy is `may`
 
 
@@ -379,6 +380,11 @@ class Courier(Service):
             return None
         return self.scheduler.take(path, self.wall())
 
+    def _take_up(self) -> None:
+        """The disk has caught up: sessions that were given nothing meanwhile ask again."""
+        for session in [session for sessions in self._idle.values() for session in sessions]:
+            session.work()
+
     def ready(self, session: PeerSession) -> None:
         self.sessions[session] = None
         self.scheduler.session_ready(session.path, self.wall())
@@ -462,6 +468,8 @@ class Courier(Service):
         def durable(_: Any) -> None:
             self._unanswered -= 1
             self.scheduler.done(delivery, self.wall())
+            if self._unanswered == _UNANSWERED - 1:
+                self._take_up()
             self.perform()
 
         if due:

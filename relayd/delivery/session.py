@@ -16,7 +16,6 @@ from zope.interface import implementer
 
 from relayd.delivery.routing import Hop, Site
 from relayd.envelope import Delivery
-from relayd.listener import set_no_delay
 from relayd.message.render import render
 from relayd.outcome import Evidence, Outcome, judged
 from relayd.queue.scheduler import Path
@@ -33,6 +32,7 @@ from relayd.smtp.client import (
 )
 from relayd.smtp.transaction import Transaction
 from relayd.tls import agreed, client_tls
+from relayd.transport import send, set_no_delay
 
 
 class Timeouts(msgspec.Struct, frozen=True):
@@ -93,6 +93,7 @@ class PeerSession(protocol.Protocol):
         self._under_way: deque[tuple[Delivery, float]] = deque()
         self._offset = 0
         self._streaming: Delivery | None = None
+        self._reading: Delivery | None = None  # the one of which a piece is being read
         self._idle = False
         self._over = False
         self._running = False
@@ -162,7 +163,7 @@ class PeerSession(protocol.Protocol):
                 pass
             data = self.machine.data_to_send()
             if data:
-                self.transport.write(data)
+                send(self.transport, data)
         finally:
             self._running = False
         self._rest()
@@ -231,7 +232,7 @@ class PeerSession(protocol.Protocol):
     def _on_start_tls(self, event: StartTLS) -> None:
         data = self.machine.data_to_send()
         if data:
-            self.transport.write(data)
+            send(self.transport, data)
         self.transport.startTLS(client_tls(self.hop.mx, verify=self.site.tls == "verify"))
 
     def _on_body_wanted(self, event: BodyWanted) -> None:
@@ -286,7 +287,8 @@ class PeerSession(protocol.Protocol):
 
     def resumeProducing(self) -> None:
         delivery = self._streaming
-        if delivery is not None:
+        if delivery is not None and self._reading is not delivery:  # whatever else is written asks for more, too
+            self._reading = delivery
             self.owner.bodies.read(delivery.message.id, self._offset, lambda piece: self._piece(delivery, piece))
 
     def stopProducing(self) -> None:
@@ -295,6 +297,7 @@ class PeerSession(protocol.Protocol):
     def _piece(self, delivery: Delivery, piece: bytes | OSError) -> None:
         if delivery is not self._streaming:
             return
+        self._reading = None
         if isinstance(piece, OSError):
             self.machine.abort(f"the message's body cannot be read: {piece.strerror}")
         elif piece:

@@ -193,6 +193,7 @@ class Scheduler:
         self.choose = choose
         self.limit = limit
         self.sessions_limit = sessions
+        self.rest: tuple[float, ...] = REST
         self.sessions = 0
         self.stopping = False
         self.queues: dict[str, Queue] = {}
@@ -338,7 +339,7 @@ class Scheduler:
         if transient:
             queue.failures += 1
             queue.reason = reason
-            queue.rest_until = now + REST[min(queue.failures, len(REST)) - 1]
+            queue.rest_until = now + self.rest[min(queue.failures, len(self.rest)) - 1]
             heappush(self._resting, (queue.rest_until, "queue", name))
         waiting, queue.waiting = queue.waiting, []
         return waiting
@@ -396,7 +397,7 @@ class Scheduler:
             return []
         if path.rest_until <= now:
             path.failures += 1
-            path.rest_until = now + REST[min(path.failures, len(REST)) - 1]
+            path.rest_until = now + self.rest[min(path.failures, len(self.rest)) - 1]
             heappush(self._resting, (path.rest_until, "site", path.site))
         path.reason = reason
         return path.ready.clear()

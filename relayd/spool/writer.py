@@ -175,7 +175,7 @@ def _batch(changes: list[Any]) -> Batch:
             case Requeue():
                 batch.requeues.append(change)
             case Settle():
-                batch.settles.append(change)
+                batch.settles.append(str(change))  # the JSON encoder knows no subclasses
             case _:
                 batch.jobs.append(change)
     return batch

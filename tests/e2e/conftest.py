@@ -47,5 +47,3 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
 def module_stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     with ExitStack() as stack:
         yield Stage(tmp_path_factory.mktemp("e2e"), stack)
-
-

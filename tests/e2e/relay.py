@@ -102,7 +102,9 @@ def certificate(directory: Path, name: str) -> None:
 class Relay:
     """One ``twistd -n relayd`` with its configuration and spool in ``home``."""
 
-    def __init__(self, home: Path, tables: str = "", *, node: str = "", door: str = "", spool: Path | None = None) -> None:
+    def __init__(
+        self, home: Path, tables: str = "", *, node: str = "", door: str = "", spool: Path | None = None
+    ) -> None:
         self.home = home
         self.spool = spool or home / "spool"
         self.file = home / "relayd.toml"
@@ -236,7 +238,9 @@ class Relay:
 
     def client(self) -> smtplib.SMTP:
         """A session with the relay listener."""
-        return smtplib.SMTP("127.0.0.1", self.relay, "client.example", timeout=30)
+        made = smtplib.SMTP("127.0.0.1", self.relay, "client.example", timeout=30)
+        made.ehlo()
+        return made
 
     def send(self, to: str, content: bytes = b"", *, port: int = 0, sender: str = SENDER) -> str:
         """Sends one message through a relay listener; gives its queue id."""
@@ -246,6 +250,7 @@ class Relay:
 
 def submit(client: smtplib.SMTP, to: str, content: bytes, sender: str = SENDER, options: tuple[str, ...] = ()) -> str:
     """One transaction; gives the queue id of its 250."""
+    client.ehlo_or_helo_if_needed()
     for code, said in (client.mail(sender, options), client.rcpt(to)):
         assert code == 250, said
     code, said = client.data(content)

@@ -1,0 +1,768 @@
+import random
+from collections import defaultdict, deque
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from relayd.egress.pools import Pools, Source
+from relayd.envelope import Delivery, queue_name
+from relayd.queue import scheduler as room
+from relayd.queue.scheduler import Path, Poll, Pull, Route, Scheduler, Settle, Stream, Work
+from tests.spool_kit import NOW, Mail
+
+NEVER = 9e15
+STREAMS = {"news": Stream("p", 50), "urgent": Stream("p", 90), "other": Stream("q", 50)}
+
+
+class Relay:
+    """A scheduler with a disk, a resolver and sessions that do what a test says."""
+
+    def __init__(self, limit: int = 2, sessions: int = 100_000, **weights: int) -> None:
+        self.now = NOW
+        weights = weights or {"s1": 1}
+        self.pools = Pools({n: Source(n) for n in [*weights, "t1"]}, {"p": weights, "q": {"t1": 1}})
+        self.scheduler = Scheduler(STREAMS, self.pools.choose, limit, sessions)
+        self.mail = Mail(self.now)
+        self.disk: dict[str, dict[int, Delivery]] = defaultdict(dict)
+        self.next_due: dict[str, float] = {}
+        self.asked: deque[Any] = deque()
+        self.opening: list[Path] = []
+        self.open: list[Path] = []
+        self.taken: dict[int, Path] = {}
+        self.gone: list[int] = []
+        self.reads: list[Pull] = []
+        self.sites: dict[str, str] = {}
+
+    # The disk.
+
+    def store(self, *domains: str, stream: str = "news", due: float | None = None) -> list[Delivery]:
+        self.mail.now = self.now
+        made = self.mail.reception(*domains, stream=stream, due=self.now if due is None else due).deliveries
+        for d in made:
+            self.disk[d.queue][d.id] = d
+            self.next_due[d.queue] = min(self.next_due.get(d.queue, NEVER), d.due)
+        return list(made)
+
+    def receive(self, *domains: str, stream: str = "news") -> list[Delivery]:
+        made = self.store(*domains, stream=stream)
+        self.scheduler.received(made, self.now)
+        self.collect()
+        return made
+
+    def due(self, pull: Pull) -> list[Delivery]:
+        rows = [d for d in self.disk[pull.queue].values() if d.due <= self.now and d.id not in set(pull.but)]
+        return sorted(rows, key=lambda d: (d.due, d.id))[: pull.limit]
+
+    def collect(self) -> None:
+        for decision in self.scheduler.decisions():
+            if isinstance(decision, Work):
+                if decision.open:
+                    self.opening.append(decision.path)
+            else:
+                self.asked.append(decision)
+
+    def answer(self, decision: Any) -> None:
+        s = self.scheduler
+        match decision:
+            case Poll():
+                rows = sorted((due, n) for n, due in self.next_due.items() if (due, n) > decision.after)
+                found = [row for row in rows if row[0] <= self.now][: decision.limit]
+                s.polled(found, decision.limit, self.now)
+            case Pull():
+                self.reads.append(decision)
+                s.pulled(decision.queue, self.due(decision), decision.limit, self.now)
+            case Settle():
+                rows = [d.due for d in self.disk[decision.queue].values()]
+                self.next_due[decision.queue] = min(rows, default=NEVER)
+                if not rows:
+                    del self.next_due[decision.queue]
+                s.settled(decision.queue, min(rows, default=NEVER), self.now)
+            case Route():
+                site = self.sites.get(decision.domain, decision.domain)
+                s.routed(decision.queue, site, self.now + 300, self.now)
+        self.collect()
+
+    def settle_down(self) -> None:
+        """Answers all that is asked, until nothing is."""
+        self.collect()
+        while self.asked:
+            self.answer(self.asked.popleft())
+
+    def tick(self, seconds: float = 1.0) -> None:
+        self.now += seconds
+        self.scheduler.tick(self.now)
+        self.settle_down()
+
+    # Sessions.
+
+    def connect(self) -> None:
+        while self.opening:
+            path = self.opening.pop()
+            self.scheduler.session_ready(path, self.now)
+            self.open.append(path)
+            self.collect()
+
+    def fail(self, path: Path) -> list[Delivery]:
+        self.opening.remove(path)
+        back = self.scheduler.path_failed(path, "no answer", self.now)
+        self.scheduler.session_closed(path, self.now, opening=True)
+        self.collect()
+        return back
+
+    def take(self, path: Path) -> Delivery | None:
+        delivery = self.scheduler.take(path, self.now)
+        if delivery is not None:
+            assert delivery.id not in self.taken, "a delivery is in two sessions at once"
+            assert delivery.id in self.disk[delivery.queue], "a delivery that is gone was sent again"
+            self.taken[delivery.id] = path
+        return delivery
+
+    def finish(self, delivery: Delivery, again: float | None = None) -> None:
+        """The outcome is durable: the delivery is gone, or due ``again``."""
+        self.taken.pop(delivery.id, None)
+        if again is None:
+            del self.disk[delivery.queue][delivery.id]
+            self.gone.append(delivery.id)
+        else:
+            delivery.due = again
+            self.next_due[delivery.queue] = min(self.next_due.get(delivery.queue, NEVER), again)
+        self.scheduler.done(delivery, self.now)
+        self.collect()
+
+    def send(self, most: int = 10**9) -> list[Delivery]:
+        """Everything that sessions would take now is delivered."""
+        sent: list[Delivery] = []
+        going = True
+        while going and len(sent) < most:
+            self.settle_down()
+            self.connect()
+            going = False
+            for path in list(self.open):
+                while len(sent) < most and (delivery := self.take(path)) is not None:
+                    self.finish(delivery)
+                    sent.append(delivery)
+                    going = True
+        return sent
+
+    def close(self, path: Path) -> None:
+        self.open.remove(path)
+        self.scheduler.session_closed(path, self.now, opening=False)
+        self.collect()
+
+    def why(self, domain: str = "x.example", stream: str = "news") -> str:
+        return self.scheduler.why(queue_name("crm", stream, domain), self.now)
+
+
+@pytest.fixture
+def relay() -> Relay:
+    return Relay()
+
+
+def test_new_mail_goes_at_once_without_reading_the_disk(relay: Relay) -> None:
+    made = relay.receive("x.example")
+    assert relay.send() == made
+    assert relay.reads == []
+
+
+def test_what_was_on_disk_at_the_start_is_found(relay: Relay) -> None:
+    made = [d for n in range(1200) for d in relay.store(f"d{n}.example")]
+    relay.tick()
+    assert {d.id for d in relay.send()} == {d.id for d in made}
+
+
+def test_a_delivery_goes_when_it_is_due_and_not_before(relay: Relay) -> None:
+    relay.store("x.example", due=NOW + 100)
+    for _ in range(99):
+        relay.tick()
+        assert relay.send() == []
+    relay.tick(2)
+    assert len(relay.send()) == 1
+
+
+def test_a_blocked_site_with_900_000_deliveries_delays_nobody_and_takes_no_memory(relay: Relay) -> None:
+    blocked = queue_name("crm", "news", "blocked.example")
+    pattern = relay.store("blocked.example")[0]
+    backlog = 900_000
+
+    def due(pull: Pull) -> list[Delivery]:
+        if pull.queue != blocked:
+            return usual(pull)
+        nonlocal handed
+        handed += pull.limit
+        m = pattern.message
+        return [
+            Delivery(1 + handed + n, m, pattern.recipient, blocked, NOW) for n in range(min(pull.limit, backlog - handed))
+        ]
+
+    usual, handed = relay.due, 0
+    relay.due = due  # type: ignore[method-assign]
+    relay.tick()
+    while relay.opening:
+        for delivery in relay.fail(relay.opening[0]):
+            relay.scheduler.done(delivery, relay.now)
+        relay.settle_down()
+    assert handed <= room.PULL
+    made = [d for n in range(2000) for d in relay.store(f"d{n}.example")]
+    relay.tick()
+    assert {d.id for d in relay.send()} == {d.id for d in made}
+    assert handed <= room.PULL
+    assert "rests, next try in" in relay.why("blocked.example")
+    for _ in range(600):
+        relay.tick(10)
+        while relay.opening:
+            for delivery in relay.fail(relay.opening[0]):
+                relay.scheduler.done(delivery, relay.now)
+            relay.settle_down()
+    assert handed <= room.PULL + 20 * room.PROBE
+    assert relay.scheduler.loaded <= room.PULL
+
+
+def test_memory_is_bounded_however_many_queues_are_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "LOADED", 200)
+    relay = Relay()
+    for n in range(300):
+        relay.store(*[f"d{n}.example"] * 20)
+    relay.tick()
+    for _ in range(50):
+        relay.tick()
+    assert relay.scheduler.loaded <= 2 * 200 + room.PULL
+    new = relay.receive("new.example", stream="urgent")[0]
+    relay.settle_down()
+    assert new.id in relay.scheduler.queues[new.queue].loaded
+    total = 0
+    for _ in range(100):
+        total += len(relay.send())
+        assert relay.scheduler.loaded <= 3 * 200
+        relay.tick()
+    assert total == 300 * 20 + 1
+
+
+def test_large_messages_count_by_their_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "LOADED_BYTES", 1000)
+    relay = Relay()
+    for n in range(200):
+        relay.store(*[f"d{n}.example"] * 10)
+    relay.tick(1)
+    assert relay.scheduler.loaded_bytes <= 2 * 1000 + room.PULLS * room.PULL * 24
+    assert len(relay.send()) == 2000
+
+
+def test_pulls_under_way_are_bounded(relay: Relay) -> None:
+    for n in range(400):
+        relay.store(f"d{n}.example")
+    relay.now += 1
+    relay.scheduler.tick(relay.now)
+    relay.collect()
+    relay.answer(relay.asked.popleft())
+    pulls = [d for d in relay.asked if isinstance(d, Pull)]
+    assert len(pulls) == room.PULLS
+    assert len(relay.send()) == 400
+
+
+def test_mail_that_came_while_a_pull_was_under_way_is_pulled_after_it(relay: Relay) -> None:
+    relay.store("x.example")
+    relay.now += 1
+    relay.scheduler.tick(relay.now)
+    relay.collect()
+    relay.answer(relay.asked.popleft())
+    pull = relay.asked.popleft()
+    assert isinstance(pull, Pull)
+    stale = relay.due(pull)
+    relay.receive("x.example")
+    relay.scheduler.pulled(pull.queue, stale, pull.limit, relay.now)
+    assert len(relay.send()) == 2
+
+
+def test_mail_that_a_pull_brought_before_it_was_told_goes_once(relay: Relay) -> None:
+    relay.store("x.example")
+    told_late = relay.store("x.example")
+    relay.tick()
+    relay.scheduler.received(told_late, relay.now)
+    assert len(relay.send()) == 2
+
+
+def test_a_pull_that_read_a_row_just_before_it_left_does_not_bring_it_back(relay: Relay) -> None:
+    (delivery,) = relay.store("x.example")
+    relay.now += 1
+    relay.scheduler.tick(relay.now)
+    relay.collect()
+    relay.answer(relay.asked.popleft())
+    pull = relay.asked.popleft()
+    stale = relay.due(pull)
+    assert relay.scheduler.hold(delivery)
+    relay.finish(delivery)
+    relay.scheduler.pulled(pull.queue, stale, pull.limit, relay.now)
+    assert relay.send() == []
+
+
+def test_a_held_delivery_is_nobody_elses(relay: Relay) -> None:
+    (delivery,) = relay.store("x.example")
+    assert relay.scheduler.hold(delivery)
+    assert not relay.scheduler.hold(delivery)
+    relay.tick()
+    assert relay.send() == []
+
+
+def test_answers_that_come_twice_or_for_forgotten_queues_do_no_harm(relay: Relay) -> None:
+    s = relay.scheduler
+    s.pulled("crm/news/x.example", [], 64, NOW)
+    s.pull_failed("crm/news/x.example", 64, NOW)
+    s.routed("crm/news/x.example", "x", NOW + 9, NOW)
+    assert s.unroutable("crm/news/x.example", "no", NOW, transient=True) == []
+    s.settled("crm/news/x.example", NOW, NOW)
+    (delivery,) = relay.receive("x.example")
+    relay.send()
+    s.done(delivery, relay.now)
+    relay.tick(room.LINGER + 1)
+    s.done(delivery, relay.now)
+    assert (s.loaded, s.loaded_bytes, s.queues) == (0, 0, {})
+    made = relay.receive("x.example")
+    assert relay.send() == made
+
+
+def test_a_pull_that_fails_is_tried_again(relay: Relay) -> None:
+    relay.store("x.example")
+    relay.now += 1
+    relay.scheduler.tick(relay.now)
+    relay.collect()
+    relay.answer(relay.asked.popleft())
+    pull = relay.asked.popleft()
+    relay.scheduler.pull_failed(pull.queue, pull.limit, relay.now)
+    assert relay.send() == []
+    relay.tick(room.RECHECK + 1)
+    assert len(relay.send()) == 1
+
+
+def test_a_clock_that_steps_back_loses_nothing(relay: Relay) -> None:
+    relay.store("x.example")
+    relay.tick(5000)
+    relay.send()
+    relay.now -= 4000
+    relay.store("y.example")
+    relay.tick()
+    assert len(relay.send()) == 1
+
+
+def test_what_the_walk_missed_is_found_by_the_next_one(relay: Relay) -> None:
+    relay.store("x.example")
+    relay.tick()
+    relay.send()
+    relay.store("y.example", due=NOW - 100)
+    relay.tick()
+    assert relay.send() == []
+    relay.tick(room.RESCAN)
+    assert len(relay.send()) == 1
+
+
+def test_a_walk_under_way_does_not_undo_the_start_of_the_next(relay: Relay) -> None:
+    relay.store("x.example")
+    relay.tick()
+    relay.send()
+    relay.store("y.example", due=NOW - 100)
+    relay.store("z.example", due=relay.now + 600)
+    relay.now += 700
+    relay.scheduler.tick(relay.now)
+    relay.collect()
+    relay.now += 1
+    relay.scheduler.tick(relay.now)
+    relay.settle_down()
+    relay.tick()
+    relay.tick()
+    assert len(relay.send()) == 2
+
+
+def test_a_requeue_whose_time_has_passed_is_taken_up_again(relay: Relay) -> None:
+    relay.receive("x.example")
+    relay.settle_down()
+    relay.connect()
+    delivery = relay.take(relay.open[0])
+    assert delivery is not None
+    relay.finish(delivery, again=relay.now - 1)
+    for _ in range(8):
+        relay.tick()
+    assert relay.send() == [delivery]
+
+
+def test_a_retry_in_a_queue_that_never_empties_is_not_forgotten(relay: Relay) -> None:
+    relay.receive("x.example")
+    relay.settle_down()
+    relay.connect()
+    retry = relay.take(relay.open[0])
+    assert retry is not None
+    old, newer = relay.receive("x.example")[0], relay.receive("x.example")[0]
+    relay.finish(retry, again=relay.now + 100)
+    sent = []
+    for _ in range(200):  # always one in memory
+        relay.receive("x.example")
+        sent += relay.send(1)
+        relay.tick()
+    assert retry.id in {d.id for d in sent}
+    assert {old.id, newer.id} <= {d.id for d in sent}
+
+
+def test_sessions_of_a_path_are_limited_and_never_more_than_its_mail(relay: Relay) -> None:
+    relay.receive("x.example")
+    relay.settle_down()
+    assert len(relay.opening) == 1
+    relay.receive(*["x.example"] * 9)
+    relay.settle_down()
+    assert len(relay.opening) == 2
+    relay.connect()
+    assert "all 2 sessions" in relay.why()
+    relay.close(relay.open[0])
+    assert len(relay.opening) == 1
+
+
+def test_sessions_of_all_paths_are_limited_and_the_hungry_come_next() -> None:
+    relay = Relay(sessions=1)
+    relay.receive("x.example", "y.example")
+    relay.settle_down()
+    assert len(relay.opening) == 1
+    first = relay.opening[0]
+    assert len(relay.send()) == 1
+    relay.close(first)
+    assert len(relay.opening) == 1
+    assert len(relay.send()) == 1
+
+
+def test_an_idle_session_is_used_before_another_is_opened(relay: Relay) -> None:
+    relay.receive("x.example")
+    relay.send()
+    path = relay.open[0]
+    path.idle = 1
+    relay.scheduler.received(relay.store("x.example"), relay.now)
+    assert relay.scheduler.decisions() == [Work(path, False)]
+
+
+def test_a_path_that_failed_rests_longer_each_time_and_is_probed_by_few() -> None:
+    relay = Relay(limit=1)
+    relay.store(*["x.example"] * 200)
+    relay.tick()
+    rests = []
+    for _ in range(4):
+        back = relay.fail(relay.opening[0])
+        rests.append(back)
+        for delivery in back:
+            relay.finish(delivery, again=relay.now + 9000)
+        began = relay.now
+        while not relay.opening:
+            relay.tick()
+        assert len(relay.opening) == 1
+        rests.append(relay.now - began)
+    assert rests[1::2] == [60, 120, 300, 600]
+    assert [len(back) for back in rests[::2]] == [64, 4, 4, 4]
+    assert len(relay.send()) == 200 - 64 - 3 * 4
+
+
+def test_the_site_that_wants_no_more_sessions_keeps_those_it_has(relay: Relay) -> None:
+    relay.receive(*["x.example"] * 9)
+    relay.settle_down()
+    path = relay.opening.pop()
+    relay.scheduler.session_ready(path, relay.now)
+    relay.open.append(path)
+    assert relay.fail(path) == []
+    assert relay.opening == []
+    assert len(relay.send()) == 9
+
+
+def test_a_resting_path_is_not_taken_from_and_others_of_the_pool_go_on() -> None:
+    relay = Relay(s1=1, s2=1)
+    relay.receive(*["x.example"] * 4)
+    relay.settle_down()
+    bad = next(p for p in relay.opening if p.source == "s1")
+    for delivery in relay.fail(bad):
+        relay.finish(delivery, again=relay.now + 900)
+    relay.opening = [p for p in relay.opening if p is not bad]
+    relay.receive(*["x.example"] * 4)
+    assert relay.scheduler.take(bad, relay.now) is None
+    assert {p.source for p in relay.opening} == {"s2"}
+    assert len(relay.send()) == 6
+
+
+def test_what_was_handed_back_goes_first(relay: Relay) -> None:
+    relay.receive(*["x.example"] * 3)
+    relay.settle_down()
+    relay.connect()
+    path = relay.open[0]
+    first = relay.take(path)
+    assert first is not None
+    del relay.taken[first.id]
+    relay.scheduler.give_back(path, first, relay.now)
+    assert relay.take(path) is first
+
+
+def test_what_is_handed_back_to_a_path_that_is_gone_finds_another(relay: Relay) -> None:
+    (delivery,) = relay.receive("x.example")
+    relay.settle_down()
+    relay.connect()
+    path = relay.open[0]
+    taken = relay.take(path)
+    assert taken is delivery
+    relay.sites["x.example"] = "moved"
+    relay.now += 400
+    relay.receive("x.example")
+    relay.settle_down()
+    relay.close(path)
+    del relay.taken[delivery.id]
+    relay.scheduler.give_back(path, delivery, relay.now)
+    assert len(relay.send()) == 2
+
+
+def test_a_source_out_of_use_gives_its_mail_to_others() -> None:
+    relay = Relay(s1=1, s2=1)
+    relay.receive(*["x.example"] * 4)
+    relay.settle_down()
+    path = next(p for p in relay.opening if p.source == "s1")
+    relay.pools.out_of_use["s1"] = "gone"
+    relay.opening = [p for p in relay.opening if p is not path]
+    relay.scheduler.reassign(path, relay.now)
+    assert len(relay.send()) == 4
+
+
+def test_without_a_source_mail_waits_says_so_and_goes_when_there_is_one(relay: Relay) -> None:
+    relay.pools.out_of_use["s1"] = "gone"
+    relay.receive("x.example")
+    relay.settle_down()
+    assert relay.why() == "no source of pool 'p' is available"
+    del relay.pools.out_of_use["s1"]
+    for _ in range(12):
+        relay.tick()
+    assert len(relay.send()) == 1
+
+
+def test_a_domain_that_cannot_be_looked_up_rests_and_its_mail_is_given_to_the_shell(relay: Relay) -> None:
+    (delivery,) = relay.receive("x.example")
+    relay.scheduler.decisions()
+    assert isinstance(relay.asked.popleft(), Route)
+    assert relay.why() == "the look-up of its domain is under way"
+    back = relay.scheduler.unroutable(delivery.queue, "no answer", relay.now, transient=True)
+    assert back == [delivery]
+    assert relay.scheduler.unroutable(delivery.queue, "no answer", relay.now, transient=True) == []
+    relay.finish(delivery, again=relay.now + 300)
+    relay.receive("x.example")
+    assert relay.reads == []
+    assert relay.why() == "its domain cannot be looked up, next try in 60 s: no answer"
+    for _ in range(70):
+        relay.tick()
+    assert len(relay.send()) == 1
+
+
+def test_why_says_the_right_thing(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert relay.why() == "nothing: it will be taken up at its due time"
+    relay.receive("x.example")
+    assert relay.why() == "the look-up of its domain is under way"
+    relay.settle_down()
+    assert relay.why() == "nothing: it is on its way"
+    relay.fail(relay.opening[0])
+    assert relay.why() == "x.example by source s1 rests, next try in 60 s: no answer"
+    relay.scheduler.received(relay.store("x.example", stream="other"), relay.now)
+    relay.settle_down()
+    assert relay.why(stream="other") == "nothing: it is on its way"
+    monkeypatch.setattr(room, "LOADED", 0)
+    relay.store("y.example")
+    relay.tick()
+    assert "memory for ready deliveries is full" in relay.why("y.example")
+
+
+def test_queues_whose_mail_is_gone_leave_no_trace(relay: Relay) -> None:
+    for n in range(50):
+        relay.receive(f"d{n}.example")
+    relay.send()
+    for path in list(relay.open):
+        relay.close(path)
+    relay.tick(room.LINGER + 1)
+    assert (relay.scheduler.queues, relay.scheduler.sites) == ({}, {})
+    for n in range(50):
+        relay.receive(f"dead{n}.example")
+    relay.settle_down()
+    for path in list(relay.opening):
+        for delivery in relay.fail(path):
+            relay.finish(delivery)
+    relay.tick(room.LINGER + 1)
+    relay.tick(61)
+    assert (relay.scheduler.queues, relay.scheduler.sites) == ({}, {})
+    assert relay.scheduler.sessions == 0
+
+
+def test_nothing_new_begins_while_stopping(relay: Relay) -> None:
+    relay.receive("x.example")
+    relay.settle_down()
+    relay.connect()
+    relay.scheduler.stopping = True
+    assert relay.take(relay.open[0]) is None
+    relay.store("y.example")
+    relay.tick()
+    assert relay.asked == deque()
+
+
+class Life(RuleBasedStateMachine):
+    """Anything may happen in any order; in the end every delivery has gone once, or is still on disk and goes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.relay = Relay(limit=2, sessions=3, s1=1, s2=2)
+        self.held: list[tuple[Path, Delivery]] = []
+        self.late: list[tuple[Pull, list[Delivery]]] = []
+        self.made: set[int] = set()
+
+    domains = st.sampled_from(["x.example", "y.example", "z.example"])
+
+    @rule(domain=domains, copies=st.integers(1, 90), told=st.booleans(), stream=st.sampled_from(["news", "other"]))
+    def receive(self, domain: str, copies: int, told: bool, stream: str) -> None:
+        made = self.relay.store(*[domain] * copies, stream=stream)
+        self.made |= {d.id for d in made}
+        if told:
+            self.relay.scheduler.received(made, self.relay.now)
+            self.relay.collect()
+
+    @precondition(lambda self: self.relay.asked)
+    @rule(data=st.data(), late=st.booleans())
+    def answer(self, data: st.DataObject, late: bool) -> None:
+        asked = self.relay.asked
+        asked.rotate(-data.draw(st.integers(0, len(asked) - 1)))
+        decision = asked.popleft()
+        if late and isinstance(decision, Pull):
+            self.late.append((decision, self.relay.due(decision)))
+        else:
+            self.relay.answer(decision)
+
+    @precondition(lambda self: self.late)
+    @rule(fails=st.booleans())
+    def answer_late(self, fails: bool) -> None:
+        pull, found = self.late.pop(0)
+        if fails:
+            self.relay.scheduler.pull_failed(pull.queue, pull.limit, self.relay.now)
+        else:
+            self.relay.scheduler.pulled(pull.queue, found, pull.limit, self.relay.now)
+        self.relay.collect()
+
+    @precondition(lambda self: any(isinstance(d, Route) for d in self.relay.asked))
+    @rule(transient=st.booleans())
+    def cannot_be_looked_up(self, transient: bool) -> None:
+        route = next(d for d in self.relay.asked if isinstance(d, Route))
+        self.relay.asked.remove(route)
+        back = self.relay.scheduler.unroutable(route.queue, "no", self.relay.now, transient=transient)
+        for delivery in back:
+            self.relay.finish(delivery, again=self.relay.now + 300 if transient else None)
+
+    @precondition(lambda self: self.relay.opening)
+    @rule(fails=st.booleans())
+    def session(self, fails: bool) -> None:
+        if fails:
+            for delivery in self.relay.fail(self.relay.opening[0]):
+                self.relay.finish(delivery, again=self.relay.now + 60)
+            return
+        path = self.relay.opening.pop(0)
+        self.relay.scheduler.session_ready(path, self.relay.now)
+        self.relay.open.append(path)
+        self.relay.collect()
+
+    @precondition(lambda self: self.relay.open)
+    @rule(data=st.data(), most=st.integers(1, 70))
+    def work(self, data: st.DataObject, most: int) -> None:
+        path = data.draw(st.sampled_from(self.relay.open))
+        for _ in range(most):
+            delivery = self.relay.take(path)
+            if delivery is None:
+                break
+            self.held.append((path, delivery))
+
+    @precondition(lambda self: self.held)
+    @rule(what=st.sampled_from(["gone", "again", "past", "back"]), most=st.integers(1, 70))
+    def outcome(self, what: str, most: int) -> None:
+        for path, delivery in self.held[:most]:
+            if what == "back":
+                del self.relay.taken[delivery.id]
+                self.relay.scheduler.give_back(path, delivery, self.relay.now)
+                self.relay.collect()
+            else:
+                again = {"gone": None, "again": self.relay.now + 30, "past": self.relay.now - 5}[what]
+                self.relay.finish(delivery, again=again)
+        del self.held[:most]
+
+    @precondition(lambda self: self.relay.open)
+    @rule()
+    def close(self) -> None:
+        self.relay.close(self.relay.open[0])
+
+    @rule(seconds=st.sampled_from([1, 6, 70, 700, -50]))
+    def time(self, seconds: float) -> None:
+        self.relay.now += seconds
+        self.relay.scheduler.tick(self.relay.now)
+        self.relay.collect()
+
+    @rule(on=st.booleans())
+    def source(self, on: bool) -> None:
+        if on:
+            self.relay.pools.out_of_use.clear()
+        else:
+            self.relay.pools.out_of_use["s1"] = "gone"
+
+    @invariant()
+    def counts_hold(self) -> None:
+        s = self.relay.scheduler
+        assert s.loaded == sum(len(q.loaded) for q in s.queues.values())
+        assert s.loaded_bytes >= 0
+        assert s.sessions == len(self.relay.opening) + len(self.relay.open) <= 3
+        for queue in s.queues.values():
+            assert queue.loaded <= set(self.relay.disk[queue.name])
+            assert len(queue.loaded) <= room.PULL
+
+    def teardown(self) -> None:
+        relay = self.relay
+        relay.pools.out_of_use.clear()
+        while self.late:
+            self.answer_late(False)
+        for _, delivery in self.held:
+            relay.finish(delivery)
+        for _ in range(120):
+            if not any(relay.disk.values()):
+                break
+            relay.tick(30)
+            relay.send()
+            for path in list(relay.open):
+                relay.close(path)
+        left = {n: (list(q)[:3], relay.scheduler.why(n, relay.now)) for n, q in relay.disk.items() if q}
+        assert left == {}
+        assert sorted(relay.gone) == sorted(self.made)
+        relay.tick(room.LINGER + 1)
+        relay.tick(2000)
+        assert (relay.scheduler.loaded, relay.scheduler.queues) == (0, {})
+
+
+TestLife = Life.TestCase
+TestLife.settings = settings(
+    max_examples=30,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+)
+
+
+def test_a_long_random_life_under_small_memory_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "LOADED", 30)
+    monkeypatch.setattr(room, "QUEUES", 40)
+    rng = random.Random(7)
+    relay = Relay(limit=3, sessions=9)
+    made: set[int] = set()
+    for _ in range(1500):
+        made |= {d.id for d in relay.receive(*[f"d{rng.randrange(80)}.example"] * rng.randrange(1, 9))}
+        relay.settle_down()
+        relay.connect()
+        for path in relay.open:
+            if (delivery := relay.take(path)) is not None:
+                relay.finish(delivery, again=relay.now + 20 if rng.random() < 0.3 else None)
+        for path in list(relay.open)[:2]:
+            relay.close(path)
+        assert relay.scheduler.loaded <= 3 * 30 + room.PULL
+        relay.tick(rng.random())
+    for _ in range(600):
+        relay.tick(3)
+        relay.send()
+        for path in list(relay.open):
+            relay.close(path)
+    assert sorted(relay.gone) == sorted(made)

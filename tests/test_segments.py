@@ -1,0 +1,248 @@
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relayd.spool import segments as room
+from relayd.spool.segments import Checkpoint, Mover, advance, checkpoint_of, read_records
+from relayd.spool.store import Batch, Store, connect, create
+from tests.spool_kit import Mail
+
+
+class Records:
+    """A store, and a mover whose jobs are done at once or not at all."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.directory = path / "records"
+        self.connection = create(path / "spool.sqlite")
+        self.store = Store(self.connection)
+        self.mail = Mail()
+        self.lines: list[bytes] = []
+        self.faults: list[str | None] = []
+        self.crash = False
+        self.restart()
+
+    def restart(self, keep: float = 1e9) -> Mover:
+        reading = connect(self.path / "spool.sqlite", readonly=True)
+        self.mover = Mover(self.directory, reading, self.submit, self.faults.append, keep, 0.01)
+        return self.mover
+
+    def submit(self, job: Any, done: Any) -> None:
+        if self.crash:
+            raise OSError("killed")
+        batch = Batch()
+        batch.jobs.append(job)
+        done(self.store.apply(batch).results[0])
+
+    def add(self, count: int = 1) -> None:
+        for _ in range(count):
+            batch = Batch()
+            batch.receptions += [self.mail.reception(), self.mail.reception()]
+            self.lines += [r.line for r in batch.receptions]
+            self.store.apply(batch)
+
+    def files(self) -> list[Path]:
+        return sorted(self.directory.iterdir())
+
+    def tail(self, since: Checkpoint, limit: int = 1 << 20) -> tuple[list[bytes], Checkpoint]:
+        found: list[bytes] = []
+        while True:
+            lines, since = read_records(self.connection, self.directory, since, limit)
+            if not lines:
+                return found, since
+            found += lines
+
+    def outbox(self) -> int:
+        return int(self.connection.execute("SELECT count(*) FROM outbox").fetchone()[0])
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> Iterator[Records]:
+    made = Records(tmp_path)
+    yield made
+    made.connection.close()
+
+
+def test_records_are_moved_once_with_their_totals(records: Records) -> None:
+    records.add(3)
+    assert records.mover.move() == sum(map(len, records.lines))
+    assert records.mover.move() == 0
+    assert records.outbox() == 0
+    assert b"".join(f.read_bytes() for f in records.files()) == b"".join(records.lines)
+    assert records.connection.execute("SELECT term, sum(count) FROM segment_total").fetchall() == [("received", 6)]
+
+
+def test_a_copy_that_a_crash_interrupted_is_cut_and_made_once(records: Records) -> None:
+    records.add(2)
+    records.mover.move()
+    records.add(2)
+    records.crash = True
+    with pytest.raises(OSError, match="killed"):
+        records.mover.move()
+    records.crash = False
+    (file,) = records.files()
+    assert file.read_bytes() == b"".join(records.lines)
+    file.write_bytes(file.read_bytes() + b'{"kind":"Deliv')
+    records.restart().move()
+    assert file.read_bytes() == b"".join(records.lines)
+    assert records.tail(Checkpoint())[0] == records.lines
+
+
+def test_a_first_copy_that_a_crash_interrupted_is_made_once(records: Records) -> None:
+    records.add()
+    records.crash = True
+    with pytest.raises(OSError, match="killed"):
+        records.mover.move()
+    records.crash = False
+    records.restart().move()
+    assert records.tail(Checkpoint())[0] == records.lines
+
+
+def test_junk_behind_what_counts_is_never_shown_to_a_feed(records: Records) -> None:
+    records.add()
+    records.mover.move()
+    with records.files()[0].open("ab") as file:
+        file.write(b"junk\n")
+    assert records.tail(Checkpoint())[0] == records.lines
+    records.add()
+    records.mover.move()
+    assert records.tail(Checkpoint())[0] == records.lines
+
+
+def test_a_segment_that_has_lost_records_is_told(records: Records) -> None:
+    records.add()
+    records.mover.move()
+    records.files()[0].write_bytes(b"")
+    with pytest.raises(OSError, match="shorter than"):
+        records.restart().move()
+    with pytest.raises(OSError, match="ends before"):
+        records.tail(Checkpoint())
+
+
+def test_a_feed_gets_every_line_once_across_seals_and_restarts(
+    records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "SEGMENT_BYTES", 700)
+    got: list[bytes] = []
+    at = Checkpoint()
+    for n in range(12):
+        records.add(n % 3 + 1)
+        records.mover.move()
+        if n % 2:
+            lines, at = records.tail(at, limit=10 + 150 * (n % 4))
+            got += lines
+        if n % 4 == 0:
+            records.restart()
+    got += records.tail(at)[0]
+    assert got == records.lines
+    assert len(records.files()) > 3
+    assert records.connection.execute("SELECT count(*) FROM segment WHERE sealed = 0").fetchone()[0] <= 1
+
+
+def test_an_old_segment_is_sealed_though_it_is_small(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
+    records.add()
+    records.mover.move()
+    monkeypatch.setattr(room, "SEGMENT_SECONDS", -1)
+    records.mover.move()
+    assert records.connection.execute("SELECT count(*) FROM segment WHERE sealed > 0").fetchone()[0] == 1
+    monkeypatch.undo()
+    records.add()
+    records.mover.move()
+    assert len(records.files()) == 2
+    assert records.tail(Checkpoint())[0] == records.lines
+
+
+def test_a_segment_goes_only_when_sealed_old_and_read_by_every_feed(
+    records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "SEGMENT_BYTES", 1)
+    records.restart(keep=-10)
+
+    def step() -> int:
+        records.add()
+        records.mover.move()
+        return len(records.files())
+
+    advance("slow", Checkpoint("", 0))(records.connection)
+    assert [step(), step(), step()] == [1, 2, 3]
+    names = [f.name for f in records.files()]
+    advance("slow", Checkpoint(names[1], 0))(records.connection)
+    advance("quick", Checkpoint(names[2], 5))(records.connection)
+    assert step() == 3
+    assert names[0] not in {f.name for f in records.files()}
+    records.restart(keep=1e6)
+    advance("slow", Checkpoint(names[2], 5))(records.connection)
+    assert step() == 4
+
+
+def test_totals_outlive_the_files(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "SEGMENT_BYTES", 1)
+    records.restart(keep=-10)
+    for _ in range(3):
+        records.add()
+        records.mover.move()
+    assert records.files() == []
+    assert records.connection.execute("SELECT sum(count) FROM segment_total").fetchone()[0] == 6
+
+
+def test_a_file_that_a_crash_kept_from_being_removed_goes_at_the_next_start(
+    records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "SEGMENT_BYTES", 1)
+    records.restart(keep=-10)
+    records.add()
+    records.mover.move()
+    name = records.connection.execute("SELECT name FROM segment").fetchone()[0]
+    (records.directory / name).write_bytes(b"left over")
+    records.restart().move()
+    assert records.files() == []
+
+
+def test_checkpoints_are_kept_per_feed(records: Records) -> None:
+    assert checkpoint_of(records.connection, "a") == Checkpoint()
+    advance("a", Checkpoint("s", 5))(records.connection)
+    advance("a", Checkpoint("s", 9))(records.connection)
+    assert checkpoint_of(records.connection, "a") == Checkpoint("s", 9)
+    assert checkpoint_of(records.connection, "b") == Checkpoint()
+
+
+def test_the_mover_goes_on_after_a_fault_and_says_so(records: Records) -> None:
+    came = threading.Event()
+    records.mover._fault = lambda error: (records.faults.append(error), came.set())
+    records.crash = True
+    records.add()
+    records.mover.start()
+    assert came.wait(10)
+    came.clear()
+    records.crash = False
+    assert came.wait(10)
+    records.mover.stop()
+    records.mover.join(10)
+    assert records.faults[0] is not None
+    assert records.faults[-1] is None
+    assert records.tail(Checkpoint())[0] == records.lines
+
+
+def test_a_mover_told_to_stop_does_not_wait_for_a_writer_that_never_answers(
+    records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = threading.Event()
+    monkeypatch.setattr(room, "wait", lambda futures, seconds: asked.wait(1))
+    records.mover._submit = lambda job, done: asked.set()
+    records.add()
+    records.mover.start()
+    assert asked.wait(10)
+    records.mover.stop()
+    records.mover.join(10)
+    assert not records.mover.is_alive()
+
+
+def test_a_job_that_fails_is_raised(records: Records) -> None:
+    records.mover._submit = lambda job, done: done(sqlite3.OperationalError("locked"))
+    records.add()
+    with pytest.raises(sqlite3.OperationalError):
+        records.mover.move()
