@@ -11,12 +11,14 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
 from OpenSSL import SSL
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.error import ReactorNotRunning
 from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
@@ -151,12 +153,22 @@ class Node(Service):
         self._ticker.start(1.0)
         if hasattr(signal, "SIGHUP"):
             signal.signal(signal.SIGHUP, lambda *_: post(self._hang_up))
+        reactor.callWhenRunning(self._on_sigterm)
         self.log.info(
             "relayd is up as {name}: {queued} deliveries queued, listening on {doors}",
             name=loaded.node.name,
             queued=self.spool.queued_at_start,
             doors=", ".join(self.listeners),
         )
+
+    def _on_sigterm(self) -> None:
+        """A stop that was asked for ends with exit code 0; twistd's own handler ends by the signal."""
+
+        def stop() -> None:
+            with suppress(ReactorNotRunning):  # a second signal while the first one's stop is under way
+                self.reactor.stop()
+
+        signal.signal(signal.SIGTERM, lambda *_: self.reactor.callFromThread(stop))
 
     def _listener(self, loaded: config.Config, door: config.Listener) -> ListenerService:
         return assembly.listener(self.reactor, loaded, door, self.relay, self.tls)

@@ -64,8 +64,12 @@ class Reactor(MemoryReactorClock):
         return SimpleNamespace(callInThreadWithCallback=run)
 
     def pump(self) -> None:
+        """Runs what is posted, and what that posts; a relay that never comes to rest runs in a circle."""
+        left = 200_000
         while not self.posted.empty():
             self._one(0.0)
+            left -= 1
+            assert left, "the relay runs in a circle"
 
     def _one(self, patience: float) -> None:
         call, args, named = self.posted.get(timeout=patience or None, block=bool(patience))
@@ -264,6 +268,7 @@ class Server(Protocol):
         self.sender = self.recipient = ""
         self._buffer = b""
         self._content = False
+        self._stuck: tuple[str, str] | None = None  # the command that is not answered, for the time being
 
     def connectionMade(self) -> None:
         self.host.sessions.append(self)
@@ -276,8 +281,11 @@ class Server(Protocol):
     def dataReceived(self, data: bytes) -> None:
         self.reads.append(data)
         self._buffer += data
+        self._read()
+
+    def _read(self) -> None:
         ending = b"\r\n.\r\n" if self._content else b"\r\n"
-        while ending in self._buffer and not self.transport.disconnecting:
+        while ending in self._buffer and not self.transport.disconnecting and self._stuck is None:
             part, self._buffer = self._buffer.split(ending, 1)
             if self._content:
                 self._content = False
@@ -291,30 +299,45 @@ class Server(Protocol):
         self.heard.append(line)
         verb = line.split()[0].upper()
         if verb == "MAIL":
-            self.sender = line[line.index("<") + 1 : line.index(">")]
-        if verb == "RCPT":
-            self.recipient = line[line.index("<") + 1 : line.index(">")]
-        answer = self._say(verb, line)
-        if verb == "DATA" and answer.startswith("354"):
-            self._content = True
-        if verb == "QUIT" and answer != HANG:
-            self.transport.loseConnection()
+            self.sender, self.recipient = _address(line), ""
+        self._say(verb, line)
 
-    def _say(self, verb: str, line: str) -> str:
+    def _say(self, verb: str, line: str) -> None:
         if verb == "EHLO":
             usual = "\r\n".join(f"250-{word}" for word in ("mx.example", *self.host.offers)) + "\r\n250 HELP"
+        elif verb == "DATA" and not self.recipient:
+            usual = "503 5.5.1 no recipients"
         else:
             usual = _USUAL.get(verb, "500 what?")
         answer = self.host.says.get(verb, usual)
         said: str = answer(self, line) if callable(answer) else answer
         if said == CLOSE:
             self.transport.loseConnection()
-        elif said != HANG:
-            self.transport.write(said.encode() + b"\r\n")
-        return said
+            return
+        if said == HANG:
+            self._stuck = (verb, line)
+            return
+        self.transport.write(said.encode() + b"\r\n")
+        if verb == "RCPT" and said[0] == "2":
+            self.recipient = _address(line)
+        elif verb == "DATA" and said.startswith("354"):
+            self._content = True
+        elif verb == "QUIT":
+            self.transport.loseConnection()
+
+    def wake(self) -> None:
+        """Answers what it was silent on, by the script as it is now, and goes on."""
+        assert self._stuck is not None
+        stuck, self._stuck = self._stuck, None
+        self._say(*stuck)
+        self._read()
 
     def speak(self, text: str) -> None:
         self.transport.write(text.encode() + b"\r\n")
+
+
+def _address(line: str) -> str:
+    return line[line.index("<") + 1 : line.index(">")]
 
 
 class MemorySpool:

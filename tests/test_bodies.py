@@ -96,9 +96,7 @@ def test_an_abandoned_body_leaves_no_file_and_no_open_handle(place: Place) -> No
 
 
 @pytest.mark.parametrize("call", ["write", "fdatasync", "open", "close"])
-def test_a_disk_that_fails_is_told_and_no_file_stays(
-    place: Place, monkeypatch: pytest.MonkeyPatch, call: str
-) -> None:
+def test_a_disk_that_fails_is_told_and_no_file_stays(place: Place, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     usual_close = os.close
 
     def fails(*args: object, **kwargs: object) -> int:

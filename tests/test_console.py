@@ -121,7 +121,8 @@ def test_the_focus_follows_its_queue_when_the_order_changes(screen: Screen) -> N
     screen.console.show(seen(queue("a.example", 9), queue("b.example", 5)))
     screen.press("down")
     assert screen.focused == "crm/bulk/b.example"
-    screen.console.show(seen(queue("a.example", 9), queue("b.example", 50), queue("c.example", 20)))
+    grown = [queue("a.example", 9), queue("b.example", 50), queue("c.example", 60), queue("d.example", 70)]
+    screen.console.show(seen(*grown))
     assert screen.focused == "crm/bulk/b.example"
 
 

@@ -12,7 +12,7 @@ RELAYD = ROOT / "relayd"
 # Each line is a step: its rooms import only rooms of the lines before it, never one another.
 FLOORS: dict[str, list[str]] = {
     "words": ["address envelope errors identity notation reply", "outcome", "records"],
-    "protocol": ["smtp message"],
+    "protocol": ["smtp message", "shaping"],
     "engine": ["directory egress queue spool submission"],
     # Twisted lives only from here on.
     "shell": ["resolver tls transport", "control listener", "delivery reception sandbox"],

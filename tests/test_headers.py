@@ -6,7 +6,10 @@ from hypothesis import strategies as st
 
 from relayd.message.headers import addresses, fields, split, survey, without
 
-HEAD = b"From: A <a@x.example>\r\nTo: b@y.example,\r\n\tc@z.example\r\nBCC: d@w.example\r\n e@v.example\r\nSubject: s\r\n\r\n"
+HEAD = (
+    b"From: A <a@x.example>\r\nTo: b@y.example,\r\n\tc@z.example\r\n"
+    b"BCC: d@w.example\r\n e@v.example\r\nSubject: s\r\n\r\n"
+)
 
 
 def test_split_keeps_the_empty_line_with_the_head() -> None:
@@ -57,7 +60,9 @@ def test_without_drops_just_what_was_named(made: list[tuple[str, str]]) -> None:
 
 
 def test_survey_reads_what_submission_wants() -> None:
-    head = b"Received: 1\r\nRECEIVED: 2\r\nFrom: a@x.example, B <b@x.example>\r\nMessage-Id:\r\n <1@x>\r\nX-Relayd-Client: c\r\n"
+    head = b"Received: 1\r\nRECEIVED: 2\r\nFrom: a@x.example, B <b@x.example>\r\n" + (
+        b"Message-Id:\r\n <1@x>\r\nX-Relayd-Client: c\r\n"
+    )
     found = survey(head)
     assert found.received == 2
     assert found.froms == ("a@x.example", "b@x.example")
@@ -89,7 +94,9 @@ def test_any_bytes_can_be_surveyed(head: bytes) -> None:
     survey(b"From: " + head)
 
 
-@pytest.mark.parametrize("head", [b"A" * 500_000, b"A:" + b"\r\n x" * 120_000, b"A: b\n" * 100_000, b"A:" + b"\r" * 400_000])
+@pytest.mark.parametrize(
+    "head", [b"A" * 500_000, b"A:" + b"\r\n x" * 120_000, b"A: b\n" * 100_000, b"A:" + b"\r" * 400_000]
+)
 def test_a_hostile_head_is_read_in_no_time(head: bytes) -> None:
     began = time.process_time()
     survey(head)

@@ -102,7 +102,9 @@ def test_a_delivery_deleted_by_hand_is_named(books: Books, moved: bool) -> None:
 def test_a_delivery_that_came_from_nowhere_is_named(books: Books) -> None:
     books.live(random.Random(1), 10)
     stray = books.queued[0].id + 500
-    books.db.execute("INSERT INTO delivery SELECT ?, message, queue, due, 0, recipient, '', '' FROM delivery LIMIT 1", (stray,))
+    books.db.execute(
+        "INSERT INTO delivery SELECT ?, message, queue, due, 0, recipient, '', '' FROM delivery LIMIT 1", (stray,)
+    )
     assert f"{show(stray)} is queued but was never received" in books.faults()
 
 

@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 from relayd import config, quickstart
 from relayd.directory import Directory, verify_password
@@ -96,6 +97,12 @@ def test_lost_variables_mean_a_new_password_that_works(here: Path) -> None:
     assert prepare(here, 4000).variables == second.variables
 
 
+def test_a_password_that_is_not_the_connections_is_replaced(here: Path) -> None:
+    prepare(here, 4000)
+    (here / "quickstart.env").write_text("RELAYD_PASSWORD=wrong\n")
+    assert prepare(here, 4000).variables["RELAYD_PASSWORD"] != "wrong"
+
+
 def test_a_lost_spool_means_a_new_connection(here: Path) -> None:
     prepare(here, 4000)
     for file in (here / "spool").iterdir():
@@ -171,6 +178,13 @@ def test_another_base_port_is_refused(text: str) -> None:
 
 def test_base_port_defaults_to_4000() -> None:
     assert base_port({}) == 4000
+
+
+def test_the_certificate_is_its_own_authority_for_no_other(here: Path) -> None:
+    prepare(here, 4000)
+    certificate = x509.load_pem_x509_certificate((here / "tls" / "cert.pem").read_bytes())
+    constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints)
+    assert constraints.critical and constraints.value == x509.BasicConstraints(ca=True, path_length=0)
 
 
 @pytest.mark.parametrize("name", ["localhost", "127.0.0.1"])

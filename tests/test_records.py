@@ -9,7 +9,9 @@ from relayd.reply import Reply
 
 
 def test_a_record_is_one_line_whatever_is_in_it() -> None:
-    record = Record("Bounce", 1.5, "0a", "0b", note="a\r\nb\u2028\x00", evidence=Evidence("rcpt", Reply(550, "", "a\nb")))
+    record = Record(
+        "Bounce", 1.5, "0a", "0b", note="a\r\nb\u2028\x00", evidence=Evidence("rcpt", Reply(550, "", "a\nb"))
+    )
     line = encode(record)
     assert line.endswith(b"\n")
     assert line.splitlines(keepends=True) == [line]

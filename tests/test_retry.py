@@ -1,9 +1,10 @@
 import random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relayd.queue.retry import JITTER, Schedule, next_try
+from relayd.queue.retry import HINT, JITTER, Schedule, next_try
 
 SCHEDULE = Schedule((300, 600), 3600)
 
@@ -34,10 +35,6 @@ def test_at_the_end_of_its_life_there_is_no_next_attempt() -> None:
     assert when(5, 9999.0) is None
 
 
-def test_without_an_attempt_nothing_is_waited_for() -> None:
-    assert when(0, 100.0) == 100.0
-
-
 @given(st.lists(st.floats(1, 5000), min_size=1, max_size=4), st.floats(1, 90000), st.integers())
 def test_every_life_ends(waits: list[float], expire: float, seed: int) -> None:
     rng, schedule = random.Random(seed), Schedule(tuple(waits), expire)
@@ -49,3 +46,36 @@ def test_every_life_ends(waits: list[float], expire: float, seed: int) -> None:
         assert attempts < expire / (min(waits) * (1 - JITTER)) + 3
         now = next_try(schedule, attempts, 0.0, now, rng)
     assert last == expire
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [
+        ("451 4.7.1 Greylisted, please try again in 600 seconds", 600),
+        ("450 try again in 10 minutes", 600),
+        ("451 greylisted for 5 minutes", 300),
+        ("421 retry in 00:20:00", 1200),
+        ("450 wait 1 second", HINT[0]),
+        ("450 come back in 99 hours", HINT[1]),
+    ],
+)
+def test_a_time_that_the_server_names_is_kept_within_bounds(said: str, seconds: float) -> None:
+    schedule = Schedule((5000,), 1e6)
+    for seed in range(20):
+        due = next_try(schedule, 1, 0.0, 0.0, random.Random(seed), said)
+        assert due is not None
+        assert seconds <= due <= seconds * (1 + JITTER)
+
+
+def test_a_server_that_greylists_without_a_time_is_tried_again_soon_but_not_for_ever() -> None:
+    schedule = Schedule((5000,), 1e6, 120)
+    waits = [next_try(schedule, n, 0.0, 0.0, random.Random(n), "450 4.2.0 Greylisted") or 0.0 for n in range(1, 9)]
+    assert all(120 <= wait <= 120 * (1 + JITTER) for wait in waits[:4])
+    assert all(wait >= 5000 * (1 - JITTER) for wait in waits[4:])
+
+
+@given(st.text(max_size=200))
+def test_whatever_a_server_says_the_next_attempt_is_within_the_life(said: str) -> None:
+    due = next_try(SCHEDULE, 1, 0.0, 10.0, random.Random(1), said)
+    assert due is not None
+    assert 10 < due <= 3600

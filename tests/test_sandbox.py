@@ -192,9 +192,9 @@ def test_the_latest_is_kept_even_when_it_is_too_large_alone(tmp_path: Path) -> N
 
 
 def test_after_a_restart_the_bounds_count_what_was_there(tmp_path: Path) -> None:
-    old = fill(Maildir(tmp_path, 3, 10**6), 3)
-    new = fill(Maildir(tmp_path, 3, 10**6), 2, start=10)
-    assert names_in(tmp_path) == [old[-1], *new]
+    old = fill(Maildir(tmp_path, 50, 10**6), 50)
+    new = fill(Maildir(tmp_path, 50, 10**6), 20, start=100)
+    assert names_in(tmp_path) == [*old[-30:], *new]
 
 
 def test_what_a_mail_reader_took_away_is_no_fault(tmp_path: Path) -> None:

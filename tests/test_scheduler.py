@@ -194,7 +194,8 @@ def test_a_blocked_site_with_900_000_deliveries_delays_nobody_and_takes_no_memor
         handed += pull.limit
         m = pattern.message
         return [
-            Delivery(1 + handed + n, m, pattern.recipient, blocked, NOW) for n in range(min(pull.limit, backlog - handed))
+            Delivery(1 + handed + n, m, pattern.recipient, blocked, NOW)
+            for n in range(min(pull.limit, backlog - handed))
         ]
 
     usual, handed = relay.due, 0

@@ -162,7 +162,11 @@ def test_one_poisonous_change_fails_alone_and_acceptance_goes_on(desk: Desk) -> 
 
 @pytest.mark.parametrize(
     "job",
-    [lambda connection: 1 / 0, lambda connection: connection.execute("SELECT * FROM nowhere"), lambda connection: {}[1]],
+    [
+        lambda connection: 1 / 0,
+        lambda connection: connection.execute("SELECT * FROM nowhere"),
+        lambda connection: {}[1],
+    ],
 )
 def test_a_job_that_raises_is_told_and_kills_nobody(desk: Desk, job: Callable[[sqlite3.Connection], Any]) -> None:
     desk.writer.start()

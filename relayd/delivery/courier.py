@@ -114,6 +114,7 @@ class Courier(Service):
         self.sessions: dict[PeerSession, Opening | None] = {}
         self.totals: dict[str, int] = dict.fromkeys(_RECORD_OF, 0)
         self._idle: dict[Path, list[PeerSession]] = {}
+        self._closing: list[PeerSession] = []  # over, but the peer has not let go
         self._sites: dict[str, Site] = {}
         self._unanswered = 0
         self._sessions_made = 0
@@ -192,7 +193,8 @@ class Courier(Service):
         self.perform()
         self._forget_sites()
         reactor_now = self.now()
-        for session in [s for s in self.sessions if s.deadline and s.deadline < reactor_now]:
+        self._closing = [s for s in self._closing if not s.lost]
+        for session in [s for s in (*self.sessions, *self._closing) if s.deadline and s.deadline < reactor_now]:
             session.time_out()
         if now >= self._next_expiry and not self._expiring:
             self._next_expiry = now + _EXPIRY
@@ -400,9 +402,14 @@ class Courier(Service):
             session.path.idle -= 1
         if not known:
             del self._idle[session.path]
+        if not idle:
+            self.scheduler.look(session.path, self.wall())
+            self.perform()
 
     def ended(self, session: PeerSession, evidence: Evidence) -> None:
         opening = self.sessions.pop(session, None)
+        if not session.lost:
+            self._closing.append(session)
         if opening is None:
             self.scheduler.session_closed(session.path, self.wall(), opening=False)
         else:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import msgspec
 from twisted.internet import protocol
-from twisted.internet.interfaces import IHandshakeListener, IPullProducer
+from twisted.internet.interfaces import IHandshakeListener, IPushProducer
 from zope.interface import implementer
 
 from relayd.delivery.routing import Hop, Site
@@ -71,7 +71,7 @@ class Owner(Protocol):
     def ended(self, session: "PeerSession", evidence: Evidence) -> None: ...
 
 
-@implementer(IHandshakeListener, IPullProducer)
+@implementer(IHandshakeListener, IPushProducer)
 class PeerSession(protocol.Protocol):
     """See the module."""
 
@@ -86,15 +86,19 @@ class PeerSession(protocol.Protocol):
         self.hop = hop
         self.machine = ClientSession(settings)
         self.ready = False
+        self.lost = False  # the connection is
         self.tls = ""
         self.carried = 0
         self.deadline = 0.0
-        self._waiting = ""
+        self._waiting = ("", 0)
+        self._done = 0  # transactions that have come to their end
         self._under_way: deque[tuple[Delivery, float]] = deque()
         self._offset = 0
         self._streaming: Delivery | None = None
         self._reading: Delivery | None = None  # the one of which a piece is being read
+        self._full = False  # the transport wants no more for now
         self._idle = False
+        self._told = False  # the owner knows that we are ready
         self._over = False
         self._running = False
         self._peer = self._local = ""
@@ -112,6 +116,7 @@ class PeerSession(protocol.Protocol):
         self._run()
 
     def connectionLost(self, reason: Any = None) -> None:
+        self.lost = True
         self.machine.abort(_lost(reason))
         self._run()
 
@@ -159,10 +164,16 @@ class PeerSession(protocol.Protocol):
         self._running = True
         try:
             self._handle_events()
-            while not self._over and self._feed():
-                pass
+            self._feed_all()
+            # Only now, or another session would be opened for what this one has just taken.
+            if self.ready and not self._told and not self._over:
+                self._told = True
+                self.owner.ready(self)
+                self._feed_all()
             data = self.machine.data_to_send()
-            if data:
+            if data and self._streaming:
+                self.transport.write(data)  # Twisted's buffer, when it is empty, asks for the next piece
+            elif data:
                 send(self.transport, data)
         finally:
             self._running = False
@@ -176,17 +187,24 @@ class PeerSession(protocol.Protocol):
             _HANDLERS[type(event)](self, event)
 
     def _watch(self) -> None:
-        """A new stage has a new deadline; while a body is sent each piece that the peer takes is progress."""
-        waiting = self.machine.waiting
-        if waiting != self._waiting or waiting == "body":
+        """A new stage has a new deadline, and so has the same stage of the next transaction."""
+        waiting = (self.machine.waiting, self._done)
+        if waiting != self._waiting:
             self._waiting = waiting
-            self.deadline = self.owner.now() + getattr(self.owner.timeouts, waiting)
+            self._allow()
+
+    def _allow(self) -> None:
+        self.deadline = self.owner.now() + getattr(self.owner.timeouts, self.machine.waiting)
 
     def _rest(self) -> None:
         idle = self.machine.idle and not self._over
         if idle != self._idle:
             self._idle = idle
             self.owner.idle(self, idle)
+
+    def _feed_all(self) -> None:
+        while not self._over and self._feed():
+            pass
 
     def _feed(self) -> bool:
         """Gives the machine one more delivery, if it can take one and there is one."""
@@ -227,7 +245,6 @@ class PeerSession(protocol.Protocol):
 
     def _on_ready(self, event: Ready) -> None:
         self.ready = True
-        self.owner.ready(self)
 
     def _on_start_tls(self, event: StartTLS) -> None:
         data = self.machine.data_to_send()
@@ -239,13 +256,16 @@ class PeerSession(protocol.Protocol):
         delivery = self._under_way[0][0]
         self._streaming = delivery
         self._offset = 0
+        self._full = False
         self.machine.body(render(delivery.message, delivery))
-        self.transport.registerProducer(self, False)
+        self.transport.registerProducer(self, True)
+        self._read()
 
     def _on_finished(self, event: Finished) -> None:
         delivery, begun = self._under_way.popleft()
         self._stop_streaming()
-        if event.reply is None and event.stage == "mail" and not event.unknown and self.carried > 1:
+        self._done += 1
+        if event.reply is None and event.stage == "mail" and not event.unknown and self._done > 1:
             # A kept session that the peer had closed meanwhile: the attempt was none, the next session makes it.
             self.owner.returned(self.path, delivery)
             return
@@ -280,19 +300,27 @@ class PeerSession(protocol.Protocol):
             self.tls,
             round(self.owner.now() - begun, 3),
             self.name,
-            self.carried,
+            self.carried - len(self._under_way),
         )
 
     # A body from its file, at the pace at which the peer takes it.
 
+    def pauseProducing(self) -> None:
+        self._full = True
+
     def resumeProducing(self) -> None:
-        delivery = self._streaming
-        if delivery is not None and self._reading is not delivery:  # whatever else is written asks for more, too
-            self._reading = delivery
-            self.owner.bodies.read(delivery.message.id, self._offset, lambda piece: self._piece(delivery, piece))
+        self._full = False
+        self._read()
 
     def stopProducing(self) -> None:
         self._streaming = None
+
+    def _read(self) -> None:
+        """Asks for the next piece: one at a time, however often the transport wants more."""
+        delivery = self._streaming
+        if delivery is not None and self._reading is not delivery and not self._full:
+            self._reading = delivery
+            self.owner.bodies.read(delivery.message.id, self._offset, lambda piece: self._piece(delivery, piece))
 
     def _piece(self, delivery: Delivery, piece: bytes | OSError) -> None:
         if delivery is not self._streaming:
@@ -303,10 +331,12 @@ class PeerSession(protocol.Protocol):
         elif piece:
             self._offset += len(piece)
             self.machine.body(piece)
+            self._allow()  # each piece that the peer takes is progress
         else:
             self._stop_streaming()
             self.machine.end_body()
         self._run()
+        self._read()
         if isinstance(piece, OSError):
             self.transport.abortConnection()
 

@@ -36,7 +36,6 @@ _CLASS: dict[Kind, str] = {"failed": "5", "delayed": "4", "delivered": "2"}
 
 _SENDABLE = re.compile(rb"(?:[^\r\n\0]{0,998}\r\n)*+[^\r\n\0]{0,998}")
 _LINE_END = re.compile(rb"\r\n|\r|\n")
-_BLANKS = re.compile(r"[\t\n]+")
 _ENHANCED = re.compile(r"[245]\.(\d{1,3}\.\d{1,3})", re.ASCII)
 _MESSAGE_ID = re.compile(rb"^message-id[ \t]*:(?:\r\n)?[ \t]*(<[!-;=?-~]{1,250}>)", re.IGNORECASE | re.MULTILINE)
 _NO_QCHAR = re.compile(r"[^!-*,-<>-\[\]-~]")
@@ -157,9 +156,10 @@ def _fields(rows: Iterable[tuple[str, str]], utf8: bool) -> bytes:
 
 
 def _field(name: str, value: str, utf8: bool) -> bytes:
-    safe = _BLANKS.sub(" ", printable(value)).strip()
+    safe = printable(value).strip()
     raw = safe.encode("utf-8") if utf8 else safe.encode("ascii", "backslashreplace")
     line = f"{name}: {raw[:_VALUE_LIMIT].decode('utf-8', 'ignore')}"
+    # A line break or tab that ``printable`` left becomes a space here.
     folded = textwrap.wrap(line, _WIDTH, subsequent_indent=" ", break_long_words=False, break_on_hyphens=False)
     return "\r\n".join(folded).encode() + b"\r\n"
 
@@ -183,13 +183,11 @@ def _embedded(match: re.Match[str]) -> str:
 
 
 def _host(mx: str) -> str:
-    """The next hop as RFC 3464 section 2.1.2 names a server: without a port, an address as a literal."""
-    host, colon, port = mx.rpartition(":")
-    host = (host if colon and port.isdigit() else mx).strip("[]")
+    """The next hop as RFC 3464 section 2.1.2 names a server: by its name, or its address as a literal."""
     try:
-        address = ip_address(host)
+        address = ip_address(mx)
     except ValueError:
-        return host
+        return mx
     return f"[IPv6:{address}]" if address.version == 6 else f"[{address}]"
 
 
@@ -206,9 +204,9 @@ def _diagnostic(evidence: Evidence) -> str:
 def _text(fate: str, node: str, sent: str, address: str, outlook: str, meaning: str, evidence: Evidence) -> str:
     paragraphs = [
         _filled(f"This is the mail system at {node}."),
-        _filled(f"Your message of {sent} {_FATE[fate]}"),
+        _filled(f"Your message {_FATE[fate]}"),
         _quoted([f"<{printable(address)}>"]),
-        _filled(outlook),
+        _filled(f"It came here on {sent}. {outlook}"),
         _filled(meaning),
         *_said(evidence),
         _filled("Below are the same facts for programs, and your message or its header."),
@@ -370,7 +368,7 @@ _OUTLOOK = {
     "failed": "It will not be tried again.",
     "expired": "{times}, and the time for it is over. It will not be tried again.",
     "delayed": "{times} so far. It will be tried again{end}: you need not send it again.",
-    "relayed": "That server does not report what becomes of it: this is the last you hear of it from here.",
+    "relayed": "The next server does not report what becomes of it: this is the last you hear of it from here.",
     "delivered": "That is what the receiving side reports.",
 }
 

@@ -375,6 +375,10 @@ class Scheduler:
         path.reason = ""
         self._work(path, now)
 
+    def look(self, path: Path, now: float) -> None:
+        """A session of the path is busy now, or idle no more: what is still ready may want another."""
+        self._work(path, now)
+
     def session_closed(self, path: Path, now: float, *, opening: bool) -> None:
         """A session is gone; ``opening``: before it was ready."""
         path.sessions -= 1
@@ -389,11 +393,11 @@ class Scheduler:
 
     def path_failed(self, path: Path, reason: str, now: float) -> list[Delivery]:
         """No session could be opened: the path rests.  Gives the deliveries that were ready for it; what is on disk
-        waits there until the path is tried again.  While other sessions of the path work, the site only wants no more
-        of them.  Call it before ``session_closed``."""
-        working = path.sessions - path.opening
-        if working > 0:
-            path.cap, path.cap_until = working, now + CAP
+        waits there until the path is tried again.  While the path has other sessions, working or still being opened,
+        the site only wants no more of them.  Call it before ``session_closed``."""
+        others = path.sessions - 1
+        if others > 0:
+            path.cap, path.cap_until = others, now + CAP
             return []
         if path.rest_until <= now:
             path.failures += 1
@@ -560,6 +564,8 @@ class Scheduler:
         queue = self.queues.get(name)
         if queue is None:
             return
+        if queue.rest_until <= now:
+            queue.rest_until = 0.0  # over for good, even if the clock steps back
         if queue.waiting:
             self._reroute(queue, now)
         else:
@@ -571,6 +577,8 @@ class Scheduler:
         if site is None:
             return
         for path in site.paths.values():
+            if path.rest_until <= now:
+                path.rest_until = 0.0  # over for good, even if the clock steps back
             self._work(path, now)
         for queue_name in site.queues:
             self._pull(self.queues[queue_name], now)

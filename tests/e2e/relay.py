@@ -6,6 +6,7 @@ Nothing here sleeps for a fixed time: ``until`` looks again and again until what
 import contextlib
 import datetime
 import io
+import ipaddress
 import itertools
 import json
 import os
@@ -82,7 +83,7 @@ def certificate(directory: Path, name: str) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = datetime.datetime.now(datetime.UTC)
-    address = x509.IPAddress(__import__("ipaddress").ip_address("127.0.0.1"))
+    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
     made = (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -355,7 +356,7 @@ class Sink(Peer):
         self._known: list[dict[str, Any]] = []
 
     def messages(self) -> list[dict[str, Any]]:
-        """All that has come: {"time", "peer", "local", "ehlo", "mail", "recipients", "size", "sha256", "test", "at"}."""
+        """All that has come, each as ``sink.Recorder`` keeps it: time, peer, ehlo, mail, recipients, size, at ..."""
         while True:
             at = self._lines.tell()
             line = self._lines.readline()

@@ -119,7 +119,7 @@ def test_backlog_of_a_blocked_domain_delays_no_other_and_takes_no_memory(stage: 
         slowest = max(m["time"] for m in sink.messages()[came:]) - began
         ceiling = exercise(relay, sink, "with")
         print(
-            f"\n{how}: old mail of others within {slowest:.2f} s of the start; {floor:.0f} MB without, {ceiling:.0f} with"
+            f"\n{how}: others start within {slowest:.2f} s; {floor:.0f} MB without backlog, {ceiling:.0f} MB with"
         )
         assert slowest < 1.0
         assert ceiling - floor < 60

@@ -4,8 +4,8 @@ In: the body in chunks as it streams by, the header section as it will go out.  
 are signed, with their names as h= has them.  All of it by operations on whole buffers, never line by line.
 """
 
+import hashlib
 import re
-from hashlib import sha256
 from typing import Literal
 
 Canonicalization = Literal["relaxed", "simple"]
@@ -35,6 +35,7 @@ _SIGNED_NAMES = frozenset(name for name, _ in SIGNED)
 
 _CRLF = b"\r\n"
 _EMPTY_LINES = _CRLF * 4096
+_RUN = re.compile(b"  +")
 _UP_TO_BARE = re.compile(rb"(?:(?:\r\n)*+[\r\n])*")  # of a run of CR and LF: as far as one that ends no line
 _NEXT_FIELD = re.compile(rb"\r\n(?![ \t])")
 _NAMES_LINE = re.compile(rb".{1,72}(?::|\Z)")
@@ -48,7 +49,7 @@ class BodyHash:
 
     def __init__(self, canonicalization: Canonicalization = "relaxed") -> None:
         self._relaxed = canonicalization == "relaxed"
-        self._hash = sha256()
+        self._hash = hashlib.sha256()
         self._lines = 0  # line ends seen and not hashed: nothing of them counts but the first if nothing follows
         self._tail = b""  # white space and CR whose meaning depends on what follows: at most b" \r"
         self._content = False  # whether anything was hashed
@@ -66,34 +67,35 @@ class BodyHash:
         self._tail = data[end:]
         stop = _content_end(data, end)
         if stop:
-            self._put_lines()
+            _hash_lines(self._hash, self._lines)
             self._hash.update(memoryview(data)[:stop])
-            self._content = True
+            self._content, self._lines = True, 0
         self._lines += (end - stop) // 2
 
     def digest(self) -> bytes:
         """The 32 octets of bh=.  More may be fed afterwards."""
         last, content = self._hash.copy(), self._content
-        if self._tail.endswith(b"\r"):
-            last.update(_CRLF * self._lines + self._tail)
+        if self._tail.endswith(b"\r"):  # a bare CR, as it turns out
+            _hash_lines(last, self._lines)
+            last.update(self._tail)
             content = True
         # RFC 6376 section 3.4.3 and 3.4.4: of a body without content, simple leaves one line end, relaxed nothing.
         if content or not self._relaxed:
             last.update(_CRLF)
         return last.digest()
 
-    def _put_lines(self) -> None:
-        while self._lines:
-            few = min(self._lines, 4096)
-            self._hash.update(_EMPTY_LINES[: 2 * few])
-            self._lines -= few
+
+def _hash_lines(into: "hashlib._Hash", lines: int) -> None:
+    while lines > 0:
+        into.update(_EMPTY_LINES[: 2 * lines])
+        lines -= len(_EMPTY_LINES) // 2
 
 
 def _compressed(data: bytes) -> bytes:
     """Runs of white space as one space, none before CRLF.  Each step is one search where there is nothing to do."""
     data = data.replace(b"\t", b" ")
-    while b"  " in data:  # halves the longest run each time: faster than a regular expression's call for every run
-        data = data.replace(b"  ", b" ")
+    if b"  " in data:
+        data = _RUN.sub(b" ", data)
     return data.replace(b" \r\n", _CRLF)
 
 
@@ -123,8 +125,8 @@ def chosen(head: bytes, canonicalization: Canonicalization) -> tuple[bytes, byte
 def _relaxed_fields(head: bytes) -> dict[bytes, list[bytes]]:
     """RFC 6376 section 3.4.2, done to the whole section at once: names are looked at afterwards."""
     text = head.replace(b"\t", b" ").replace(b"\r\n ", b" ")
-    while b"  " in text:
-        text = text.replace(b"  ", b" ")
+    if b"  " in text:
+        text = _RUN.sub(b" ", text)
     found: dict[bytes, list[bytes]] = {}
     for line in text.split(_CRLF):
         name, colon, value = line.partition(b":")

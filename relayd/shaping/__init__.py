@@ -1,0 +1,1 @@
+"""Shaping: the limits of a path, and the pace they allow."""
