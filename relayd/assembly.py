@@ -11,15 +11,20 @@ import msgspec
 
 from relayd import config, notation
 from relayd.delivery.courier import Settings
-from relayd.delivery.routing import Router, StaticRoute
+from relayd.delivery.outcomes import Rules
+from relayd.delivery.outcomes import Settings as OutcomeSettings
+from relayd.delivery.routing import Policy, PolicyOf, Router, StaticRoute
 from relayd.delivery.session import Timeouts
 from relayd.egress.pools import Pools, Source
-from relayd.listener import Limits, ListenerService, SMTPServerFactory
+from relayd.listener import Limits as DoorLimits
+from relayd.listener import ListenerService, SMTPServerFactory
 from relayd.queue.retry import Schedule
 from relayd.queue.scheduler import Stream
 from relayd.reception import Allowed, Relay, RelayDoor
 from relayd.resolver import Resolver, ResolverSettings
 from relayd.sandbox import Sandbox
+from relayd.shaping.limits import Limits
+from relayd.shaping.limits import rate as parse_rate
 from relayd.smtp.events import ServerSettings
 from relayd.tls import ServerTLS
 
@@ -33,10 +38,19 @@ def streams(loaded: config.Config) -> dict[str, Stream]:
     return {name: Stream(stream.pool, stream.priority) for name, stream in loaded.stream.items()}
 
 
+def rules(loaded: config.Config) -> dict[str, Rules]:
+    """What each stream wants of retries and reports."""
+    greylist = loaded.retry.greylist
+    return {
+        name: Rules(Schedule(stream.schedule, stream.expire, greylist), stream.reports)
+        for name, stream in loaded.stream.items()
+    }
+
+
 def courier_settings(loaded: config.Config) -> Settings:
     egress = loaded.egress
     return Settings(
-        schedules={name: Schedule(stream.schedule, stream.expire) for name, stream in loaded.stream.items()},
+        outcomes=OutcomeSettings(loaded.node.name, rules(loaded), loaded.retry.delay_report),
         timeouts=Timeouts(
             banner=egress.banner,
             ehlo=egress.ehlo,
@@ -66,30 +80,56 @@ def resolver_settings(loaded: config.Config) -> ResolverSettings:
         timeout=asked.timeout,
         tries=asked.tries,
         cache_size=asked.cache_size,
+        failure_ttl=asked.failure_ttl,
         port=loaded.egress.port,
     )
 
 
 def router(loaded: config.Config, resolver: Resolver, now: Any) -> Router:
     """Raises OSError for a password file that cannot be read."""
-    hops = {route.domain: _static(route) for route in loaded.route}
+    hops = {route.domain: _static(loaded, route) for route in loaded.route}
     routes = config.Routes(loaded.route)
 
     def find(domain: str) -> StaticRoute | None:
         route = routes.find(domain)
         return hops[route.domain] if route else None
 
-    return Router(resolver, find, loaded.egress.port, loaded.egress.tls, now)
+    return Router(resolver, find, loaded.egress.port, policy_of(loaded), now)
 
 
-def _static(route: config.Route) -> StaticRoute:
+def policy_of(loaded: config.Config) -> PolicyOf:
+    """By the domain's own name, else by the nearest name above its most preferred MX host, else [egress]'s."""
+    egress = loaded.egress
+    general = Policy(egress.tls, Limits(egress.connections))
+    special = {
+        name: Policy(site.tls or egress.tls, _limits(loaded, site.connections, site.rate))
+        for name, site in loaded.site.items()
+    }
+
+    def find(domain: str, hosts: tuple[str, ...]) -> Policy:
+        if not special:
+            return general
+        name = hosts[0] if hosts else ""
+        while domain not in special and name not in special and name:
+            name = name.partition(".")[2]
+        return special.get(domain) or special.get(name) or general
+
+    return find
+
+
+def _limits(loaded: config.Config, connections: int, rate: str) -> Limits:
+    return Limits(connections or loaded.egress.connections, parse_rate(rate) if rate else None)
+
+
+def _static(loaded: config.Config, route: config.Route) -> StaticRoute:
     host, port = notation.host_port(route.via)
     password = Path(route.password_file).read_text("utf-8").strip() if route.password_file else ""
-    return StaticRoute(host, port, route.tls, route.login, password)
+    policy = Policy(route.tls, _limits(loaded, route.connections, route.rate))
+    return StaticRoute(host, port, policy, route.login, password)
 
 
-def limits(door: config.Listener) -> Limits:
-    return Limits(
+def door_limits(door: config.Listener) -> DoorLimits:
+    return DoorLimits(
         door.max_connections,
         door.max_connections_per_ip,
         door.max_connections_per_login,
@@ -121,8 +161,10 @@ def listener(
     """One listener with its door; not open yet."""
     allowed = tuple(Allowed(entry.net, entry.account, entry.stream) for entry in door.allow)
     policy = RelayDoor(relay, server_settings(loaded, door), allowed, loaded.stream_named)
-    factory = SMTPServerFactory(reactor, policy, limits(door), tls, secure=door.service == "submissions")
-    return ListenerService(reactor, f"{door.service} {door.listen}", door.listen, factory)
+    factory = SMTPServerFactory(reactor, policy, door_limits(door), tls, secure=door.service == "submissions")
+    service = ListenerService(reactor, f"{door.service} {door.listen}", door.listen, factory)
+    service.drain = loaded.node.drain
+    return service
 
 
 def sandbox(reactor: Any, loaded: config.Config) -> ListenerService:
@@ -131,7 +173,7 @@ def sandbox(reactor: Any, loaded: config.Config) -> ListenerService:
     door = Sandbox(
         reactor, loaded.sandbox.maildir, ServerSettings(hostname="sandbox.example", service="relayd sandbox")
     )
-    factory = SMTPServerFactory(reactor, door, Limits(), None, secure=False)
+    factory = SMTPServerFactory(reactor, door, DoorLimits(), None, secure=False)
     return ListenerService(reactor, f"sandbox {loaded.sandbox.listen}", loaded.sandbox.listen, factory)
 
 

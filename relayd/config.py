@@ -16,6 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from relayd import notation
+from relayd.shaping import limits
 from relayd.tables import ConfigError, Fault, File, Reader
 
 __all__ = ["Config", "ConfigError", "Fault", "Routes", "control_path", "load"]
@@ -80,6 +81,12 @@ def _durations(value: object) -> tuple[float, ...]:
     return found
 
 
+def _rate(value: object) -> str:
+    if value != "":
+        limits.rate(value)
+    return str(value)
+
+
 Duration = Annotated[float, notation.duration]
 Durations = Annotated[tuple[float, ...], _durations]
 Size = Annotated[int, notation.size]
@@ -89,6 +96,7 @@ FilePath = Annotated[str, File]
 Host = Annotated[str, notation.hostname]
 Name = Annotated[str, notation.name]
 EndpointText = Annotated[str, _endpoint_text]
+RateText = Annotated[str, _rate]
 
 
 class Node(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,22 +155,34 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Stream(msgspec.Struct, frozen=True, kw_only=True):
-    """A traffic kind.  ``schedule`` and ``expire`` are those of [retry] unless given."""
+    """A traffic kind.  ``schedule`` and ``expire`` are those of [retry] unless given; ``reports``: whether a sender is
+    told of mail that failed or is late ("none" for bulk: the records tell)."""
 
     pool: str = "default"
     priority: Annotated[int, notation.whole(0, 100)] = 50
     schedule: Durations = ()
     expire: Duration = 0.0
+    reports: Literal["sender", "none"] = "sender"
+
+
+class Site(msgspec.Struct, frozen=True, kw_only=True):
+    """What holds for a recipient domain, or for all domains whose MX hosts lie in it; 0 and "" leave [egress]'s."""
+
+    tls: TLSPolicy | None = None
+    connections: Annotated[int, notation.whole(0)] = 0
+    rate: RateText = ""
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):
-    """A static next hop for a domain, "*.suffix" or "*"."""
+    """A static next hop for a domain, "*.suffix" or "*", with the limits agreed with it."""
 
     domain: Annotated[str, notation.domain_pattern]
     via: Annotated[str, _next_hop]
     tls: TLSPolicy = "may"
     login: str = ""
     password_file: FilePath = ""
+    connections: Annotated[int, notation.whole(0)] = 0
+    rate: RateText = ""
 
 
 class Dkim(msgspec.Struct, frozen=True, kw_only=True):
@@ -173,20 +193,24 @@ class Dkim(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Resolver(msgspec.Struct, frozen=True, kw_only=True):
-    """Whom to ask ("address:port" each; none is the system's choice), and for how long at each try."""
+    """Whom to ask ("address:port" each; none is the system's choice), and for how long at each try;
+    ``failure_ttl``: how long a failure is believed."""
 
     nameservers: Annotated[tuple[str, ...], notation.list_of(_nameserver)] = ()
     timeout: Duration = 3.0
     tries: Positive = 3
     cache_size: Positive = 50000
+    failure_ttl: Duration = 10.0
 
 
 class Retry(msgspec.Struct, frozen=True, kw_only=True):
-    """Waits between attempts (the last repeats, all jittered), a delivery's life, the first wait when greylisted."""
+    """Waits between attempts (the last repeats, all jittered), a delivery's life, the wait when greylisted, and the
+    time after which the sender is told of a delay."""
 
     schedule: Durations = (300.0, 600.0, 1200.0, 2400.0, 3600.0, 7200.0, 14400.0)
     expire: Duration = 3 * 86400.0
     greylist: Duration = 300.0
+    delay_report: Duration = 4 * 3600.0
 
 
 class Egress(msgspec.Struct, frozen=True, kw_only=True):
@@ -229,6 +253,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     source: dict[str, Source]
     pool: dict[str, Pool]
     stream: dict[str, Stream]
+    site: dict[str, Site] = {}
     route: tuple[Route, ...] = ()
     dkim: dict[str, Dkim] = {}
     resolver: Resolver = Resolver()
@@ -269,7 +294,7 @@ def _patterns(domain: str) -> Iterator[str]:
 _SINGLE: dict[str, type[msgspec.Struct]] = {
     "node": Node, "tls": TLS, "resolver": Resolver, "retry": Retry, "egress": Egress, "sandbox": Sandbox,
 }  # fmt: skip
-_NAMED: dict[str, type[msgspec.Struct]] = {"source": Source, "pool": Pool, "stream": Stream, "dkim": Dkim}
+_NAMED: dict[str, type[msgspec.Struct]] = {"source": Source, "pool": Pool, "stream": Stream, "site": Site, "dkim": Dkim}
 _ARRAYS: dict[str, type[msgspec.Struct]] = {"listener": Listener, "route": Route}
 
 

@@ -55,7 +55,7 @@ class Message(msgspec.Struct, frozen=True):
 
 class Delivery(msgspec.Struct):
     """One recipient's copy of a message, with its own life in queue ``queue``.  ``source`` and ``last`` are those of
-    the last attempt: the source it went by and what was seen, in words."""
+    the last attempt: the source it went by and what was seen, in words; ``told``: its sender knows of the delay."""
 
     id: int
     message: Message
@@ -65,6 +65,7 @@ class Delivery(msgspec.Struct):
     attempts: int = 0
     source: str = ""
     last: str = ""
+    told: bool = False
 
 
 def queue_name(account: str, stream: str, domain: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import msgspec
 from twisted.application.service import Service
 from twisted.internet import protocol
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -27,6 +27,7 @@ from relayd.transport import send, set_no_delay
 
 BACKLOG = 64 << 10  # bytes that a client may send ahead of our answer before we stop reading
 _SWEEP = 1.0
+_PARTING = 30.0  # seconds for the last word to be taken
 
 UNAVAILABLE = Reply(421, "4.4.5", "Server is temporarily unavailable")
 _IDLE = Reply(421, "4.4.2", "Nothing came for too long, closing")
@@ -90,6 +91,7 @@ class Session(protocol.Protocol):
         self._paused = 0
         self._counted = False
         self._ahead = False  # paused because the client sends ahead of an answer
+        self._leaving = False  # the last word is on its way
 
     @property
     def secure(self) -> bool:
@@ -158,6 +160,16 @@ class Session(protocol.Protocol):
         self.machine.close(reply)
         self._flush()
 
+    @property
+    def busy(self) -> bool:
+        """At a message, or at a question of ours: not to be ended now."""
+        return not self.machine.closed and (self.receiver is not None or self.machine.stage == "answer")
+
+    def part(self) -> None:
+        """The listener closes: so does the session, unless it is busy."""
+        if not self.busy and not self.machine.closed:
+            self.shut(UNAVAILABLE)
+
     def _run(self) -> None:
         """Takes the machine's events until it wants more from somewhere, then sends what it has to say."""
         if self._running:
@@ -168,26 +180,33 @@ class Session(protocol.Protocol):
                 _HANDLERS[type(event)](self, event)
         finally:
             self._running = False
-        if self.machine.stage != "answer" and self.receiver is None:
+        if self._flush() and not self.busy and self.machine.stage != "data":
+            # Only what was answered counts: bytes that drip in gain no time.
             self._expect(self.factory.limits.idle, _IDLE)
-        self._flush()
+        if self.factory.closing:
+            self.part()
         if self.machine.backlog > BACKLOG and self.machine.stage == "answer" and not self._ahead:
             self._ahead = True
             self.pause()
 
     def _expect(self, seconds: float, last_word: Reply) -> None:
+        if self._leaving:
+            return
         if self.door.settings.auth_required and not self.login:
             return  # the time to log in runs from the start
         self.deadline = self.factory.now() + seconds
         self.last_word = last_word
 
-    def _flush(self) -> None:
+    def _flush(self) -> bool:
+        """Sends what there is to say; False if that was nothing."""
         data = self.machine.data_to_send()
         if data:
             send(self.transport, data)
-        if self.machine.closed:
-            self.deadline = self.factory.now() + 30
+        if self.machine.closed and not self._leaving:
+            self._leaving = True
+            self.deadline = self.factory.now() + _PARTING
             self.transport.loseConnection()
+        return bool(data)
 
     def _answered(self, answer: Callable[[], None]) -> None:
         """An answer that came: now (inside ``_run``, which goes on) or later (``_run`` must be taken up again)."""
@@ -301,6 +320,7 @@ class SMTPServerFactory(protocol.ServerFactory):
         self.tls = tls
         self.secure = secure
         self.now = reactor.seconds
+        self.closing = False
         self.sessions: dict[Session, None] = {}
         self.by_ip: dict[str, int] = defaultdict(int)
         self.by_login: dict[str, int] = defaultdict(int)
@@ -347,9 +367,11 @@ def _less(counts: dict[str, int], key: str) -> None:
 
 
 class ListenerService(Service):
-    """Listens while it runs.  Its stop closes the port at once and lets sessions finish the message they are at."""
+    """Listens while it runs.  Its stop closes the port and the idle sessions at once and waits up to ``drain`` seconds
+    for those that are at a message; sessions that are left still have their time-outs."""
 
     log = Logger()
+    drain = 30.0
 
     def __init__(self, reactor: Any, name: str, endpoint: str, factory: SMTPServerFactory) -> None:
         self.setName(name)
@@ -357,7 +379,9 @@ class ListenerService(Service):
         self.endpoint = endpoint
         self.factory = factory
         self.port: Any = None
-        self._sweeper = LoopingCall(factory.sweep)
+        self._stopped: Deferred[None] | None = None
+        self._until = 0.0
+        self._sweeper = LoopingCall(self._sweep)
         self._sweeper.clock = reactor
 
     async def listen(self) -> None:
@@ -372,14 +396,31 @@ class ListenerService(Service):
 
     def stopService(self) -> "Deferred[None]":
         super().stopService()
-        if self._sweeper.running:
-            self._sweeper.stop()
+        self.factory.closing = True
         for session in list(self.factory.sessions):
-            if session.machine.stage != "answer" and session.receiver is None:
-                session.shut(UNAVAILABLE)
+            session.part()
         return Deferred.fromCoroutine(self._close())
 
     async def _close(self) -> None:
         if self.port is not None:
             port, self.port = self.port, None
-            await port.stopListening()
+            await maybeDeferred(port.stopListening)
+        self._until = self.reactor.seconds() + self.drain
+        stopped = self._stopped = Deferred()
+        self._see_off()
+        await stopped
+
+    def _sweep(self) -> None:
+        self.factory.sweep()
+        if self.factory.closing:
+            self._see_off()
+
+    def _see_off(self) -> None:
+        """The stop is over when nobody is at a message any more; the sweeping is when nobody is there."""
+        sessions = self.factory.sessions
+        over = self.reactor.seconds() >= self._until or not any(session.busy for session in sessions)
+        if self._stopped is not None and over:
+            stopped, self._stopped = self._stopped, None
+            stopped.callback(None)
+        if not sessions and self._sweeper.running:
+            self._sweeper.stop()

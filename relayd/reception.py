@@ -59,6 +59,7 @@ class Relay:
         directory: Directory,
         verifier: Verifier,
         health: Health,
+        identities: Identities,
         now: Callable[[], float],
     ) -> None:
         self.node = node
@@ -67,7 +68,7 @@ class Relay:
         self.verifier = verifier
         self.health = health
         self.now = now
-        self.identities = Identities(spool.last_identity)
+        self.identities = identities
         self.memory = 0
         self.on_received: Callable[[Any], None] = lambda deliveries: None
         self._rejections: list[bytes] = []
@@ -323,7 +324,7 @@ class Intake:
             submitter.account,
             submitter.connection,
             submitter.stream,
-            self.envelope,
+            msgspec.structs.replace(self.envelope, recipients=()),  # each is kept with its delivery
             edits,
             self._head,
             body,
@@ -332,8 +333,9 @@ class Intake:
             self._survey.client,
             self._eightbit,
         )
-        self._deliveries = submission.deliveries(message, self.now)
-        record, entry = submission.reception(message, came, session.tls)
+        recipients = self.envelope.recipients
+        self._deliveries = submission.deliveries(message, recipients, self.now)
+        record, entry = submission.reception(message, recipients, came, session.tls)
         self._promised = True
         self.relay.spool.receive(Reception(message, self._deliveries, encode(record), (entry,)), self._kept)
 
@@ -349,8 +351,10 @@ class Intake:
             self._failed(error)
             return
         self._hold(-self._held)
-        self.relay.on_received(self._deliveries)
-        self._answer(Reply(250, "2.0.0", f"queued as {show(self.identity)}"))
+        try:
+            self.relay.on_received(self._deliveries)
+        finally:  # on disk is on disk, whatever fails behind it
+            self._answer(Reply(250, "2.0.0", f"queued as {show(self.identity)}"))
 
     def _failed(self, error: Exception) -> None:
         self._promised = False

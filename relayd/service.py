@@ -20,7 +20,7 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.error import ReactorNotRunning
 from twisted.internet.task import LoopingCall
-from twisted.internet.threads import deferToThread
+from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python import usage
 from twisted.python.failure import Failure
@@ -34,7 +34,7 @@ from relayd.delivery.sources import check_sources
 from relayd.directory import Directory, Verifier
 from relayd.envelope import Delivery
 from relayd.errors import InputError
-from relayd.identity import received_at, show
+from relayd.identity import Identities, received_at, show
 from relayd.listener import ListenerService
 from relayd.queue.scheduler import Scheduler
 from relayd.reception import Relay
@@ -127,21 +127,21 @@ class Node(Service):
         self.resolver = Resolver(reactor, assembly.resolver_settings(loaded), is_ours=self._is_ours)
         self.pools = assembly.pools(loaded)
         check_sources(self.pools)
-        self.scheduler = Scheduler(
-            assembly.streams(loaded), self.pools.choose, loaded.egress.connections, loaded.egress.sessions
-        )
+        self.scheduler = Scheduler(assembly.streams(loaded), self.pools.choose, loaded.egress.sessions)
         self.scheduler.rest = loaded.egress.rest
+        identities = Identities(self.spool.last_identity)
         self.courier = Courier(
             reactor,
             self.spool,
             self.scheduler,
             self.pools,
             assembly.router(loaded, self.resolver, reactor.seconds),
+            identities,
             assembly.courier_settings(loaded),
             random.Random(),
             self.now,
         )
-        self.relay = Relay(loaded.node.name, self.spool, self.directory, self.verifier, self, self.now)
+        self.relay = Relay(loaded.node.name, self.spool, self.directory, self.verifier, self, identities, self.now)
         self.relay.on_received = self.courier.received
         self.listeners = {door.listen: self._listener(loaded, door) for door in loaded.listener}
         if loaded.sandbox:
@@ -199,15 +199,16 @@ class Node(Service):
         )
         if self._ticker.running:
             self._ticker.stop()
-        await DeferredList([listener.stopService() for listener in self.listeners.values()], consumeErrors=True)
-        await self.courier.stopService()
+        ending = [listener.stopService() for listener in self.listeners.values()]
+        await DeferredList([*ending, self.courier.stopService()], consumeErrors=True)
         self.relay.flush_rejections()
         stopped = self.control.stopService()
         if stopped is not None:
             await stopped
         self.resolver.close()
-        await deferToThread(self.spool.stop)
-        await deferToThread(self._scrypt.shutdown)
+        threads = self.reactor.getThreadPool()
+        await deferToThreadPool(self.reactor, threads, self.spool.stop)
+        await deferToThreadPool(self.reactor, threads, self._scrypt.shutdown)
         self.directory.close()
         self.log.info("relayd has stopped: everything accepted is on disk")
 
@@ -291,9 +292,7 @@ class Node(Service):
         check_sources(self.pools)
         self.courier.reconfigure(self.pools, router, assembly.courier_settings(loaded))
         self.scheduler.rest = loaded.egress.rest
-        self.scheduler.reconfigure(
-            assembly.streams(loaded), self.pools.choose, loaded.egress.connections, loaded.egress.sessions, self.now()
-        )
+        self.scheduler.reconfigure(assembly.streams(loaded), self.pools.choose, loaded.egress.sessions, self.now())
         self.courier.perform()
         self.config = loaded
 
@@ -317,7 +316,7 @@ class Node(Service):
             "sessions_in": sum(sessions.values()),
             "sessions_out": self.scheduler.sessions,
             "ready": self.scheduler.loaded,
-            "outcomes": dict(self.courier.totals),
+            "outcomes": dict(self.courier.outcomes.totals),
         }
 
     async def queues(self, limit: int) -> list[dict[str, Any]]:

@@ -80,7 +80,7 @@ def edits(session: Session, identity: int, envelope: Envelope, head: Head, now: 
     return Edits(prepend, tuple(name for name in DROPPED if name.encode() in head.names)), message_id
 
 
-def deliveries(message: Message, now: float) -> tuple[Delivery, ...]:
+def deliveries(message: Message, recipients: tuple[Recipient, ...], now: float) -> tuple[Delivery, ...]:
     """One for each recipient, due at once."""
     return tuple(
         Delivery(
@@ -90,13 +90,13 @@ def deliveries(message: Message, now: float) -> tuple[Delivery, ...]:
             queue_name(message.account, message.stream, domain_of(recipient.address)),
             now,
         )
-        for n, recipient in enumerate(message.envelope.recipients, 1)
+        for n, recipient in enumerate(recipients, 1)
     )
 
 
-def reception(message: Message, session: Session, tls: str) -> tuple[Record, Entry]:
+def reception(message: Message, to: tuple[Recipient, ...], session: Session, tls: str) -> tuple[Record, Entry]:
     """The record of a reception and what it adds to the ledger."""
-    recipients = tuple(r.address for r in message.envelope.recipients)
+    recipients = tuple(recipient.address for recipient in to)
     record = Record(
         kind="Reception",
         time=message.received,
@@ -106,9 +106,9 @@ def reception(message: Message, session: Session, tls: str) -> tuple[Record, Ent
         stream=message.stream,
         sender=message.envelope.sender,
         recipients=recipients,
-        message_id=printable(message.message_id),
+        message_id=message.message_id,
         size=message.size,
-        client=printable(message.client),
+        client=message.client,
         note=f"from {session.peer} ({trace.safe_name(session.helo)}) by {session.protocol} {tls}".rstrip(),
     )
     return record, Entry(day_of(message.id), message.account, message.stream, "received", len(recipients))

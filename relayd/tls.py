@@ -63,7 +63,8 @@ def client_tls(name: str, *, verify: bool) -> Any:
 
 def agreed(transport: Any) -> str:
     """Version and cipher of a finished handshake, such as "TLSv1.3 TLS_AES_256_GCM_SHA384"; "" without TLS."""
-    connection = getattr(transport, "_tlsConnection", None)
-    if connection is None:
+    # After STARTTLS the transport is the TCP one still: only its handle tells.
+    connection = transport.getHandle() if hasattr(transport, "getHandle") else None
+    if not isinstance(connection, SSL.Connection):
         return ""
     return printable(f"{connection.get_protocol_version_name()} {connection.get_cipher_name() or ''}".strip())

@@ -4,6 +4,7 @@ Twisted puts every write off to the next turn of its loop: three more system cal
 a handful of bytes to say gives them to the kernel at once, and leaves to Twisted what the kernel does not take.
 """
 
+from contextlib import suppress
 from typing import Any
 
 from twisted.internet.tcp import Connection
@@ -20,10 +21,8 @@ def send(transport: Any, data: bytes) -> None:
         and not transport._tempDataBuffer
         and not transport.dataBuffer
     ):
-        try:
+        with suppress(OSError):  # the kernel's buffer is full, or the connection broken: Twisted finds that out
             data = data[transport.socket.send(data) :]
-        except OSError:
-            pass  # the kernel's buffer is full, or the connection broken: Twisted finds out in its own way
     if data:
         transport.write(data)
 

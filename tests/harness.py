@@ -20,7 +20,9 @@ from twisted.python.failure import Failure
 
 from relayd.delivery import Courier
 from relayd.delivery.courier import Settings
-from relayd.delivery.routing import Router
+from relayd.delivery.outcomes import Rules
+from relayd.delivery.outcomes import Settings as OutcomeSettings
+from relayd.delivery.routing import Policy, Router
 from relayd.delivery.session import Timeouts
 from relayd.egress.pools import Pools, Source
 from relayd.envelope import Delivery, Edits, Envelope, Message, Recipient, queue_name
@@ -29,6 +31,7 @@ from relayd.queue.retry import Schedule
 from relayd.queue.scheduler import Scheduler, Stream
 from relayd.records import Record, decode
 from relayd.resolver import MailHost, MailHosts
+from relayd.shaping.limits import Limits
 from relayd.spool import NEVER
 
 START = 1_800_000_000.0
@@ -463,14 +466,17 @@ class Delivering:
     ) -> None:
         self.reactor = Reactor()
         self.spool = MemorySpool(self.reactor)
+        self.identities = Identities()
         self.names = Names()
         sources = sources or {"s1": "192.0.2.1"}
         made = {name: Source(name, (address,), f"{name}.relay.example") for name, address in sources.items()}
         self.pools = Pools(made, {"default": weights or dict.fromkeys(sources, 1)})
         self.streams = {"bulk": Stream(), "urgent": Stream(priority=90)}
-        self.scheduler = Scheduler(self.streams, self.pools.choose, limit, 2000)
-        self.router = Router(self.names, lambda domain: None, 25, tls, self.reactor.seconds)  # type: ignore[arg-type]
-        settings.setdefault("schedules", dict.fromkeys(self.streams, Schedule((300.0, 600.0), 86400.0)))
+        self.scheduler = Scheduler(self.streams, self.pools.choose, 2000)
+        policy = Policy(tls, Limits(limit))
+        self.router = Router(self.names, lambda domain: None, 25, lambda domain, hosts: policy, self.reactor.seconds)  # type: ignore[arg-type]
+        rules = settings.pop("rules", dict.fromkeys(self.streams, Rules(Schedule((300.0, 600.0), 86400.0), "none")))
+        settings.setdefault("outcomes", OutcomeSettings("mx1.relay.example", rules))
         settings.setdefault("timeouts", Timeouts())
         self.settings = Settings(**settings)
         self.courier = Courier(
@@ -479,11 +485,11 @@ class Delivering:
             self.scheduler,
             self.pools,
             self.router,
+            self.identities,
             self.settings,
             Random(1),
             self.reactor.seconds,
         )
-        self.identities = Identities()
         self.mx = self.host("x.example", "203.0.113.1")
         self.courier.startService()
         self.reactor.pump()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from relayd.delivery.courier import _UNANSWERED
+from relayd.delivery.outcomes import UNANSWERED, Rules
 from relayd.delivery.session import Timeouts
 from relayd.egress.pools import Pools, Source
 from relayd.queue.retry import Schedule
@@ -31,7 +31,7 @@ def test_a_delivery_arrives_with_its_record_and_leaves_the_spool():
     seen = relay.evidence
     assert (seen.stage, seen.source, seen.mx, seen.peer) == ("dot", "s1", "mx1.x.example", "203.0.113.1:25")
     assert seen.local == "192.0.2.1:40000" and seen.reply.code == 250 and seen.nth == 1
-    assert relay.courier.totals["delivered"] == 1
+    assert relay.courier.outcomes.totals["delivered"] == 1
     assert delivery.id not in relay.scheduler.queues[delivery.queue].loaded
 
 
@@ -554,7 +554,7 @@ def test_a_connection_lost_amid_a_body_ends_its_reading():
 
 
 def test_a_delivery_whose_life_is_over_expires_with_its_last_attempt():
-    relay = Delivering(schedules={"bulk": Schedule((300.0,), 400.0)})
+    relay = Delivering(rules={"bulk": Rules(Schedule((300.0,), 400.0), "none")})
     relay.mx.says["RCPT"] = "451 4.2.0 later"
     relay.send()
     relay.wait(500)
@@ -563,7 +563,7 @@ def test_a_delivery_whose_life_is_over_expires_with_its_last_attempt():
 
 
 def test_deliveries_expire_though_their_path_rests():
-    relay = Delivering(schedules={"bulk": Schedule((7200.0,), 3600.0)})
+    relay = Delivering(rules={"bulk": Rules(Schedule((7200.0,), 3600.0), "none")})
     relay.mx.open = 0
     relay.send()
     waiting = relay.delivery()
@@ -573,7 +573,7 @@ def test_deliveries_expire_though_their_path_rests():
 
 
 def test_what_a_session_carries_does_not_expire_under_it():
-    relay = Delivering(schedules={"bulk": Schedule((300.0,), 100.0)}, timeouts=Timeouts(dot=1000))
+    relay = Delivering(rules={"bulk": Rules(Schedule((300.0,), 100.0), "none")}, timeouts=Timeouts(dot=1000))
     relay.mx.says["DOT"] = HANG
     relay.send()
     relay.wait(500)
@@ -589,11 +589,11 @@ def test_what_a_session_carries_does_not_expire_under_it():
 def test_no_more_is_begun_while_too_many_outcomes_wait_for_the_disk_and_it_goes_on_at_once_after():
     relay = Delivering(limit=1, deliveries_per_session=100_000)
     relay.spool.disk = False
-    domains = _UNANSWERED // 50 + 2  # one queue has at most PULL deliveries in memory
+    domains = UNANSWERED // 50 + 2  # one queue has at most PULL deliveries in memory
     for n in range(domains):
         relay.names.domains[f"d{n}.example"] = relay.names.domains["x.example"]
         relay.send(50, to=f"b@d{n}.example")
-    assert _UNANSWERED <= len(relay.spool.waiting) <= _UNANSWERED + 2
+    assert UNANSWERED <= len(relay.spool.waiting) <= UNANSWERED + 2
     relay.spool.flush()
     relay.reactor.pump()
     assert len(relay.mx.got) == domains * 50 and len(relay.mx.seen) == 1
@@ -657,7 +657,7 @@ def test_a_new_configuration_moves_ready_deliveries_to_the_new_sources():
     pools = Pools({"s9": Source("s9", ("192.0.2.9",), "s9.relay.example")}, {"default": {"s9": 1}})
     relay.mx.says["MAIL"] = "250 ok"
     relay.courier.reconfigure(pools, relay.router, relay.settings)
-    relay.scheduler.reconfigure(relay.streams, pools.choose, 20, 2000, relay.reactor.seconds())
+    relay.scheduler.reconfigure(relay.streams, pools.choose, 2000, relay.reactor.seconds())
     relay.courier.perform()
     relay.reactor.pump()
     assert relay.spool.kinds() == ["Delivery"] * 4
@@ -670,7 +670,7 @@ def test_a_source_that_a_reload_took_away_while_a_session_was_to_be_opened_loses
     (delivery,) = relay.send()
     pools = Pools({"s9": Source("s9", ("192.0.2.9",), "s9.relay.example")}, {"default": {"s9": 1}})
     relay.courier.reconfigure(pools, relay.router, relay.settings)
-    relay.scheduler.reconfigure(relay.streams, pools.choose, 20, 2000, relay.reactor.seconds())
+    relay.scheduler.reconfigure(relay.streams, pools.choose, 2000, relay.reactor.seconds())
     relay.mx.open = 1000
     relay.wait(400)
     assert relay.spool.kinds() == ["TransientFailure", "Delivery"] and delivery.id not in relay.spool.rows

@@ -14,10 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relayd.message.dkim import BodyHash, Key, ToSign, finish, load_key, prepare, sign
-from relayd.message.dkim.canonical import SIGNED, chosen
+from relayd.message.dkim.canonical import chosen
 from relayd.message.dkim.keys import Algorithm
 
-GUARDED = [name for name, guarded in SIGNED if guarded]
+GUARDED = (
+    b"from to reply-to subject date message-id mime-version content-type content-transfer-encoding "
+    b"list-unsubscribe list-unsubscribe-post"
+).split()
 ALGORITHMS: tuple[Algorithm, ...] = ("rsa-sha256", "ed25519-sha256")
 FORMS = ("relaxed", "simple")
 

@@ -16,41 +16,30 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
+from relayd.delivery.hosts import Hosts
+from relayd.delivery.outcomes import UNANSWERED, Outcomes
+from relayd.delivery.outcomes import Settings as OutcomeSettings
 from relayd.delivery.routing import Hop, Router, Site, words
 from relayd.delivery.session import PeerSession, Timeouts
 from relayd.egress.pools import Pools, Source
 from relayd.envelope import Delivery
-from relayd.identity import day_of, lower_bound, show
+from relayd.identity import Identities
 from relayd.outcome import Evidence, Outcome
-from relayd.queue import scheduler as plan
-from relayd.queue.retry import Schedule, next_try
-from relayd.queue.scheduler import Path, Scheduler
-from relayd.records import TERM_OF, Entry, Record, RecordKind, encode
-from relayd.reply import Reply, printable
+from relayd.queue import decisions as plan
+from relayd.queue.scheduler import Scheduler
+from relayd.queue.state import Path
+from relayd.reply import Reply
 from relayd.resolver import ResolveError
 from relayd.smtp.client import ClientSettings
-from relayd.spool import Departure, Requeue, Spool
-from relayd.spool.writer import BATCH
+from relayd.spool import Spool
 
-_RECORD_OF: dict[str, RecordKind] = {
-    "delivered": "Delivery",
-    "transient": "TransientFailure",
-    "permanent": "Bounce",
-    "expired": "Expiration",
-    "cancelled": "Cancellation",
-    "unknown": "Unknown",
-}
 HOPS = 8  # addresses tried for one session
-_EXPIRY = 30.0  # seconds between looks for expired deliveries that wait on disk
-_EXPIRE_AT_ONCE = 500
-_UNANSWERED = BATCH  # outcomes that wait for the disk at which no more deliveries are begun: what a crash can repeat
-_CLEAR = 86400.0  # seconds a host whose TLS failed is tried in clear, where policy is `may`
 
 
 class Settings(msgspec.Struct, frozen=True):
     """What the courier goes by."""
 
-    schedules: dict[str, Schedule]
+    outcomes: OutcomeSettings
     timeouts: Timeouts
     connect: float = 30.0
     deliveries_per_session: int = 100
@@ -96,6 +85,7 @@ class Courier(Service):
         scheduler: Scheduler,
         pools: Pools,
         router: Router,
+        identities: Identities,
         settings: Settings,
         rng: random.Random,
         wall: Callable[[], float],
@@ -107,20 +97,18 @@ class Courier(Service):
         self.scheduler = scheduler
         self.pools = pools
         self.router = router
+        self.outcomes = Outcomes(
+            spool, scheduler, identities, settings.outcomes, rng, wall, self._durable, self.received
+        )
         self.configure(settings)
-        self.rng = rng
         self.wall = wall
         self.now: Callable[[], float] = reactor.seconds
         self.sessions: dict[PeerSession, Opening | None] = {}
-        self.totals: dict[str, int] = dict.fromkeys(_RECORD_OF, 0)
+        self.hosts = Hosts(rng, self.now)
         self._idle: dict[Path, list[PeerSession]] = {}
         self._closing: list[PeerSession] = []  # over, but the peer has not let go
         self._sites: dict[str, Site] = {}
-        self._unanswered = 0
         self._sessions_made = 0
-        self._in_clear: dict[str, float] = {}
-        self._expiring = False
-        self._next_expiry = 0.0
         self._drained: Deferred[None] | None = None
         self._performing = False
         self._ticker = LoopingCall(self._tick)
@@ -134,6 +122,7 @@ class Courier(Service):
 
     def configure(self, settings: Settings) -> None:
         self.settings = settings
+        self.outcomes.settings = settings.outcomes
         self.timeouts = settings.timeouts
         self.deliveries_per_session = settings.deliveries_per_session
 
@@ -196,9 +185,7 @@ class Courier(Service):
         self._closing = [s for s in self._closing if not s.lost]
         for session in [s for s in (*self.sessions, *self._closing) if s.deadline and s.deadline < reactor_now]:
             session.time_out()
-        if now >= self._next_expiry and not self._expiring:
-            self._next_expiry = now + _EXPIRY
-            self._expire(now, list(self.settings.schedules.items()))
+        self.outcomes.tick()
 
     def _forget_sites(self) -> None:
         """Sites that no queue in memory goes to are routed anew when they are needed."""
@@ -261,7 +248,7 @@ class Courier(Service):
     def _routed(self, queue: str, site: Site) -> None:
         self._sites[site.name] = site
         left = max(1.0, site.until - self.now())
-        self.scheduler.routed(queue, site.name, self.wall() + left, self.wall())
+        self.scheduler.routed(queue, site.name, self.wall() + left, self.wall(), site.policy.limits)
 
     def _unroutable(self, queue: str, reply: Reply) -> None:
         evidence = Evidence(stage="dns", reply=reply)
@@ -288,7 +275,7 @@ class Courier(Service):
             self.scheduler.reassign(path, self.wall())
             self.scheduler.session_closed(path, self.wall(), opening=True)
             return
-        hops = [hop for hop in site.hops if source.address(hop.address) is not None][:HOPS]
+        hops = self.hosts.order(hop for hop in site.hops if source.address(hop.address) is not None)[:HOPS]
         opening = Opening(path, site, source, hops)
         if not hops:
             opening.evidence = Evidence(
@@ -313,7 +300,7 @@ class Courier(Service):
             hop,
             ClientSettings(
                 ehlo=source.ehlo,
-                starttls=self._tls_policy(opening.site, hop),
+                starttls=self.hosts.tls(opening.site.policy, hop),
                 login=opening.site.login,
                 password=opening.site.password,
             ),
@@ -328,14 +315,10 @@ class Courier(Service):
             bindAddress=(bind, 0) if bind else None,
         )
 
-    def _tls_policy(self, site: Site, hop: Hop) -> Any:
-        if site.tls == "may" and self._in_clear.get(hop.address, 0.0) > self.now():
-            return "off"
-        return site.tls
-
     def _not_connected(self, session: PeerSession, opening: Opening, fault: Exception) -> None:
         self.sessions.pop(session, None)
         hop, source = session.hop, opening.path.source
+        self.hosts.silent(hop)
         if isinstance(fault, error.ConnectBindError):
             self._source_gone(source, fault)
             opening.hops.clear()
@@ -378,7 +361,7 @@ class Courier(Service):
     # What sessions ask and tell (session.Owner).
 
     def take(self, path: Path) -> Delivery | None:
-        if self._unanswered >= _UNANSWERED:
+        if self.outcomes.unanswered >= UNANSWERED:
             return None
         return self.scheduler.take(path, self.wall())
 
@@ -389,6 +372,7 @@ class Courier(Service):
 
     def ready(self, session: PeerSession) -> None:
         self.sessions[session] = None
+        self.hosts.answered(session.hop)
         self.scheduler.session_ready(session.path, self.wall())
         self.perform()
 
@@ -414,9 +398,11 @@ class Courier(Service):
             self.scheduler.session_closed(session.path, self.wall(), opening=False)
         else:
             opening.evidence = evidence
-            if evidence.stage == "tls" and opening.site.tls == "may":
-                self._in_clear[session.hop.address] = self.now() + _CLEAR
+            if evidence.stage == "tls" and opening.site.policy.tls == "may":
+                self.hosts.broke_tls(session.hop)
                 opening.hops.insert(0, session.hop)
+            else:
+                self.hosts.silent(session.hop)
             self._next_hop(opening)
         self.perform()
         self._check_drained()
@@ -429,88 +415,16 @@ class Courier(Service):
         """The session that has this delivery, in words; "" if none."""
         return next((s.words() for s in self.sessions if s.carries(identity)), "")
 
-    def finished(self, delivery: Delivery, outcome: Outcome) -> None:
-        """Records an outcome."""
-        now = self.wall()
-        attempts = delivery.attempts + 1
-        due = 0.0
-        kind = outcome.kind
-        if kind in ("transient", "unknown"):
-            schedule = self.settings.schedules.get(delivery.message.stream) or Schedule()
-            again = next_try(schedule, attempts, delivery.message.received, now, self.rng)
-            if again is None:
-                kind = "expired"
-            else:
-                due = again
-        self._record(delivery, kind, outcome.evidence, attempts, due, now)
+    def finished(self, delivery: Delivery, outcome: Outcome, *, dsn_passed_on: bool = False) -> None:
+        """One attempt is over."""
+        self.outcomes.finished(delivery, outcome, dsn_passed_on=dsn_passed_on)
 
-    def _record(
-        self, delivery: Delivery, kind: str, evidence: Evidence, attempts: int, due: float, now: float, note: str = ""
-    ) -> None:
-        message = delivery.message
-        name = _RECORD_OF[kind]
-        self.totals[kind] += 1
-        record = Record(
-            kind=name,
-            time=now,
-            message=show(message.id),
-            delivery=show(delivery.id),
-            account=message.account,
-            connection=message.connection,
-            stream=message.stream,
-            sender=message.envelope.sender,
-            recipient=delivery.recipient.address,
-            message_id=printable(message.message_id),
-            size=message.size,
-            client=printable(message.client),
-            received=message.received,
-            attempts=attempts,
-            due=due,
-            evidence=evidence,
-            note=note,
-        )
-        entries = (Entry(day_of(message.id), message.account, message.stream, TERM_OF[name]),)
-        self._unanswered += 1
-
-        def durable(_: Any) -> None:
-            self._unanswered -= 1
-            self.scheduler.done(delivery, self.wall())
-            if self._unanswered == _UNANSWERED - 1:
-                self._take_up()
-            self.perform()
-
-        if due:
-            last = f"{evidence.stage}: {evidence.words()}"
-            requeue = Requeue(delivery, due, attempts, evidence.source, last, encode(record), entries)
-            self.spool.requeue(requeue, durable)
-        else:
-            self.spool.depart(Departure(delivery, encode(record), entries), durable)
-
-    # Deliveries whose life ends while they wait on disk behind something that rests.
-
-    def _expire(self, now: float, streams: list[tuple[str, Schedule]]) -> None:
-        """One stream after another: what is too old and in nobody's hands leaves as expired."""
-        if not streams or self.scheduler.stopping:
-            self._expiring = False
-            return
-        self._expiring = True
-        stream, schedule = streams[0]
-
-        def answered(found: Any) -> None:
-            if isinstance(found, Exception):
-                self.log.error("Looking for expired deliveries failed: {fault}", fault=words(found))
-                found = []
-            fresh = [d for d in found if self.scheduler.hold(d)]
-            for delivery in fresh:
-                reply = delivery.last or "it was never tried"
-                evidence = Evidence(stage="queue", error=f"not delivered in time; last: {reply}")
-                self._record(delivery, "expired", evidence, delivery.attempts, 0.0, now)
-            again = len(found) >= _EXPIRE_AT_ONCE and fresh
-            self._expire(now, streams if again else streams[1:])
-
-        # A delivery gets its last try at the end of its life: leave it the time for that.
-        before = lower_bound(now - schedule.expire - 2 * _EXPIRY)
-        self.spool.old_deliveries(stream, before, _EXPIRE_AT_ONCE, answered)
+    def _durable(self, delivery: Delivery) -> None:
+        """Its outcome is on disk."""
+        self.scheduler.done(delivery, self.wall())
+        if self.outcomes.unanswered == UNANSWERED - 1:
+            self._take_up()
+        self.perform()
 
 
 _PERFORM: dict[type, Callable[[Courier, Any], None]] = {

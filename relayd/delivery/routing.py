@@ -5,14 +5,24 @@ domain.  RFC 5321 section 5.1.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 from twisted.python.failure import Failure
 
-from relayd.resolver import Resolver
+from relayd.resolver import MailHosts, Resolver
+from relayd.shaping.limits import Limits
 
-Policy = Literal["off", "may", "encrypt", "verify"]
+# off: never; may: if it can be had, else in clear; encrypt: only with TLS; verify: only with a valid certificate of the
+# MX host's name.  What a domain itself demands (MTA-STS, DANE) will be levels of their own.
+Level = Literal["off", "may", "encrypt", "verify"]
+
+
+class Policy(msgspec.Struct, frozen=True):
+    """What holds towards a site."""
+
+    tls: Level = "may"
+    limits: Limits = Limits()
 
 
 class Hop(msgspec.Struct, frozen=True):
@@ -21,15 +31,16 @@ class Hop(msgspec.Struct, frozen=True):
     mx: str
     address: str
     port: int
+    preference: int = 0
 
 
 class Site(msgspec.Struct, frozen=True):
-    """Where mail of a domain goes: ``hops`` in the order to try them, good until ``until`` (reactor seconds)."""
+    """Where mail of a domain goes: ``hops`` by preference, good until ``until`` (reactor seconds)."""
 
     name: str
     hops: tuple[Hop, ...]
     until: float
-    tls: Policy = "may"
+    policy: Policy = Policy()
     login: str = ""
     password: str = ""
 
@@ -39,9 +50,13 @@ class StaticRoute(msgspec.Struct, frozen=True):
 
     host: str
     port: int
-    tls: Policy = "may"
+    policy: Policy = Policy()
     login: str = ""
     password: str = ""
+
+
+# The policy for (domain, its MX hosts, the most preferred first).
+PolicyOf = Callable[[str, tuple[str, ...]], Policy]
 
 
 class Router:
@@ -52,13 +67,13 @@ class Router:
         resolver: Resolver,
         find: Callable[[str], StaticRoute | None],
         port: int,
-        tls: Policy,
+        policy_of: PolicyOf,
         now: Callable[[], float],
     ) -> None:
         self._resolver = resolver
         self._find = find
         self._port = port
-        self._tls: Policy = tls
+        self._policy_of = policy_of
         self._now = now
 
     def known(self, domain: str) -> Site | None:
@@ -67,13 +82,13 @@ class Router:
         if route is not None:
             return self._static(route, (route.host,)) if _is_address(route.host) else None
         hosts = self._resolver.cached_hosts(domain)
-        return self._by_mx(hosts) if hosts is not None else None
+        return self._by_mx(domain, hosts) if hosts is not None else None
 
     async def site(self, domain: str) -> Site:
         """The site.  Raises resolver.ResolveError."""
         route = self._find(domain)
         if route is None:
-            return self._by_mx(await self._resolver.hosts(domain))
+            return self._by_mx(domain, await self._resolver.hosts(domain))
         if route.host == "localhost":
             return self._static(route, ("127.0.0.1", "::1"))
         return self._static(route, await self._resolver.addresses(route.host))
@@ -81,11 +96,14 @@ class Router:
     def _static(self, route: StaticRoute, addresses: tuple[str, ...]) -> Site:
         hops = tuple(Hop(route.host, address, route.port) for address in addresses)
         name = f"{route.host}:{route.port}"
-        return Site(name, hops, self._now() + 60, route.tls, route.login, route.password)
+        return Site(name, hops, self._now() + 60, route.policy, route.login, route.password)
 
-    def _by_mx(self, hosts: Any) -> Site:
-        hops = tuple(Hop(host.name, address, self._port) for host in hosts.hosts for address in host.addresses)
-        return Site(hosts.site, hops, self._now() + hosts.ttl, self._tls)
+    def _by_mx(self, domain: str, found: MailHosts) -> Site:
+        hops = tuple(
+            Hop(host.name, address, self._port, host.preference) for host in found.hosts for address in host.addresses
+        )
+        policy = self._policy_of(domain, tuple(host.name for host in found.hosts))
+        return Site(found.site, hops, self._now() + found.ttl, policy)
 
 
 def _is_address(host: str) -> bool:

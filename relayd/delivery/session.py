@@ -16,9 +16,10 @@ from zope.interface import implementer
 
 from relayd.delivery.routing import Hop, Site
 from relayd.envelope import Delivery
+from relayd.message.downgrade import downgrade
 from relayd.message.render import render
-from relayd.outcome import Evidence, Outcome, judged
-from relayd.queue.scheduler import Path
+from relayd.outcome import Evidence, Kind, Outcome, judged
+from relayd.queue.state import Path
 from relayd.reply import printable
 from relayd.smtp.client import (
     BodyWanted,
@@ -33,6 +34,8 @@ from relayd.smtp.client import (
 from relayd.smtp.transaction import Transaction
 from relayd.tls import agreed, client_tls
 from relayd.transport import send, set_no_delay
+
+CONVERTIBLE = 10 << 20  # bytes of 8-bit content that are converted; more is refused
 
 
 class Timeouts(msgspec.Struct, frozen=True):
@@ -65,7 +68,7 @@ class Owner(Protocol):
     def now(self) -> float: ...
     def take(self, path: Path) -> Delivery | None: ...
     def ready(self, session: "PeerSession") -> None: ...
-    def finished(self, delivery: Delivery, outcome: Outcome) -> None: ...
+    def finished(self, delivery: Delivery, outcome: Outcome, *, dsn_passed_on: bool = False) -> None: ...
     def returned(self, path: Path, delivery: Delivery) -> None: ...
     def idle(self, session: "PeerSession", idle: bool) -> None: ...
     def ended(self, session: "PeerSession", evidence: Evidence) -> None: ...
@@ -96,6 +99,7 @@ class PeerSession(protocol.Protocol):
         self._offset = 0
         self._streaming: Delivery | None = None
         self._reading: Delivery | None = None  # the one of which a piece is being read
+        self._converting: Delivery | None = None  # the one of which the body is being read, to be made 7-bit
         self._full = False  # the transport wants no more for now
         self._idle = False
         self._told = False  # the owner knows that we are ready
@@ -208,7 +212,7 @@ class PeerSession(protocol.Protocol):
 
     def _feed(self) -> bool:
         """Gives the machine one more delivery, if it can take one and there is one."""
-        if not self.machine.can_take_next:
+        if not self.machine.can_take_next or self._converting:
             return False
         if self.carried >= self.owner.deliveries_per_session:
             self.machine.quit()
@@ -217,29 +221,74 @@ class PeerSession(protocol.Protocol):
         if delivery is None:
             return False
         self.carried += 1
-        unfit = self._unfit(delivery)
-        if unfit:
-            evidence = self._evidence(Evidence(stage="mail", error=unfit), self.owner.now())
-            self.owner.finished(delivery, Outcome("permanent", evidence))
-            return True
-        try:
-            self.machine.send(_transaction(delivery))
-        except ValueError as error:
-            evidence = self._evidence(Evidence(stage="mail", error=str(error)), self.owner.now())
-            self.owner.finished(delivery, Outcome("permanent", evidence))
-            return True
-        self._under_way.append((delivery, self.owner.now()))
+        self._carry(delivery)
         return True
 
-    def _unfit(self, delivery: Delivery) -> str:
-        """Why this peer cannot be given this message, "" if it can."""
-        offers = self.machine.capabilities
+    def _carry(self, delivery: Delivery) -> None:
+        """Gives the machine a delivery in the form that this peer takes, or tells why it takes none."""
         message = delivery.message
-        if 0 < offers.size < message.size:
-            return f"the message has {message.size} bytes, the server takes at most {offers.size}"
-        if message.envelope.smtputf8 and not offers.smtputf8:
-            return "the message needs SMTPUTF8, which the server does not offer"
-        return ""
+        head, body = render(message, delivery), message.body
+        if message.eightbit and not self.machine.capabilities.eightbit:
+            if body is None:
+                self._converting = delivery
+                self.owner.bodies.load(message.id, CONVERTIBLE, lambda got: self._loaded(delivery, got))
+                return
+            self._convert(delivery, head, body)
+        else:
+            content = None if body is None else head + body
+            size = len(head) + message.size - len(message.head) if content is None else len(content)
+            self._send(delivery, content, size, message.eightbit)
+
+    def _loaded(self, delivery: Delivery, got: bytes | OSError) -> None:
+        """A body that lies in a file is in memory, to be converted."""
+        self._converting = None
+        if not self.machine.can_take_next:
+            self.owner.returned(self.path, delivery)
+            return
+        if isinstance(got, OSError):
+            self._refuse(delivery, f"the message's body cannot be read: {got.strerror}", "transient")
+        else:
+            self._convert(delivery, render(delivery.message, delivery), got)
+        self._run()
+
+    def _convert(self, delivery: Delivery, head: bytes, body: bytes) -> None:
+        """8-bit content for a peer that takes none (RFC 6152 section 3)."""
+        seven = None if len(body) > CONVERTIBLE else downgrade(head, body)
+        if seven is None:
+            self._refuse(delivery, "5.6.3 the server takes no 8-bit content, and this message cannot be converted")
+        else:
+            content = seven[0] + seven[1]
+            self._send(delivery, content, len(content), False)
+
+    def _send(self, delivery: Delivery, content: bytes | None, size: int, eightbit: bool) -> None:
+        offers, envelope = self.machine.capabilities, delivery.message.envelope
+        if 0 < offers.size < size:
+            self._refuse(delivery, f"5.3.4 the message has {size} bytes, the server takes at most {offers.size}")
+            return
+        if envelope.smtputf8 and not offers.smtputf8:
+            self._refuse(delivery, "5.6.7 the message needs SMTPUTF8, which the server does not offer")
+            return
+        transaction = Transaction(
+            envelope.sender,
+            delivery.recipient,
+            size,
+            eightbit,
+            envelope.smtputf8,
+            envelope.ret,
+            envelope.envid,
+            content,
+        )
+        try:
+            self.machine.send(transaction)
+        except ValueError as error:
+            self._refuse(delivery, str(error))
+        else:
+            self._under_way.append((delivery, self.owner.now()))
+
+    def _refuse(self, delivery: Delivery, error: str, kind: Kind = "permanent") -> None:
+        """We ourselves find that this peer cannot be given this message."""
+        evidence = self._evidence(Evidence(stage="mail", error=error), self.owner.now())
+        self.owner.finished(delivery, Outcome(kind, evidence))
 
     # One handler for each event of the machine.
 
@@ -250,7 +299,7 @@ class PeerSession(protocol.Protocol):
         data = self.machine.data_to_send()
         if data:
             send(self.transport, data)
-        self.transport.startTLS(client_tls(self.hop.mx, verify=self.site.tls == "verify"))
+        self.transport.startTLS(client_tls(self.hop.mx, verify=self.site.policy.tls == "verify"))
 
     def _on_body_wanted(self, event: BodyWanted) -> None:
         delivery = self._under_way[0][0]
@@ -276,7 +325,7 @@ class PeerSession(protocol.Protocol):
             outcome = Outcome("transient", evidence)
         else:
             outcome = judged(event.reply, evidence)
-        self.owner.finished(delivery, outcome)
+        self.owner.finished(delivery, outcome, dsn_passed_on=self.machine.capabilities.dsn)
 
     def _on_returned(self, event: Returned) -> None:
         delivery, _ = self._under_way.popleft()
@@ -354,22 +403,6 @@ _HANDLERS: dict[type, Callable[[PeerSession, Any], None]] = {
     Returned: PeerSession._on_returned,
     SessionEnded: PeerSession._on_ended,
 }
-
-
-def _transaction(delivery: Delivery) -> Transaction:
-    message = delivery.message
-    envelope = message.envelope
-    content = None if message.body is None else render(message, delivery) + message.body
-    return Transaction(
-        envelope.sender,
-        delivery.recipient,
-        message.size if content is None else len(content),
-        message.eightbit,
-        envelope.smtputf8,
-        envelope.ret,
-        envelope.envid,
-        content,
-    )
 
 
 def _endpoint(address: Any) -> str:

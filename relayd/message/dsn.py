@@ -36,6 +36,7 @@ _CLASS: dict[Kind, str] = {"failed": "5", "delayed": "4", "delivered": "2"}
 
 _SENDABLE = re.compile(rb"(?:[^\r\n\0]{0,998}\r\n)*+[^\r\n\0]{0,998}")
 _LINE_END = re.compile(rb"\r\n|\r|\n")
+_OWN = re.compile(r"[245]\.(\d{1,3}\.\d{1,3}) ")  # what we found ourselves begins with its code
 _ENHANCED = re.compile(r"[245]\.(\d{1,3}\.\d{1,3})", re.ASCII)
 _MESSAGE_ID = re.compile(rb"^message-id[ \t]*:(?:\r\n)?[ \t]*(<[!-;=?-~]{1,250}>)", re.IGNORECASE | re.MULTILINE)
 _NO_QCHAR = re.compile(r"[^!-*,-<>-\[\]-~]")
@@ -138,6 +139,9 @@ def status(kind: Kind, evidence: Evidence) -> str:
 def _detail(kind: Kind, evidence: Evidence) -> str:
     reply = evidence.reply
     if reply is None:
+        found = _OWN.match(evidence.error)
+        if found:
+            return found[1]
         return "0.0" if kind == "delivered" else _BY_KIND.get((kind, evidence.stage)) or _BY_STAGE[evidence.stage]
     said = _ENHANCED.fullmatch(reply.enhanced)
     if said:

@@ -57,7 +57,7 @@ def greylisted(said: str) -> bool:
 
 
 def wait_asked(said: str) -> float | None:
-    """Seconds that a reply asks to wait: "try again in 300 seconds", "retry in 00:05:00", "greylisted for 5 minutes"."""
+    """Seconds that a reply asks to wait: "try again in 300 seconds", "retry in 00:05:00", "greylisted for 5 min"."""
     if match := _CLOCK.search(said):
         return int(match[1]) * 3600.0 + int(match[2]) * 60 + int(match[3])
     match = _TIME.search(said)

@@ -16,8 +16,11 @@ from typing import Protocol
 
 import msgspec
 
-from relayd.envelope import Delivery, queue_parts
-from relayd.queue.ready import ReadyQueue, weight_of
+from relayd.envelope import Delivery
+from relayd.queue.decisions import Decision, Poll, Pull, Route, Settle, Work
+from relayd.queue.ready import weight_of
+from relayd.queue.state import Path, Queue, Site
+from relayd.shaping.limits import Limits
 
 PULL = 64  # deliveries of one queue in memory
 LOADED = 20_000  # deliveries in memory, all together ...
@@ -30,47 +33,11 @@ LINGER = 5.0  # seconds a queue stays in memory after its last delivery
 RESCAN = 600.0  # seconds after which the walk starts over, so that nothing missed stays missed
 LOOK = 60.0  # seconds after which a queue that never empties is looked at for retries that fell due
 RECHECK = 10.0  # seconds after which a queue without a source looks for one again
+OUTAGE = 120.0  # seconds without any success anywhere, while so many fail, after which the fault is taken to be ours
+SEVERAL = 3
 CAP = 60.0  # seconds for which a site that refused one more session is believed
 PROBE = 4  # deliveries pulled for a path that failed lately
 REST = (60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0)  # seconds a path rests after so many failures in a row
-
-
-class Poll(msgspec.Struct, frozen=True):
-    """Ask the spool for queues due behind ``after``; answer with ``polled``."""
-
-    after: tuple[float, str]
-    limit: int
-
-
-class Pull(msgspec.Struct, frozen=True):
-    """Ask the spool for due deliveries of a queue; answer with ``pulled``."""
-
-    queue: str
-    limit: int
-    but: list[int]
-
-
-class Settle(msgspec.Struct, frozen=True):
-    """Have the spool write the queue's true next due time; answer with ``settled``."""
-
-    queue: str
-
-
-class Route(msgspec.Struct, frozen=True):
-    """Find the site of a queue's domain; answer with ``routed`` or ``unroutable``."""
-
-    queue: str
-    domain: str
-
-
-class Work(msgspec.Struct, frozen=True):
-    """The path has deliveries ready: use an idle session, or open one if ``open`` says so."""
-
-    path: "Path"
-    open: bool
-
-
-Decision = Poll | Pull | Settle | Route | Work
 
 
 class Stream(msgspec.Struct, frozen=True):
@@ -80,102 +47,7 @@ class Stream(msgspec.Struct, frozen=True):
     priority: int = 50
 
 
-class Path:
-    """A source towards a site: where sessions, their limit and the site's health live.  ``cap`` is how many sessions
-    the site was seen to bear when it refused one more, believed until ``cap_until``."""
-
-    __slots__ = (
-        "cap",
-        "cap_until",
-        "failures",
-        "idle",
-        "opening",
-        "ready",
-        "reason",
-        "rest_until",
-        "sessions",
-        "site",
-        "source",
-    )
-
-    def __init__(self, source: str, site: str) -> None:
-        self.source = source
-        self.site = site
-        self.ready = ReadyQueue()
-        self.sessions = 0  # open ones, those being opened included
-        self.opening = 0
-        self.idle = 0
-        self.failures = 0
-        self.rest_until = 0.0
-        self.reason = ""
-        self.cap = 0
-        self.cap_until = 0.0
-
-
-class Site:
-    """A destination as its provider runs it: the queues that go there and the paths they may take."""
-
-    __slots__ = ("name", "paths", "queues")
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.paths: dict[str, Path] = {}  # by source
-        self.queues: dict[str, None] = {}  # names, in the order they came
-
-    def resting(self, now: float) -> set[str]:
-        """Sources whose path rests."""
-        return {source for source, path in self.paths.items() if path.rest_until > now}
-
-    @property
-    def failing(self) -> bool:
-        return any(path.failures for path in self.paths.values())
-
-
-class Queue:
-    """An eligible scheduled queue.  ``more``: the spool may hold due deliveries that are not in memory."""
-
-    __slots__ = (
-        "account",
-        "again",
-        "domain",
-        "failures",
-        "gone",
-        "lane",
-        "lingering",
-        "loaded",
-        "look",
-        "more",
-        "name",
-        "pulling",
-        "reason",
-        "rest_until",
-        "routing",
-        "site",
-        "site_until",
-        "starved",
-        "stream",
-        "waiting",
-    )
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.account, self.stream, self.domain = queue_parts(name)
-        self.lane = f"{self.account}/{self.stream}"
-        self.loaded: set[int] = set()
-        self.waiting: list[Delivery] = []  # in memory, but without a path yet
-        self.more = False
-        self.pulling = False
-        self.again = False  # something came while a pull was under way
-        self.gone: set[int] = set()  # what left memory while a pull was under way: it may still have read the row
-        self.look = 0.0
-        self.routing = False
-        self.starved = False
-        self.lingering = False
-        self.site: Site | None = None
-        self.site_until = 0.0
-        self.failures = 0
-        self.rest_until = 0.0
-        self.reason = ""
+_LIMITS = Limits()
 
 
 class Choose(Protocol):
@@ -185,13 +57,11 @@ class Choose(Protocol):
 
 
 class Scheduler:
-    """See the module.  ``choose`` picks a source of a pool; ``limit`` is the sessions a path may have, ``sessions``
-    what all paths may have together."""
+    """See the module.  ``choose`` picks a source of a pool; ``sessions`` is what all paths may have together."""
 
-    def __init__(self, streams: dict[str, Stream], choose: Choose, limit: int, sessions: int) -> None:
+    def __init__(self, streams: dict[str, Stream], choose: Choose, sessions: int) -> None:
         self.streams = streams
         self.choose = choose
-        self.limit = limit
         self.sessions_limit = sessions
         self.rest: tuple[float, ...] = REST
         self.sessions = 0
@@ -210,13 +80,16 @@ class Scheduler:
         self._cursor = (-1.0, "")
         self._polling = False
         self._rescan = RESCAN
+        self._failing: set[str] = set()  # sites without a session and queues without a site, at their last try
+        self._last_success = 0.0  # when any session became ready or any domain was found
 
-    def reconfigure(self, streams: dict[str, Stream], choose: Choose, limit: int, sessions: int, now: float) -> None:
-        """What holds from now on.  Deliveries that are ready find their sources anew."""
+    def reconfigure(self, streams: dict[str, Stream], choose: Choose, sessions: int, now: float) -> None:
+        """What holds from now on.  Deliveries that are ready find their sources anew, queues their sites."""
         self.streams = streams
         self.choose = choose
-        self.limit = limit
         self.sessions_limit = sessions
+        for queue in self.queues.values():
+            queue.site_until = 0.0
         for site in list(self.sites.values()):
             for path in list(site.paths.values()):
                 self.reassign(path, now)
@@ -306,20 +179,26 @@ class Scheduler:
             self._pull(queue, now)
         elif not queue.more:
             del self.queues[name]
+            self._failing.discard(name)
             if queue.site is not None:
                 self._leave_site(queue)
 
     # What DNS says.
 
-    def routed(self, name: str, site: str, until: float, now: float) -> None:
-        """The site of a queue's domain, good until then."""
+    def routed(self, name: str, site: str, until: float, now: float, limits: Limits = _LIMITS) -> None:
+        """The site of a queue's domain, good until then, and what holds for each path there."""
         queue = self.queues.get(name)
         if queue is None or not queue.routing:
             return
+        self._works(name, now)
         if queue.site is None or queue.site.name != site:
             self._leave_site(queue)
-            queue.site = self.sites.get(site) or self.sites.setdefault(site, Site(site))
+            queue.site = self.sites.get(site) or self.sites.setdefault(site, Site(site, limits))
             queue.site.queues[name] = None
+        if queue.site.limits != limits:
+            queue.site.limits = limits
+            for path in queue.site.paths.values():
+                path.limit(limits)
         queue.site_until = until
         queue.routing = False
         queue.failures = 0
@@ -339,7 +218,7 @@ class Scheduler:
         if transient:
             queue.failures += 1
             queue.reason = reason
-            queue.rest_until = now + self.rest[min(queue.failures, len(self.rest)) - 1]
+            queue.rest_until = now + self._rest_after(name, queue.failures, now)
             heappush(self._resting, (queue.rest_until, "queue", name))
         waiting, queue.waiting = queue.waiting, []
         return waiting
@@ -348,9 +227,21 @@ class Scheduler:
 
     def take(self, path: Path, now: float) -> Delivery | None:
         """The next delivery for a session of this path."""
-        if self.stopping or path.rest_until > now:
+        if self.stopping or path.rest_until > now or (path.pace and not self._in_pace(path, now)):
             return None
-        return path.ready.pop()
+        delivery = path.ready.pop()
+        if delivery is not None and path.pace:
+            path.pace.spend(now)
+        return delivery
+
+    def _in_pace(self, path: Path, now: float) -> bool:
+        """Whether the path's rate lets one go now; if not, the path is looked at again when it does."""
+        assert path.pace
+        wait = path.pace.wait(now)
+        if wait > 0 and path.paced_until <= now and path.ready:
+            path.paced_until = now + wait
+            heappush(self._resting, (path.paced_until, "site", path.site))
+        return wait <= 0
 
     def give_back(self, path: Path, delivery: Delivery, now: float) -> None:
         """A delivery that was taken and not tried."""
@@ -373,6 +264,7 @@ class Scheduler:
         path.failures = 0
         path.rest_until = 0.0
         path.reason = ""
+        self._works(path.site, now)
         self._work(path, now)
 
     def look(self, path: Path, now: float) -> None:
@@ -401,10 +293,21 @@ class Scheduler:
             return []
         if path.rest_until <= now:
             path.failures += 1
-            path.rest_until = now + self.rest[min(path.failures, len(self.rest)) - 1]
+            path.rest_until = now + self._rest_after(path.site, path.failures, now)
             heappush(self._resting, (path.rest_until, "site", path.site))
         path.reason = reason
         return path.ready.clear()
+
+    def _works(self, name: str, now: float) -> None:
+        self._failing.discard(name)
+        self._last_success = now
+
+    def _rest_after(self, name: str, failures: int, now: float) -> float:
+        """Seconds of rest for a site or a queue's domain.  Where nothing at all has worked lately the fault is likely
+        our own network's or resolver's, and when that is mended mail shall flow again soon."""
+        self._failing.add(name)
+        outage = len(self._failing) >= SEVERAL and now - self._last_success > OUTAGE
+        return self.rest[0 if outage else min(failures, len(self.rest)) - 1]
 
     def done(self, delivery: Delivery, now: float) -> None:
         """The delivery has an outcome and leaves memory; call it when that is durable, or its row may be read again."""
@@ -468,6 +371,9 @@ class Scheduler:
         if queue.starved:
             return "memory for ready deliveries is full, or too many are being read: it is in line"
         for path in paths:
+            if path.paced_until > now:
+                wait = path.paced_until - now
+                return f"the rate {path.limits.rate} of {path.site} by source {path.source}: the next in {wait:.1f} s"
             if path.sessions >= self._sessions_allowed(path, now):
                 return f"all {path.sessions} sessions that {path.site} may have by source {path.source} are busy"
         return "nothing: it is on its way"
@@ -550,7 +456,7 @@ class Scheduler:
             return
         path = site.paths.get(source)
         if path is None:
-            path = site.paths[source] = Path(source, site.name)
+            path = site.paths[source] = Path(source, site.name, site.limits)
         path.ready.push(queue.lane, self._weight(queue), delivery)
         self._work(path, now)
 
@@ -590,11 +496,12 @@ class Scheduler:
     def _sessions_allowed(self, path: Path, now: float) -> int:
         if path.failures:
             return 1
-        return min(path.cap, self.limit) if path.cap_until > now else self.limit
+        limit = path.limits.connections
+        return min(path.cap, limit) if path.cap_until > now else limit
 
     def _work(self, path: Path, now: float) -> None:
         ready = len(path.ready)
-        if not ready or path.rest_until > now or self.stopping:
+        if not ready or path.rest_until > now or path.paced_until > now or self.stopping:
             return
         more = path.sessions < self._sessions_allowed(path, now) and path.opening < ready and not path.idle
         if more and self.sessions >= self.sessions_limit:
@@ -667,6 +574,7 @@ class Scheduler:
         site.paths = {s: p for s, p in site.paths.items() if p.sessions or p.ready or p.failures}
         if not site.paths:
             del self.sites[name]
+            self._failing.discard(name)
 
 
 def _bytes_of(delivery: Delivery) -> int:

@@ -51,6 +51,19 @@ class Bodies:
 
         self._pool.submit(work)
 
+    def load(self, message: int, limit: int, done: Callable[[bytes | OSError], Any]) -> None:
+        """Calls ``done`` on the main thread with the whole body, or one byte more than ``limit`` of it."""
+
+        def work() -> None:
+            try:
+                with open(self.path(message), "rb") as file:
+                    body: bytes | OSError = file.read(limit + 1)
+            except OSError as error:
+                body = error
+            self._post(done, body)
+
+        self._pool.submit(work)
+
     def unlink(self, messages: list[int]) -> None:
         """Removes files whose messages are gone.  Any thread."""
         for message in messages:

@@ -23,10 +23,11 @@ _meta = msgspec.json.Decoder(_StoredMeta)
 _recipient = msgspec.json.Decoder(Recipient)
 
 _PULL = """
-SELECT json_group_array(json_array(id, queue, due, attempts, recipient, last, source, message, size, meta,
+SELECT json_group_array(json_array(id, queue, due, attempts, recipient, last, source, told, message, size, meta,
                                    length(head), length(body))),
        CAST(group_concat(CAST(head AS TEXT) || CAST(coalesce(body, '') AS TEXT), '') AS BLOB)
-FROM (SELECT d.id, d.queue, d.due, d.attempts, d.recipient, d.last, d.source, d.message, m.size, m.meta, m.head, m.body
+FROM (SELECT d.id, d.queue, d.due, d.attempts, d.recipient, d.last, d.source, d.told, d.message, m.size, m.meta,
+             m.head, m.body
       FROM delivery d JOIN message m ON m.id = d.message
       WHERE {where} ORDER BY {order} LIMIT :limit)
 """
@@ -68,9 +69,8 @@ def _deliveries(row: tuple[str, bytes | None]) -> list[Delivery]:
     at = 0
     messages: dict[int, Message] = {}
     found = []
-    for id_, queue, due, attempts, recipient, last, source, message_id, size, meta, head, body in msgspec.json.decode(
-        row[0]
-    ):
+    rows = msgspec.json.decode(row[0])
+    for id_, queue, due, attempts, recipient, last, source, told, message_id, size, meta, head, body in rows:
         if message_id not in messages:
             messages[message_id] = stored_message(
                 message_id,
@@ -80,9 +80,9 @@ def _deliveries(row: tuple[str, bytes | None]) -> list[Delivery]:
                 None if body is None else bytes(content[at + head : at + head + body]),
             )
         at += head + (body or 0)
-        found.append(
-            Delivery(id_, messages[message_id], _recipient.decode(recipient), queue, due, attempts, source, last)
-        )
+        to = _recipient.decode(recipient)
+        message = messages[message_id]
+        found.append(Delivery(id_, message, to, queue, due, attempts, source, last, bool(told)))
     return found
 
 

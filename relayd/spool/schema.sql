@@ -15,7 +15,8 @@ CREATE TABLE delivery (
     attempts  INTEGER NOT NULL DEFAULT 0,
     recipient TEXT    NOT NULL,           -- address and DSN wishes: JSON
     last      TEXT    NOT NULL DEFAULT '',-- the last attempt in words
-    source    TEXT    NOT NULL DEFAULT '' -- the last attempt's source: greylisting wants the same again
+    source    TEXT    NOT NULL DEFAULT '',-- the last attempt's source: greylisting wants the same again
+    told      INTEGER NOT NULL DEFAULT 0  -- 1: its sender has been told of the delay
 );
 CREATE INDEX delivery_due ON delivery (queue, due);
 CREATE TABLE queue (

@@ -35,15 +35,17 @@ class Reception(msgspec.Struct, frozen=True, gc=False):
 
 
 class Departure(msgspec.Struct, frozen=True, gc=False):
-    """A delivery that leaves the spool: delivered, bounced, expired ..."""
+    """A delivery that leaves the spool: delivered, bounced, expired ...  ``report`` comes in with it."""
 
     delivery: Delivery
     line: bytes
     entries: tuple[Entry, ...]
+    report: Reception | None = None
 
 
 class Requeue(msgspec.Struct, frozen=True, gc=False):
-    """A delivery that stays, with the due time, attempts, source and last words it now has."""
+    """A delivery that stays, with the due time, attempts, source and last words it now has; its sender may be
+    told of the delay by a ``report`` that comes in with it."""
 
     delivery: Delivery
     due: float
@@ -52,6 +54,8 @@ class Requeue(msgspec.Struct, frozen=True, gc=False):
     last: str
     line: bytes
     entries: tuple[Entry, ...]
+    told: bool = False
+    report: Reception | None = None
 
 
 class Batch:
@@ -170,10 +174,10 @@ class Store:
 
     def _requeue(self, requeues: list[Requeue]) -> None:
         if requeues:
-            rows = [(r.delivery.id, r.due, r.attempts, r.source, r.last) for r in requeues]
+            rows = [(r.delivery.id, r.due, r.attempts, r.source, r.last, int(r.told)) for r in requeues]
             found = self._connection.execute(
                 "UPDATE delivery SET due = j.value->>1, attempts = j.value->>2, source = j.value->>3, "
-                "last = j.value->>4 FROM json_each(?) AS j WHERE delivery.id = j.value->>0",
+                "last = j.value->>4, told = j.value->>5 FROM json_each(?) AS j WHERE delivery.id = j.value->>0",
                 (encode_json(rows).decode(),),
             )
             if found.rowcount != len(requeues):

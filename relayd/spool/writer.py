@@ -172,8 +172,10 @@ def _batch(changes: list[Any]) -> Batch:
                 batch.receptions.append(change)
             case Departure():
                 batch.departures.append(change)
+                batch.receptions += [change.report] if change.report else []
             case Requeue():
                 batch.requeues.append(change)
+                batch.receptions += [change.report] if change.report else []
             case Settle():
                 batch.settles.append(str(change))  # the JSON encoder knows no subclasses
             case _:

@@ -1,8 +1,12 @@
-"""A recording mail server as a process: ``python sink.py DIRECTORY [--utf8] [--hold FILE] ADDRESS:PORT ...``.
+"""A recording mail server as a process: ``python sink.py DIRECTORY [--utf8] [--hold FILE] [--moody] ADDRESS:PORT ...``.
 
 All addresses share the port of the first (0: one of the system's choice); prints ``listening on ADDRESS:PORT``.  What
-comes is written before it is answered: its content to DIRECTORY/contents, then a line of JSON to DIRECTORY/messages.
-``--utf8`` offers SMTPUTF8; ``--hold FILE`` answers no final dot while FILE exists.  Of the standard library only.
+comes is written before it is answered: its content (up to 20 MB) to DIRECTORY/contents, then a line of JSON to
+DIRECTORY/messages: time, peer, ehlo, mail, recipients, size, the X-Test field, where its content is, and the hash of
+all from the From field on, which is what the client sent if the relay only added fields in front.
+``--utf8`` offers SMTPUTF8; ``--hold FILE`` answers no final dot while FILE exists; ``--moody`` goes by the last digit
+of the recipient's local part: 3 is unknown, 5 is greylisted once, at 7 the first final dot ends the connection.
+Of the standard library only.
 """
 
 import argparse
@@ -14,31 +18,34 @@ import re
 import time
 from pathlib import Path
 
+KEPT = 20 << 20
 _TEST = re.compile(rb"^X-Test: ([^\r\n]+)", re.MULTILINE)
 _ADDRESS = re.compile(r"<([^>]*)>")
 
 
 class Recorder:
-    """The two files."""
+    """The two files, and whom moods have met."""
 
     def __init__(self, directory: Path) -> None:
         self._lines = open(directory / "messages", "ab", 0)  # noqa: SIM115
         self._contents = open(directory / "contents", "ab", 0)  # noqa: SIM115
         self._at = self._contents.tell()
+        self.met: set[str] = set()
 
     def keep(self, found: dict[str, object], content: bytes) -> None:
         test = _TEST.search(content[:4096])
-        view = memoryview(content)
+        view = memoryview(content if len(content) <= KEPT else b"")
+        written = len(view)
         while view:
             view = view[self._contents.write(view) :]
         found |= {
             "time": time.time(),
             "size": len(content),
-            "sha256": hashlib.sha256(content).hexdigest(),
+            "sha256": hashlib.sha256(memoryview(content)[max(0, content.find(b"From: <")) :]).hexdigest(),
             "test": test[1].decode() if test else "",
             "at": self._at,
         }
-        self._at += len(content)
+        self._at += written
         self._lines.write(json.dumps(found).encode() + b"\n")
 
 
@@ -87,7 +94,9 @@ class Session(asyncio.Protocol):
         if verb == "MAIL":
             self._mail = line
         elif verb == "RCPT":
-            self._recipients.append(_ADDRESS.findall(line)[0])
+            return self._recipient(_ADDRESS.findall(line)[0])
+        elif verb == "DATA" and not self._recipients:
+            return b"554 5.5.1 no recipients\r\n"
         elif verb == "DATA":
             self._data = True
             return b"354 go ahead\r\n"
@@ -97,6 +106,19 @@ class Session(asyncio.Protocol):
             asyncio.get_running_loop().call_soon(self._transport.close)
             return b"221 bye\r\n"
         return b"250 2.0.0 ok\r\n"
+
+    def _recipient(self, address: str) -> bytes:
+        if self._options.moody and "3@" in address:
+            return b"550 5.1.1 no such user\r\n"
+        if self._options.moody and "5@" in address and self._first(address):
+            return b"451 4.7.1 greylisted\r\n"
+        self._recipients.append(address)
+        return b"250 2.1.5 ok\r\n"
+
+    def _first(self, address: str) -> bool:
+        first = address not in self._recorder.met
+        self._recorder.met.add(address)
+        return first
 
     def _content(self) -> bool:
         if self._buffer.startswith(b".\r\n"):
@@ -110,7 +132,8 @@ class Session(asyncio.Protocol):
         del self._buffer[: end + 5]
         self._looked = 0
         self._data = False
-        content = content.replace(b"\r\n..", b"\r\n.")
+        if b"\r\n.." in content:
+            content = content.replace(b"\r\n..", b"\r\n.")
         self._record(content[1:] if content.startswith(b"..") else content)
         return True
 
@@ -123,6 +146,8 @@ class Session(asyncio.Protocol):
             "recipients": self._recipients,
         }
         self._recorder.keep(found, content)
+        if self._options.moody and any("7@" in to and self._first(to) for to in self._recipients):
+            self._transport.abort()
         self._reset()
         self._answer()
 
@@ -155,4 +180,5 @@ if __name__ == "__main__":
     parser.add_argument("addresses", nargs="+")
     parser.add_argument("--utf8", action="store_true")
     parser.add_argument("--hold", default="")
+    parser.add_argument("--moody", action="store_true")
     asyncio.run(main(parser.parse_args()))

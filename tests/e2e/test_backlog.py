@@ -118,9 +118,7 @@ def test_backlog_of_a_blocked_domain_delays_no_other_and_takes_no_memory(stage: 
         until(lambda: len(sink.messages()) >= came + OTHERS, 10, "the other domains' old mail arrives")
         slowest = max(m["time"] for m in sink.messages()[came:]) - began
         ceiling = exercise(relay, sink, "with")
-        print(
-            f"\n{how}: others start within {slowest:.2f} s; {floor:.0f} MB without backlog, {ceiling:.0f} MB with"
-        )
+        print(f"\n{how}: others start within {slowest:.2f} s; {floor:.0f} MB without backlog, {ceiling:.0f} MB with")
         assert slowest < 1.0
         assert ceiling - floor < 60
         until(lambda: relay.queued() == BLOCKED, 5, "all that went is off the disk")

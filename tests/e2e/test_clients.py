@@ -81,10 +81,10 @@ def smtplib_relay(house: House, to: str, content: bytes) -> None:
 def curl(house: House, to: str, content: bytes, url: str, *options: str) -> None:
     if not shutil.which("curl"):
         pytest.skip("curl is not here")
+    credentials = ("--cacert", str(house.relay.home / "one.example.pem"), "--user", f"{LOGIN}:{PASSWORD}")
+    upload = ("--upload-file", str(house.file(content)))
     said = subprocess.run(
-        ["curl", "-sS", "--url", url, *options, "--cacert", str(house.relay.home / "one.example.pem")]
-        + ["--user", f"{LOGIN}:{PASSWORD}", "--mail-from", SENDER, "--mail-rcpt", to]
-        + ["--upload-file", str(house.file(content))],
+        ["curl", "-sS", "--url", url, *options, "--mail-from", SENDER, "--mail-rcpt", to, *credentials, *upload],
         capture_output=True,
         timeout=60,
     )
@@ -102,10 +102,11 @@ def curl_587(house: House, to: str, content: bytes) -> None:
 def swaks(house: House, to: str, content: bytes, port: int, *options: str) -> None:
     if not shutil.which("swaks"):
         pytest.skip("swaks is not here")
+    server = ("--server", "127.0.0.1", "--port", str(port), "--helo", "client.example")
+    credentials = ("--auth-user", LOGIN, "--auth-password", PASSWORD)
+    data = f"@{house.file(content + b'.' + bytes((13, 10)))}"
     said = subprocess.run(
-        ["swaks", "--server", "127.0.0.1", "--port", str(port), "--helo", "client.example", *options]
-        + ["--auth-user", LOGIN, "--auth-password", PASSWORD, "--from", SENDER, "--to", to]
-        + ["--no-data-fixup", "--data", f"@{house.file(content + b'.' + bytes((13, 10)))}"],
+        ["swaks", *server, *options, *credentials, "--from", SENDER, "--to", to, "--no-data-fixup", "--data", data],
         capture_output=True,
         timeout=60,
     )

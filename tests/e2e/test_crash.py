@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import hashlib
 import random
 import time
 from bisect import bisect
+from collections.abc import Callable
 from typing import Any
 
 from relayd.spool.writer import BATCH
@@ -18,7 +20,12 @@ SESSIONS = 20  # that the relay may have open to the sink
 
 _BODY = b"A line of the body, as long as lines are.\r\n" * 40
 _ENVELOPE = b"MAIL FROM:<%s>\r\nRCPT TO:<%%s@example.net>\r\nDATA\r\n" % SENDER.encode()
-_CONTENT = b"From: <%s>\r\nX-Test: %%s\r\nSubject: crash\r\n\r\n%s.\r\n" % (SENDER.encode(), _BODY)
+_HEAD = b"From: <%s>\r\nX-Test: %%s\r\nSubject: crash\r\n\r\n" % SENDER.encode()
+
+
+def content_of(test: bytes) -> bytes:
+    """The content of one message; every twentieth is so large that its body goes to a file of its own."""
+    return _HEAD % test + _BODY * (60 if test.endswith((b"00", b"20", b"40", b"60", b"80")) else 1)
 
 
 class Load:
@@ -28,11 +35,11 @@ class Load:
         self.accepted: set[str] = set()
         self.sent = 0
 
-    def run(self, relay: Relay, seconds: float) -> None:
-        """Sends for so long, then kills the relay in the middle of it."""
-        asyncio.run(self._run(relay, seconds))
+    def run(self, relay: Relay, seconds: float, end: Callable[[], object]) -> None:
+        """Sends for so long, then ends the relay in the middle of it."""
+        asyncio.run(self._run(relay, seconds, end))
 
-    async def _run(self, relay: Relay, seconds: float) -> None:
+    async def _run(self, relay: Relay, seconds: float, end: Callable[[], object]) -> None:
         senders = [asyncio.create_task(self._send(relay.relay)) for _ in range(SENDERS)]
         before = len(self.accepted)
         loop = asyncio.get_running_loop()
@@ -41,7 +48,7 @@ class Load:
             await asyncio.sleep(0)
         await asyncio.wait(senders, timeout=seconds)
         assert not any(sender.done() for sender in senders), "a sender gave up before the crash"
-        relay.kill()
+        await asyncio.to_thread(end)
         await asyncio.gather(*senders)
 
     async def _send(self, port: int) -> None:
@@ -55,7 +62,7 @@ class Load:
                 test = b"t%d" % self.sent
                 writer.write(_ENVELOPE % test)
                 await self._replies(reader, 3)
-                writer.write(_CONTENT % test)
+                writer.write(content_of(test) + b".\r\n")
                 await self._replies(reader, 1)
                 self.accepted.add(test.decode())
         writer.close()
@@ -64,6 +71,8 @@ class Load:
         for _ in range(count):
             while (line := await reader.readuntil(b"\n"))[3:4] == b"-":
                 pass
+            if line.startswith(b"421"):
+                raise ConnectionError(line)
             assert line[:1] in b"23", line
 
 
@@ -78,7 +87,7 @@ def test_nothing_accepted_is_lost_by_twenty_kills_and_what_comes_twice_stays_wit
     for _ in range(ROUNDS):
         relay.start()
         relay.audited()
-        load.run(relay, rng.uniform(0.05, 0.8))
+        load.run(relay, rng.uniform(0.05, 0.8), relay.kill)
         kills.append(time.time())
     relay.start()
     until(lambda: not relay.queued(), 60, "the queue empties")
@@ -92,10 +101,50 @@ def test_nothing_accepted_is_lost_by_twenty_kills_and_what_comes_twice_stays_wit
         f"{sum(again)} came twice, by kill {again}, allowed {BATCH + SESSIONS} each"
     )
     assert not lost, sorted(lost)[:20]
+    spoilt = [m["test"] for m in arrived if m["sha256"] != hashlib.sha256(content_of(m["test"].encode())).hexdigest()]
+    assert not spoilt, spoilt[:20]
     assert len(load.accepted) > ROUNDS * SENDERS  # it was load
     assert max(again) <= BATCH + SESSIONS
     assert not again[-1]  # nothing comes twice without a kill
     assert relay.health()["ok"]
+
+
+def test_kills_beside_a_moody_server_leave_every_outcome_accounted_for(stage: Stage) -> None:
+    rng = random.Random(11)
+    sink = stage.sink(options=("--moody",))
+    tables = f'[retry]\nschedule = ["1s"]\n[[route]]\ndomain = "*"\nvia = "{sink.via}"'
+    relay = stage.relay(tables, node='min_free = "1M"')
+    load = Load()
+    for _ in range(4):
+        relay.start()
+        load.run(relay, rng.uniform(0.2, 1.5), relay.kill)
+    relay.start()
+    until(lambda: not relay.queued(), 40, "the queue empties")
+    relay.audited()
+    unknown = {test for test in load.accepted if test.endswith("3")}
+    arrived = {m["test"] for m in sink.messages()}
+    assert load.accepted - arrived == unknown
+    (day,) = relay.ask("/v1/audit")["days"]
+    assert day["received"] == day["delivered"] + day["bounced"] >= len(load.accepted)
+    assert day["bounced"] >= len(unknown) > 10 and day["queued"] == 0
+
+
+def test_sigterm_under_load_loses_nothing_and_repeats_nothing(stage: Stage) -> None:
+    sink = stage.sink()
+    relay = stage.relay(f'[[route]]\ndomain = "*"\nvia = "{sink.via}"', node='min_free = "1M"')
+    load = Load()
+    for seconds in (0.1, 0.4, 0.7):
+        relay.start()
+        codes: list[int] = []
+        load.run(relay, seconds, lambda codes=codes: codes.append(relay.stop()))  # type: ignore[misc]
+        assert codes == [0]
+    relay.start()
+    until(lambda: not relay.queued(), 30, "the queue empties")
+    relay.audited()
+    arrived = [m["test"] for m in sink.messages()]
+    assert load.accepted <= set(arrived)
+    assert len(arrived) == len(set(arrived))
+    assert "Traceback" not in relay.log(), relay.log()[-3000:]
 
 
 def repeats(arrived: list[dict[str, Any]], kills: list[float]) -> list[int]:

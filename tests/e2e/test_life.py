@@ -272,9 +272,10 @@ def test_full_disk_loses_nothing_that_was_accepted_and_relayd_recovers(stage: St
 def test_mail_waits_with_the_reason_while_no_resolver_answers_and_goes_when_one_does(stage: Stage) -> None:
     sink = stage.sink("127.0.0.41:0")
     zone = "example.net MX 10 mx.example.net\nmx.example.net A 127.0.0.41\n"
-    names = stage.names(zone)
-    names.stop()
-    tables = f'[resolver]\nnameservers = ["{names.address}"]\ntimeout = "300ms"\ntries = 1\n'
+    silent = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)  # takes questions and says nothing
+    silent.bind(("127.0.0.1", 0))
+    port = silent.getsockname()[1]
+    tables = f'[resolver]\nnameservers = ["127.0.0.1:{port}"]\ntimeout = "300ms"\ntries = 1\nfailure_ttl = "1s"\n'
     tables += f'[egress]\nport = {sink.port}\nrest = ["1s"]\n[retry]\nschedule = ["1s"]\n'
     relay = stage.relay(tables).start()
     identity = relay.send("you@example.net")
@@ -284,7 +285,8 @@ def test_mail_waits_with_the_reason_while_no_resolver_answers_and_goes_when_one_
     failure = relay.ask("/v1/inspect", id=identity)["history"][-1]
     assert failure["event"] == "TransientFailure" and "at dns" in failure["what"] and "example.net" in failure["what"]
     assert relay.why("example.net")
-    stage.names(zone, names.port)
+    silent.close()
+    stage.names(zone, port)
     sink.wait("you@example.net", 25)
     until(lambda: not relay.queued(), 10, "the queue empties")
     kinds = [event["event"] for event in relay.ask("/v1/inspect", id=identity)["history"]]
@@ -338,7 +340,9 @@ def test_garbage_on_every_port_disturbs_nobody(stage: Stage) -> None:
                 wire.shutdown(socket.SHUT_WR)
                 while wire.recv(65536):
                     pass
-            except (ConnectionError, BrokenPipeError):
+            except TimeoutError:
+                raise
+            except OSError:
                 pass  # cut off: as good an answer as any
             wire.close()
     with socket.socket(socket.AF_UNIX) as control:
@@ -400,11 +404,7 @@ def test_thirty_messages_of_50_mb_at_once_arrive_whole_in_bounded_memory(stage: 
     until(lambda: len(sink.messages()) == 30, 60, "all 30 arrive")
     peak = relay.memory("VmHWM")
     print(f"\npeak {peak:.0f} MB")
-    arrived = set()
-    for found in sink.messages():
-        content = sink.content(found)
-        arrived.add(hashlib.sha256(memoryview(content)[content.index(b"From: <") :]).hexdigest())
-    assert arrived == set(hashes.values())
+    assert {found["sha256"] for found in sink.messages()} == set(hashes.values())
     assert peak < 400
     until(lambda: not relay.queued(), 10, "the queue empties")
     until(lambda: not list((relay.spool / "bodies").iterdir()), 5, "the body files are gone")

@@ -1,0 +1,265 @@
+"""Outcomes: what becomes of a delivery after an attempt, as one change of the spool.
+
+Enter: a delivery and its outcome.  Leave: its departure or requeue with its record and ledger entry, and with the
+report that its sender wants (RFC 3461, 3464): all in one transaction, so that neither can be without the other.
+"""
+
+import random
+from collections.abc import Callable
+from typing import Any, Literal
+
+import msgspec
+from twisted.logger import Logger
+
+from relayd.address import domain_of
+from relayd.delivery.routing import words
+from relayd.envelope import Delivery, Edits, Envelope, Message, Recipient, queue_name
+from relayd.identity import Identities, day_of, lower_bound, show
+from relayd.message import dsn, headers
+from relayd.message.render import render
+from relayd.outcome import Evidence, Outcome
+from relayd.queue.retry import Schedule, next_try
+from relayd.queue.scheduler import Scheduler
+from relayd.records import TERM_OF, Entry, Record, RecordKind, encode
+from relayd.reply import printable
+from relayd.spool import Departure, Reception, Requeue, Spool
+from relayd.spool.writer import BATCH
+
+_RECORD_OF: dict[str, RecordKind] = {
+    "delivered": "Delivery",
+    "transient": "TransientFailure",
+    "permanent": "Bounce",
+    "expired": "Expiration",
+    "cancelled": "Cancellation",
+    "unknown": "Unknown",
+}
+_REPORT_OF: dict[str, dsn.Kind] = {"delivered": "delivered", "permanent": "failed", "expired": "expired"}
+EXPIRY = 30.0  # seconds between looks for expired deliveries that wait on disk
+_EXPIRE_AT_ONCE = 500
+UNANSWERED = BATCH  # outcomes that may wait for the disk before no more deliveries are begun: what a crash can repeat
+
+
+class Rules(msgspec.Struct, frozen=True):
+    """What a stream wants: when its deliveries are tried again, and whether their senders are told."""
+
+    schedule: Schedule = Schedule()
+    reports: Literal["sender", "none"] = "sender"
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """``rules`` by stream; ``delay_report``: seconds after which a sender is told that mail is late."""
+
+    node: str
+    rules: dict[str, Rules]
+    delay_report: float = 4 * 3600.0
+
+
+class Outcomes:
+    """Has the spool record outcomes.  ``durable(delivery)`` is called when one is on disk, ``generated(deliveries)``
+    when a report is."""
+
+    log = Logger()
+
+    def __init__(
+        self,
+        spool: Spool,
+        scheduler: Scheduler,
+        identities: Identities,
+        settings: Settings,
+        rng: random.Random,
+        wall: Callable[[], float],
+        durable: Callable[[Delivery], None],
+        generated: Callable[[tuple[Delivery, ...]], None],
+    ) -> None:
+        self.spool = spool
+        self.scheduler = scheduler
+        self.identities = identities
+        self.settings = settings
+        self.rng = rng
+        self.wall = wall
+        self.durable = durable
+        self.generated = generated
+        self.unanswered = 0
+        self.totals: dict[str, int] = dict.fromkeys(_RECORD_OF, 0)
+        self._expiring = False
+        self._next_expiry = 0.0
+
+    def _rules(self, delivery: Delivery) -> Rules:
+        return self.settings.rules.get(delivery.message.stream) or _DEFAULT
+
+    def finished(self, delivery: Delivery, outcome: Outcome, *, dsn_passed_on: bool = False) -> None:
+        """One attempt is over.  ``dsn_passed_on``: the peer offers DSN, so it reports success itself."""
+        now = self.wall()
+        attempts = delivery.attempts + 1
+        kind: str = outcome.kind
+        due = None
+        if kind in ("transient", "unknown"):
+            said = outcome.evidence.reply.text if outcome.evidence.reply else ""
+            schedule = self._rules(delivery).schedule
+            due = next_try(schedule, attempts, delivery.message.received, now, self.rng, said)
+            kind = kind if due else "expired"
+        if kind == "delivered" and (dsn_passed_on or not delivery.recipient.notify):
+            report = None  # the hot path
+        elif due:
+            report = self._delay_report(delivery, outcome.evidence, attempts, now)
+        else:
+            report = self._report(_REPORT_OF.get(kind), delivery, outcome.evidence, attempts, now)
+        self._keep(delivery, kind, outcome.evidence, attempts, due, now, report)
+
+    def _keep(
+        self,
+        delivery: Delivery,
+        kind: str,
+        evidence: Evidence,
+        attempts: int,
+        due: float | None,
+        now: float,
+        report: Reception | None,
+    ) -> None:
+        message = delivery.message
+        name = _RECORD_OF[kind]
+        self.totals[kind] += 1
+        record = Record(
+            kind=name,
+            time=now,
+            message=show(message.id),
+            delivery=show(delivery.id),
+            account=message.account,
+            connection=message.connection,
+            stream=message.stream,
+            sender=message.envelope.sender,
+            recipient=delivery.recipient.address,
+            message_id=message.message_id,
+            size=message.size,
+            client=message.client,
+            received=message.received,
+            attempts=attempts,
+            due=due or 0.0,
+            evidence=evidence,
+            note=f"reported by {show(report.message.id)}" if report else "",
+        )
+        line = encode(record)
+        entries = (Entry(day_of(message.id), message.account, message.stream, TERM_OF[name]),)
+        self.unanswered += 1
+
+        def done(_: Any) -> None:
+            self.unanswered -= 1
+            self.durable(delivery)
+            if report:
+                self.generated(report.deliveries)
+
+        if due:
+            told = delivery.told or report is not None
+            last = f"{evidence.stage}: {evidence.words()}"
+            self.spool.requeue(
+                Requeue(delivery, due, attempts, evidence.source, last, line, entries, told, report), done
+            )
+        else:
+            self.spool.depart(Departure(delivery, line, entries, report), done)
+
+    # Reports to senders.
+
+    def _delay_report(self, delivery: Delivery, evidence: Evidence, attempts: int, now: float) -> Reception | None:
+        if delivery.told or now - delivery.message.received < self.settings.delay_report:
+            return None
+        return self._report("delayed", delivery, evidence, attempts, now)
+
+    def _report(
+        self, kind: dsn.Kind | None, delivery: Delivery, evidence: Evidence, attempts: int, now: float
+    ) -> Reception | None:
+        """The report of an outcome as a message to its sender, if one is wanted."""
+        original = delivery.message
+        envelope = original.envelope
+        rules = self._rules(delivery)
+        if kind is None or not dsn.wanted(kind, envelope, delivery.recipient, rules.reports):
+            return None
+        if not domain_of(envelope.sender):
+            return None
+        identity = self.identities.block(now, 1)
+        message_id = f"<{show(identity)}@{self.settings.node}>"
+        head = render(original, delivery)
+        content = dsn.report(
+            kind,
+            node=self.settings.node,
+            message_id=message_id,
+            now=now,
+            envelope=envelope,
+            recipient=delivery.recipient,
+            original_head=head,
+            original_body=original.body,
+            evidence=evidence,
+            received=original.received,
+            attempts=attempts,
+            until=original.received + rules.schedule.expire,
+        )
+        to = Recipient(envelope.sender)
+        utf8 = dsn.needs_smtputf8(envelope, delivery.recipient, head)
+        eightbit = not content.isascii()
+        own_head, body = headers.split(content)
+        message = Message(
+            identity,
+            now,
+            original.account,
+            "relayd",
+            original.stream,
+            Envelope("", eightbit=eightbit, smtputf8=utf8),
+            Edits(),
+            own_head,
+            body,
+            len(content),
+            message_id,
+            original.client,
+            eightbit,
+        )
+        queue = queue_name(original.account, original.stream, domain_of(envelope.sender))
+        record = Record(
+            kind="Reception",
+            time=now,
+            message=show(identity),
+            account=original.account,
+            connection="relayd",
+            stream=original.stream,
+            recipients=(envelope.sender,),
+            message_id=message_id,
+            size=len(content),
+            note=f"report: {show(delivery.id)} {kind}",
+        )
+        entry = Entry(day_of(identity), original.account, original.stream, "generated")
+        return Reception(message, (Delivery(identity + 1, message, to, queue, now),), encode(record), (entry,))
+
+    # Deliveries whose life ends while they wait on disk behind something that rests.
+
+    def tick(self) -> None:
+        """Call about once a second."""
+        now = self.wall()
+        if now >= self._next_expiry and not self._expiring:
+            self._next_expiry = now + EXPIRY
+            self._expire(now, list(self.settings.rules.items()))
+
+    def _expire(self, now: float, streams: list[tuple[str, Rules]]) -> None:
+        """One stream after another: what is too old and in nobody's hands leaves as expired."""
+        if not streams or self.scheduler.stopping:
+            self._expiring = False
+            return
+        self._expiring = True
+        stream, rules = streams[0]
+
+        def answered(found: Any) -> None:
+            if isinstance(found, Exception):
+                self.log.error("Looking for expired deliveries failed: {fault}", fault=words(found))
+                found = []
+            fresh = [d for d in found if self.scheduler.hold(d)]
+            for delivery in fresh:
+                reply = delivery.last or "it was never tried"
+                evidence = Evidence(stage="queue", error=f"not delivered in time; last: {printable(reply)}")
+                report = self._report("expired", delivery, evidence, delivery.attempts, now)
+                self._keep(delivery, "expired", evidence, delivery.attempts, None, now, report)
+            again = len(found) >= _EXPIRE_AT_ONCE and fresh
+            self._expire(now, streams if again else streams[1:])
+
+        # A delivery gets its last try at the end of its life: leave it the time for that.
+        before = lower_bound(now - rules.schedule.expire - 2 * EXPIRY)
+        self.spool.old_deliveries(stream, before, _EXPIRE_AT_ONCE, answered)
+
+
+_DEFAULT = Rules()

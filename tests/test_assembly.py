@@ -1,0 +1,96 @@
+"""From configuration values to rooms."""
+
+from pathlib import Path
+
+import pytest
+
+from relayd import assembly, config
+from relayd.delivery.routing import StaticRoute
+from tests.harness import Names, Reactor
+from tests.test_service import CONFIG
+
+
+def loaded(directory: Path, more: str = "", old: str = "", new: str = "") -> config.Config:
+    path = directory / "relayd.toml"
+    path.write_text(CONFIG.replace(old, new) + more if old else CONFIG + more)
+    return config.load(path)
+
+
+def test_sources_and_pools_are_as_written(tmp_path: Path):
+    made = assembly.pools(loaded(tmp_path))
+    assert made.sources["s1"].addresses == ("127.0.0.11",) and made.sources["s1"].ehlo == "s1.relay.example"
+    assert made.choose("default", "", set()) == "s1"
+
+
+def test_every_patience_of_the_configuration_reaches_its_stage(tmp_path: Path):
+    stages = ("banner", "ehlo", "starttls", "auth", "idle", "rset", "mail", "rcpt", "data", "dot", "quit")
+    more = '[egress]\nconnect = "7s"\n' + "".join(f'{stage} = "{n}s"\n' for n, stage in enumerate(stages, 100))
+    made = assembly.courier_settings(loaded(tmp_path, more))
+    assert made.connect == 7.0 and made.drain == 10.0
+    for n, stage in enumerate(stages, 100):
+        assert getattr(made.timeouts, stage) == n
+    assert made.timeouts.helo == 101 and made.timeouts.tls == 102 and made.timeouts.body == 108
+
+
+def test_a_route_carries_the_password_of_its_file(tmp_path: Path):
+    (tmp_path / "secret").write_text("geheim\n")
+    more = '[[route]]\ndomain = "y.example"\nvia = "127.0.0.1:587"\nlogin = "me"\npassword_file = "secret"\n'
+    router = assembly.router(loaded(tmp_path, more), Names(), Reactor().seconds)  # type: ignore[arg-type]
+    site = router.known("y.example")
+    assert site is not None and (site.login, site.password, site.hops[0].port) == ("me", "geheim", 587)
+    assert router._find("x.example") == StaticRoute("203.0.113.1", 25)
+
+
+def test_a_password_file_that_cannot_be_read_is_an_oserror(tmp_path: Path):
+    more = '[[route]]\ndomain = "y.example"\nvia = "127.0.0.1:587"\nlogin = "me"\npassword_file = "none"\n'
+    with pytest.raises(OSError):
+        assembly.router(loaded(tmp_path, more), Names(), Reactor().seconds)  # type: ignore[arg-type]
+
+
+def test_a_listeners_limits_are_its_sessions(tmp_path: Path):
+    keys = "max_connections = 3\nmax_connections_per_ip = 2\nmax_connections_per_login = 1\n"
+    keys += 'idle = "4s"\ndata = "5s"\nauth_time = "6s"\n'
+    (door,) = loaded(tmp_path, old='stream = "bulk"\n', new=f'stream = "bulk"\n{keys}').listener
+    made = assembly.door_limits(door)
+    assert (made.connections, made.connections_per_ip, made.connections_per_login) == (3, 2, 1)
+    assert (made.idle, made.data, made.auth_time) == (4.0, 5.0, 6.0)
+
+
+def test_a_relay_listener_asks_for_no_login(tmp_path: Path):
+    made = loaded(tmp_path)
+    settings = assembly.server_settings(made, made.listener[0])
+    assert not settings.auth and not settings.auth_required and not settings.starttls
+    assert settings.hostname == "mx1.relay.example"
+
+
+@pytest.mark.parametrize(
+    ("address", "port", "ours"),
+    [("127.0.0.1", 2525, True), ("127.0.0.1", 25, False), ("203.0.113.5", 2525, False)],
+)
+def test_mail_for_a_listener_of_ours_would_come_back_to_us(tmp_path: Path, address, port, ours):
+    assert assembly.is_ours(loaded(tmp_path), address, port) is ours
+
+
+def test_a_listener_on_every_address_is_ours_at_our_sources_and_loopback(tmp_path: Path):
+    made = loaded(tmp_path, old=":interface=127.0.0.1", new="")
+    assert assembly.is_ours(made, "127.0.0.11", 2525) and assembly.is_ours(made, "127.0.0.1", 2525)
+    assert not assembly.is_ours(made, "203.0.113.5", 2525)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ('spool = "spool"', 'spool = "other"', "node.spool"),
+        ("control.sock", "other.sock", "node.control"),
+    ],
+)
+def test_what_only_a_restart_can_change_is_refused(tmp_path: Path, old, new, key):
+    before = loaded(tmp_path)
+    with pytest.raises(ValueError, match=f"{key} changed: that needs a restart"):
+        assembly.refuse_restart_only(before, loaded(tmp_path, old=old, new=new))
+
+
+def test_changed_tables_are_named(tmp_path: Path):
+    before = loaded(tmp_path)
+    assert assembly.changed(before, loaded(tmp_path)) == []
+    assert assembly.changed(before, loaded(tmp_path, old="127.0.0.11", new="127.0.0.12")) == ["source"]

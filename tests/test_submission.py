@@ -1,0 +1,93 @@
+"""Submission policy: who may send what, and what a message becomes."""
+
+import pytest
+
+from relayd import submission
+from relayd.envelope import Edits, Envelope, Message, Recipient
+from relayd.identity import day_of
+from relayd.message.headers import survey
+from relayd.submission import MAX_HOPS, Session, Submitter
+
+NOW = 1_800_000_000.0
+OURS = Submitter("login", "crm", "bulk", lambda address: address.endswith("@crm.example"))
+CAME = Session("mx1.relay.example", "crm.example", "198.51.100.1", "ESMTPSA")
+
+
+def refusal(head: bytes) -> str:
+    return str(submission.refuse_head(OURS, survey(head + b"\r\n")) or "")
+
+
+@pytest.mark.parametrize(("sender", "code"), [("a@crm.example", None), ("", None), ("a@other.example", 553)])
+def test_a_sender_must_be_the_connections_or_nobody(sender, code):
+    reply = submission.refuse_sender(OURS, sender)
+    assert (reply.code if reply else None) == code
+
+
+@pytest.mark.parametrize(("address", "fine"), [("b@x.example", True), ("postmaster", False)])
+def test_a_recipient_needs_a_domain(address, fine):
+    assert (submission.refuse_recipient(Recipient(address)) is None) is fine
+
+
+@pytest.mark.parametrize(
+    ("head", "said"),
+    [
+        (b"From: a@crm.example\r\n", ""),
+        (b"From: A <a@crm.example>, B <b@crm.example>\r\n", ""),
+        (b"Subject: one\r\n", "550 5.6.0"),
+        (b"From: a@other.example\r\n", "550 5.7.1 From a@other.example"),
+        (b"From: a@crm.example, evil@other.example\r\n", "550 5.7.1 From evil@other.example"),
+        (b"From: a@crm.example\r\nFrom: evil@other.example\r\n", "550 5.7.1"),
+        (b"From: undisclosed:;\r\n", "550 5.7.1"),
+        (b"From:\r\n", "550 5.7.1"),
+    ],
+)
+def test_every_author_that_people_see_must_be_the_connections(head, said):
+    assert refusal(head).startswith(said) and bool(refusal(head)) is bool(said)
+
+
+def test_a_refusal_shows_no_raw_bytes_of_a_header():
+    assert "\x1b" not in refusal(b"From: \x1b[31m@other.example\r\n")
+
+
+def test_a_message_that_has_passed_too_many_hosts_runs_in_a_circle():
+    hops = b"Received: by x\r\n"
+    assert refusal(b"From: a@crm.example\r\n" + hops * (MAX_HOPS - 1)) == ""
+    assert refusal(b"From: a@crm.example\r\n" + hops * MAX_HOPS).startswith("554 5.4.6")
+
+
+def edited(head: bytes, *recipients: str) -> tuple[Edits, str]:
+    envelope = Envelope("a@crm.example", tuple(map(Recipient, recipients or ("b@x.example",))))
+    return submission.edits(CAME, 0x77, envelope, survey(head + b"\r\n"), NOW)
+
+
+def test_what_is_missing_is_added_and_what_is_there_stays():
+    edits, message_id = edited(b"From: a@crm.example\r\n")
+    assert message_id == "<0000000000000077@mx1.relay.example>"
+    assert b"Message-ID: <0000000000000077@mx1.relay.example>\r\n" in edits.prepend
+    assert b"Date: Fri, 15 Jan 2027 08:00:00 +0000\r\n" in edits.prepend
+    edits, message_id = edited(b"Message-ID: <1@crm>\r\ndate: x\r\n")
+    assert message_id == "<1@crm>" and edits.prepend.count(b"\r\n") == edits.prepend.count(b"\r\n\t") + 1
+
+
+def test_a_recipient_is_named_to_itself_only():
+    assert b"for <b@x.example>" in edited(b"")[0].prepend
+    assert b"for <" not in edited(b"", "b@x.example", "c@x.example")[0].prepend
+
+
+def test_fields_that_are_nobody_elses_business_are_dropped():
+    edits, _ = edited(b"BCC: c@x.example\r\nReturn-Path: <a@b>\r\nSubject: one\r\n")
+    assert edits.drop == ("bcc", "return-path")
+
+
+def test_a_message_becomes_one_delivery_for_each_recipient_and_one_record():
+    recipients = (Recipient("b@x.example"), Recipient("c@Y.example"))
+    message = Message(1 << 40, NOW, "crm", "login", "bulk", Envelope("a@crm.example"), Edits(), b"\r\n", b"", 2)
+    made = submission.deliveries(message, recipients, NOW)
+    assert [(d.id - message.id, d.queue, d.due) for d in made] == [
+        (1, "crm/bulk/x.example", NOW),
+        (2, "crm/bulk/y.example", NOW),
+    ]
+    record, entry = submission.reception(message, recipients, CAME, "TLSv1.3 X")
+    assert record.recipients == ("b@x.example", "c@Y.example")
+    assert record.note == "from 198.51.100.1 (crm.example) by ESMTPSA TLSv1.3 X"
+    assert (entry.day, entry.term, entry.count) == (day_of(message.id), "received", 2)
