@@ -14,11 +14,11 @@ from twisted.application.service import Service
 from twisted.internet import protocol
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import serverFromString
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from relayd.envelope import Envelope, Recipient
+from relayd.pulse import pulse
 from relayd.reply import Reply
 from relayd.smtp import events
 from relayd.smtp.server import ServerSession, ServerSettings
@@ -381,8 +381,7 @@ class ListenerService(Service):
         self.port: Any = None
         self._stopped: Deferred[None] | None = None
         self._until = 0.0
-        self._sweeper = LoopingCall(self._sweep)
-        self._sweeper.clock = reactor
+        self._sweeper = pulse(reactor, self._sweep)
 
     async def listen(self) -> None:
         """Opens the port.  Raises CannotListenError."""

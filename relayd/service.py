@@ -19,7 +19,6 @@ from OpenSSL import SSL
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.error import ReactorNotRunning
-from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python import usage
@@ -36,6 +35,7 @@ from relayd.envelope import Delivery
 from relayd.errors import InputError
 from relayd.identity import Identities, received_at, show
 from relayd.listener import ListenerService
+from relayd.pulse import pulse
 from relayd.queue.scheduler import Scheduler
 from relayd.reception import Relay
 from relayd.records import Record, decode
@@ -99,8 +99,7 @@ class Node(Service):
         self.reload_fault = ""
         self.stopping = False
         self._ticks = 0
-        self._ticker = LoopingCall(self._tick)
-        self._ticker.clock = reactor
+        self._ticker = pulse(reactor, self._tick)
 
     # Start and stop.
 

@@ -29,7 +29,7 @@ from relayd.envelope import Delivery, Edits, Envelope, Message, Recipient, queue
 from relayd.identity import Identities
 from relayd.queue.retry import Schedule
 from relayd.queue.scheduler import Scheduler, Stream
-from relayd.records import Record, decode
+from relayd.records import Entry, Record, decode
 from relayd.resolver import MailHost, MailHosts
 from relayd.shaping.limits import Limits
 from relayd.spool import NEVER
@@ -350,6 +350,7 @@ class MemorySpool:
         self._post = reactor.callFromThread
         self.rows: dict[int, Delivery] = {}
         self.records: list[Record] = []
+        self.entries: list[Entry] = []  # of reports
         self.disk = True
         self.waiting: deque[Callable[[], None]] = deque()
         self.bodies = MemoryBodies(reactor)
@@ -376,6 +377,7 @@ class MemorySpool:
         def change() -> None:
             del self.rows[departure.delivery.id]  # KeyError: it left twice
             self.records.append(decode(departure.line))
+            self._come_in(departure.report)
             done(None)
 
         self._change(change)
@@ -383,12 +385,19 @@ class MemorySpool:
     def requeue(self, requeue: Any, done: Any = None) -> None:
         def change() -> None:
             old = self.rows[requeue.delivery.id]
-            row = (requeue.due, requeue.attempts, requeue.source, requeue.last)
+            row = (requeue.due, requeue.attempts, requeue.source, requeue.last, requeue.told)
             self.rows[old.id] = Delivery(old.id, old.message, old.recipient, old.queue, *row)
             self.records.append(decode(requeue.line))
+            self._come_in(requeue.report)
             done(None)
 
         self._change(change)
+
+    def _come_in(self, report: Any) -> None:
+        if report:
+            self.put(*report.deliveries)
+            self.records.append(decode(report.line))
+            self.entries += report.entries
 
     def settle(self, queue: str, done: Any) -> None:
         due = min((d.due for d in self.rows.values() if d.queue == queue), default=NEVER)

@@ -15,7 +15,7 @@ FLOORS: dict[str, list[str]] = {
     "protocol": ["smtp message", "shaping"],
     "engine": ["directory egress queue spool submission"],
     # Twisted lives only from here on.
-    "shell": ["resolver tls transport", "control listener", "delivery reception sandbox"],
+    "shell": ["pulse resolver tls transport", "control listener", "delivery reception sandbox"],
     "assembly": ["tables", "config", "assembly ctl quickstart", "service"],
 }
 BELOW_THE_LINE = ("words", "protocol", "engine")
@@ -53,6 +53,8 @@ TESTED_BY = {
     "smtp/parameters.py": "test_smtp_server.py",
     "envelope.py": "test_spool.py",
     "outcome.py": "test_smtp_client.py",
+    "queue/decisions.py": "test_scheduler.py",
+    "queue/state.py": "test_scheduler.py",
     "tables.py": "test_config.py",
 }
 

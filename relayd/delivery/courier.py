@@ -13,7 +13,6 @@ import msgspec
 from twisted.application.service import Service
 from twisted.internet import error, protocol
 from twisted.internet.defer import Deferred
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from relayd.delivery.hosts import Hosts
@@ -25,6 +24,7 @@ from relayd.egress.pools import Pools, Source
 from relayd.envelope import Delivery
 from relayd.identity import Identities
 from relayd.outcome import Evidence, Outcome
+from relayd.pulse import pulse
 from relayd.queue import decisions as plan
 from relayd.queue.scheduler import Scheduler
 from relayd.queue.state import Path
@@ -111,8 +111,7 @@ class Courier(Service):
         self._sessions_made = 0
         self._drained: Deferred[None] | None = None
         self._performing = False
-        self._ticker = LoopingCall(self._tick)
-        self._ticker.clock = reactor
+        self._ticker = pulse(reactor, self._tick)
 
     def reconfigure(self, pools: Pools, router: Router, settings: Settings) -> None:
         """What holds from now on; a session under way keeps its source and its peer."""
