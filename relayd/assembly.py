@@ -26,7 +26,7 @@ from relayd.sandbox import Sandbox
 from relayd.shaping.limits import Limits
 from relayd.shaping.limits import rate as parse_rate
 from relayd.smtp.events import ServerSettings
-from relayd.tls import ServerTLS
+from relayd.tls import ClientTLS, ServerTLS
 
 
 def pools(loaded: config.Config) -> Pools:
@@ -50,6 +50,7 @@ def rules(loaded: config.Config) -> dict[str, Rules]:
 def courier_settings(loaded: config.Config) -> Settings:
     egress = loaded.egress
     return Settings(
+        client_tls=ClientTLS(egress.authorities),
         outcomes=OutcomeSettings(loaded.node.name, rules(loaded), loaded.retry.delay_report),
         timeouts=Timeouts(
             banner=egress.banner,

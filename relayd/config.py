@@ -214,11 +214,13 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Egress(msgspec.Struct, frozen=True, kw_only=True):
-    """Sessions to the world: ``connections`` per site and source, ``sessions`` in all; ``rest``: how long a site that
-    cannot be reached is left alone, by failures in a row; then patience by stage."""
+    """Sessions to the world.  ``authorities``: a PEM file of whom "verify" trusts, "" for the system's; ``connections``
+    per site and source, ``sessions`` in all; ``rest``: how long a site that cannot be reached is left alone, by
+    failures in a row; then patience by stage."""
 
     port: Port = 25
     tls: TLSPolicy = "may"
+    authorities: FilePath = ""
     connections: Positive = 20
     sessions: Positive = 2000
     deliveries_per_session: Positive = 100

@@ -87,7 +87,7 @@ class Reader:
         for key, field in fields.items():
             if key in raw:
                 try:
-                    values[key] = self._value(hints[key], raw[key])
+                    values[key] = raw[key] if raw[key] == field.default == "" else self._value(hints[key], raw[key])
                 except ValueError as error:
                     self.fault(name, key, str(error))
             elif field.required:

@@ -4,14 +4,22 @@ TLS 1.2 at least, both ways (RFC 8996).  Enter: PEM files, the peer's name.  Lea
 ``TLSMemoryBIOFactory`` take; and in words what a finished handshake agreed on.
 """
 
-from typing import Any
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any, cast
 
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.x509 import load_pem_x509_certificates
 from OpenSSL import SSL
+from OpenSSL.crypto import X509
+from service_identity import VerificationError
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IOpenSSLContextFactory
-from twisted.internet.ssl import optionsForClientTLS
+from twisted.internet.ssl import Certificate, optionsForClientTLS, platformTrust, trustRootFromCertificates
 from zope.interface import implementer
 
 from relayd.reply import printable
+
+KEPT = 2000  # sessions to resume, and contexts that verify
 
 
 @implementer(IOpenSSLContextFactory)
@@ -38,33 +46,108 @@ class ServerTLS:
         return self._context
 
 
-@implementer(IOpenSSLClientConnectionCreator)
-class Opportunistic:
-    """Encryption without proof of who the peer is: what mail between strangers gets (RFC 7435)."""
+class ClientTLS:
+    """How we meet mail servers: contexts made once, sessions resumed.  ``authorities``: a PEM file of the certificate
+    authorities that `verify` trusts, "" for the system's.  Raises OSError or OpenSSL.SSL.Error for one of no use."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name.encode("ascii", "ignore")
-        self._context = SSL.Context(SSL.TLS_CLIENT_METHOD)
-        self._context.set_min_proto_version(SSL.TLS1_2_VERSION)
-        self._context.set_options(SSL.OP_NO_COMPRESSION)
+    def __init__(self, authorities: str = "") -> None:
+        self._trust = _trusted(authorities) if authorities else platformTrust()
+        self._unproved = SSL.Context(SSL.TLS_CLIENT_METHOD)
+        self._unproved.set_min_proto_version(SSL.TLS1_2_VERSION)
+        self._unproved.set_options(SSL.OP_NO_COMPRESSION)
+        self._proved: OrderedDict[str, Any] = OrderedDict()
+        self._sessions: OrderedDict[tuple[str, str, bool], SSL.Session] = OrderedDict()
 
-    def clientConnectionForTLS(self, tls: Any) -> SSL.Connection:
-        connection = SSL.Connection(self._context, None)
+    def towards(self, name: str, address: str, *, verify: bool) -> "Meeting":
+        """What to start TLS with.  ``verify`` demands a valid certificate of that name (service-identity, RFC 9525);
+        otherwise there is encryption without proof of who the peer is: what mail between strangers gets (RFC 7435)."""
+        return Meeting(self, name, address, verify)
+
+    def connection(self, name: str, tls: Any, *, verify: bool) -> SSL.Connection:
+        if verify:
+            options = self._proved.get(name)
+            if options is None:
+                options = optionsForClientTLS(name, self._trust)
+                _remember(self._proved, name, options)
+            return cast(SSL.Connection, options.clientConnectionForTLS(tls))
+        connection = SSL.Connection(self._unproved, None)
         connection.set_app_data(tls)
-        if self._name and not self._name.replace(b".", b"").isdigit() and b":" not in self._name:
-            connection.set_tlsext_host_name(self._name)
+        if name.isascii() and not is_address(name):
+            connection.set_tlsext_host_name(name.encode())
         return connection
 
+    def session(self, key: tuple[str, str, bool]) -> SSL.Session | None:
+        return self._sessions.get(key)
 
-def client_tls(name: str, *, verify: bool) -> Any:
-    """What to start TLS towards ``name`` with; ``verify``: only with a valid certificate of it."""
-    return optionsForClientTLS(name) if verify else Opportunistic(name)
+    def keep(self, key: tuple[str, str, bool], session: SSL.Session) -> None:
+        _remember(self._sessions, key, session)
+
+
+@implementer(IOpenSSLClientConnectionCreator)
+class Meeting:
+    """One handshake with one peer."""
+
+    def __init__(self, tls: ClientTLS, name: str, address: str, verify: bool) -> None:
+        self._tls = tls
+        self._key = (name, address, verify)
+
+    def clientConnectionForTLS(self, tls: Any) -> SSL.Connection:
+        connection = self._tls.connection(self._key[0], tls, verify=self._key[2])
+        session = self._tls.session(self._key)
+        if session is not None:
+            connection.set_session(session)
+        return connection
+
+    def over(self, transport: Any) -> None:
+        """What was agreed on is kept to be resumed: the next handshake costs half (RFC 8446 section 2.2)."""
+        connection = _connection(transport)
+        session = connection.get_session() if connection else None
+        if session is not None:
+            self._tls.keep(self._key, session)
+
+
+def _trusted(authorities: str) -> Any:
+    found = load_pem_x509_certificates(Path(authorities).read_bytes())
+    return trustRootFromCertificates([Certificate(X509.from_cryptography(one)) for one in found])
+
+
+def _remember(memory: "OrderedDict[Any, Any]", key: Any, value: Any) -> None:
+    memory.pop(key, None)
+    memory[key] = value
+    if len(memory) > KEPT:
+        memory.popitem(last=False)
+
+
+def is_address(host: str) -> bool:
+    """Whether this is an IP address, not a name."""
+    return ":" in host or host.replace(".", "").isdigit()
+
+
+def _connection(transport: Any) -> SSL.Connection | None:
+    # After STARTTLS the transport is the TCP one still: only its handle tells.
+    handle = transport.getHandle() if hasattr(transport, "getHandle") else None
+    return handle if isinstance(handle, SSL.Connection) else None
 
 
 def agreed(transport: Any) -> str:
-    """Version and cipher of a finished handshake, such as "TLSv1.3 TLS_AES_256_GCM_SHA384"; "" without TLS."""
-    # After STARTTLS the transport is the TCP one still: only its handle tells.
-    connection = transport.getHandle() if hasattr(transport, "getHandle") else None
-    if not isinstance(connection, SSL.Connection):
+    """What a finished handshake agreed on: version, cipher, and the peer's certificate if it showed one, such as
+    "TLSv1.3 TLS_AES_256_GCM_SHA384, certificate CN=mx.example sha256 9f86d081884c7d65"; "" without TLS."""
+    connection = _connection(transport)
+    if connection is None:
         return ""
-    return printable(f"{connection.get_protocol_version_name()} {connection.get_cipher_name() or ''}".strip())
+    words = f"{connection.get_protocol_version_name()} {connection.get_cipher_name() or ''}".strip()
+    shown = connection.get_peer_certificate(as_cryptography=True)
+    if shown is not None:
+        subject = shown.subject.rfc4514_string()[:128] or "without a subject"
+        words += f", certificate {subject} sha256 {shown.fingerprint(SHA256()).hex()[:16]}"
+    return printable(words)
+
+
+def failure(error: Any) -> str:
+    """Why a handshake failed, in words; "" if the error is not TLS's."""
+    if isinstance(error, VerificationError):
+        return "the certificate is not of the server's name"
+    if isinstance(error, SSL.Error):
+        reasons = [str(part[-1]) for part in (error.args[0] if error.args else ()) if part]
+        return "TLS failed: " + (", ".join(reasons) or "the connection was closed")
+    return ""

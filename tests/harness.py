@@ -33,6 +33,7 @@ from relayd.records import Entry, Record, decode
 from relayd.resolver import MailHost, MailHosts
 from relayd.shaping.limits import Limits
 from relayd.spool import NEVER
+from relayd.tls import ClientTLS
 
 START = 1_800_000_000.0
 BUFFER = 64 << 10
@@ -487,6 +488,7 @@ class Delivering:
         rules = settings.pop("rules", dict.fromkeys(self.streams, Rules(Schedule((300.0, 600.0), 86400.0), "none")))
         settings.setdefault("outcomes", OutcomeSettings("mx1.relay.example", rules))
         settings.setdefault("timeouts", Timeouts())
+        settings.setdefault("client_tls", ClientTLS())
         self.settings = Settings(**settings)
         self.courier = Courier(
             self.reactor,

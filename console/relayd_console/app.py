@@ -163,7 +163,8 @@ class Console:
     def tick(self) -> None:
         """What changes as time goes by."""
         palette, text = status_text(self._snapshot, self._now())
-        self._top_line.set_attr_map({None: palette})  # type: ignore[arg-type]  # None is hashable enough
+        top_line: Any = self._top_line  # urwid's types know no None here, which is its own default
+        top_line.set_attr_map({None: palette})
         self._top.set_text(text)
 
     def unhandled(self, key: object) -> None:

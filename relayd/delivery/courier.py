@@ -32,6 +32,7 @@ from relayd.reply import Reply
 from relayd.resolver import ResolveError
 from relayd.smtp.client import ClientSettings
 from relayd.spool import Spool
+from relayd.tls import ClientTLS
 
 HOPS = 8  # addresses tried for one session
 
@@ -40,6 +41,7 @@ class Settings(msgspec.Struct, frozen=True):
     """What the courier goes by."""
 
     outcomes: OutcomeSettings
+    client_tls: ClientTLS
     timeouts: Timeouts
     connect: float = 30.0
     deliveries_per_session: int = 100
@@ -124,6 +126,7 @@ class Courier(Service):
         self.outcomes.settings = settings.outcomes
         self.timeouts = settings.timeouts
         self.deliveries_per_session = settings.deliveries_per_session
+        self.client_tls = settings.client_tls
 
     def startService(self) -> None:
         super().startService()

@@ -12,6 +12,7 @@ from twisted.python.failure import Failure
 
 from relayd.resolver import MailHosts, Resolver
 from relayd.shaping.limits import Limits
+from relayd.tls import is_address
 
 # off: never; may: if it can be had, else in clear; encrypt: only with TLS; verify: only with a valid certificate of the
 # MX host's name.  What a domain itself demands (MTA-STS, DANE) will be levels of their own.
@@ -80,7 +81,7 @@ class Router:
         """The site, if it can be said without asking anybody: the hot path."""
         route = self._find(domain)
         if route is not None:
-            return self._static(route, (route.host,)) if _is_address(route.host) else None
+            return self._static(route, (route.host,)) if is_address(route.host) else None
         hosts = self._resolver.cached_hosts(domain)
         return self._by_mx(domain, hosts) if hosts is not None else None
 
@@ -104,10 +105,6 @@ class Router:
         )
         policy = self._policy_of(domain, tuple(host.name for host in found.hosts))
         return Site(found.site, hops, self._now() + found.ttl, policy)
-
-
-def _is_address(host: str) -> bool:
-    return ":" in host or host.replace(".", "").isdigit()
 
 
 def words(failure: Failure | Exception) -> str:

@@ -32,7 +32,7 @@ from relayd.smtp.client import (
     StartTLS,
 )
 from relayd.smtp.transaction import Transaction
-from relayd.tls import agreed, client_tls
+from relayd.tls import ClientTLS, Meeting, agreed, failure
 from relayd.transport import send, set_no_delay
 
 CONVERTIBLE = 10 << 20  # bytes of 8-bit content that are converted; more is refused
@@ -64,6 +64,7 @@ class Owner(Protocol):
     timeouts: Timeouts
     deliveries_per_session: int
     bodies: Any
+    client_tls: ClientTLS
 
     def now(self) -> float: ...
     def take(self, path: Path) -> Delivery | None: ...
@@ -101,6 +102,7 @@ class PeerSession(protocol.Protocol):
         self._reading: Delivery | None = None  # the one of which a piece is being read
         self._converting: Delivery | None = None  # the one of which the body is being read, to be made 7-bit
         self._full = False  # the transport wants no more for now
+        self._meeting: Meeting | None = None
         self._idle = False
         self._told = False  # the owner knows that we are ready
         self._over = False
@@ -299,7 +301,9 @@ class PeerSession(protocol.Protocol):
         data = self.machine.data_to_send()
         if data:
             send(self.transport, data)
-        self.transport.startTLS(client_tls(self.hop.mx, verify=self.site.policy.tls == "verify"))
+        verify = self.site.policy.tls == "verify"
+        self._meeting = self.owner.client_tls.towards(self.hop.mx, self.hop.address, verify=verify)
+        self.transport.startTLS(self._meeting)
 
     def _on_body_wanted(self, event: BodyWanted) -> None:
         delivery = self._under_way[0][0]
@@ -334,6 +338,8 @@ class PeerSession(protocol.Protocol):
     def _on_ended(self, event: SessionEnded) -> None:
         self._over = True
         self._stop_streaming()
+        if self._meeting and self.ready:
+            self._meeting.over(self.transport)
         evidence = Evidence(stage=event.stage, reply=event.reply, error=event.error)
         self.owner.ended(self, self._evidence(evidence, self.owner.now()))
 
@@ -411,5 +417,8 @@ def _endpoint(address: Any) -> str:
 
 
 def _lost(reason: Any) -> str:
-    text = printable(str(getattr(reason, "value", "") or "the connection was lost"))
-    return "the peer closed the connection" if "cleanly" in text else f"the connection was lost: {text}".rstrip(".")
+    error = getattr(reason, "value", None)
+    text = failure(error) or printable(str(error or "the connection was lost"))
+    if "cleanly" in text:
+        return "the peer closed the connection"
+    return text if text.startswith(("TLS", "the certificate")) else f"the connection was lost: {text}".rstrip(".")
