@@ -1,0 +1,1 @@
+"""Mail servers that misbehave, on real sockets, and what a relay makes of each of them."""

@@ -1,0 +1,226 @@
+"""The delivering half of a relay with nothing left out but the DNS: courier, scheduler and spool on disk, towards
+scripted hosts on real sockets."""
+
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import msgspec
+
+from relayd.delivery import Courier
+from relayd.delivery.courier import Settings
+from relayd.delivery.outcomes import Rules
+from relayd.delivery.outcomes import Settings as OutcomeSettings
+from relayd.delivery.routing import Policy, Router, StaticRoute
+from relayd.delivery.session import Timeouts
+from relayd.egress.pools import Pools, Source
+from relayd.envelope import Delivery, Edits, Envelope, Message, Recipient, queue_name
+from relayd.identity import Identities, day_of, show
+from relayd.queue.retry import Schedule
+from relayd.queue.scheduler import Scheduler, Stream
+from relayd.records import Entry, Record, decode, encode
+from relayd.resolver import MailHost, MailHosts
+from relayd.shaping.limits import Limits
+from relayd.spool import Reception, Spool
+from tests.hostile import peer
+from tests.hostile.loop import Loop, sockets
+
+STAGE = 20.0  # seconds a peer has for each stage
+TIMEOUTS = Timeouts(**{name: STAGE for name in Timeouts.__struct_fields__} | {"idle": 2.0, "quit": 3.0, "ended": 3.0})
+HEAD = b"Subject: one\r\n\r\n"
+
+
+class Names:
+    """The DNS: domain to its mail hosts."""
+
+    def __init__(self) -> None:
+        self.domains: dict[str, list[MailHost]] = {}
+
+    def cached_hosts(self, domain: str) -> MailHosts | None:
+        return None
+
+    async def hosts(self, domain: str) -> MailHosts:
+        hosts = tuple(sorted(self.domains[domain], key=lambda host: host.preference))
+        return MailHosts(domain, hosts, 3600.0, "+".join(host.name for host in hosts))
+
+
+class Relay:
+    """See the module.  ``policies``: domain to its policy; ``close`` at the end."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        limit: int = 20,
+        sources: dict[str, str] | None = None,
+        reports: Any = "none",
+        delay_report: float = 4 * 3600.0,
+        schedule: Schedule | None = None,
+        connect: float = 15.0,
+    ) -> None:
+        self.loop = Loop()
+        self.limit = limit
+        self.spool = Spool(directory, self.loop.callFromThread, lambda fault: None)
+        self.names = Names()
+        self.policies: dict[str, Policy] = {}
+        self.routes: dict[str, StaticRoute] = {}
+        sources = sources or {"s1": "127.0.0.1"}
+        made = {name: Source(name, (address,), f"{name}.relay.example") for name, address in sources.items()}
+        self.pools = Pools(made, {"default": dict.fromkeys(sources, 1)})
+        streams = {"bulk": Stream()}
+        self.identities = Identities(self.spool.last_identity)
+        self.scheduler = Scheduler(streams, self.pools.choose, 2000)
+        rules = {"bulk": Rules(schedule or Schedule((300.0, 600.0), 86400.0), reports)}
+        first = peer.listen(self.loop, 0)
+        self.port = first.port.getHost().port
+        self.hosts = [first]
+        router = Router(self.names, self.routes.get, self.port, self._policy, self.loop.seconds)  # type: ignore[arg-type]
+        self.courier = Courier(
+            self.loop,
+            self.spool,
+            self.scheduler,
+            self.pools,
+            router,
+            self.identities,
+            Settings(OutcomeSettings("mx1.relay.example", rules, delay_report), TIMEOUTS, connect),
+            Random(1),
+            self.loop.seconds,
+        )
+        self.courier.startService()
+        self.good = self._known("good.example", first)
+        self.loop.rest()
+        self._calls = len(self.loop.getDelayedCalls())
+        self._ours = sockets() - len(self.hosts)  # sockets that are neither of a session nor a host's
+
+    def close(self) -> None:
+        stopped: list[Any] = []
+        self.courier.stopService().addCallback(stopped.append)
+        self.loop.until(lambda: stopped, within=60)
+        for host in self.hosts:
+            host.port.stopListening()
+            for session in list(host.sessions):
+                session.reset()
+        self.loop.rest()
+        self.spool.stop()
+        self.loop.rest()
+
+    # The world.
+
+    def host(self, domain: str, preference: int = 10, policy: Policy | None = None, **script: Any) -> peer.Host:
+        """One more mail server of a domain."""
+        made = peer.listen(self.loop, self.port, **script)
+        self.hosts.append(made)
+        if policy is not None:
+            self.policies[domain] = policy
+        return self._known(domain, made, preference)
+
+    def known(self, domain: str, name: str, address: str, preference: int = 10) -> None:
+        """One more mail server of a domain, whatever is behind its address."""
+        self.names.domains.setdefault(domain, []).append(MailHost(name, preference, (address,)))
+
+    def _known(self, domain: str, made: peer.Host, preference: int = 10) -> peer.Host:
+        self.known(domain, f"mx{len(self.names.domains.get(domain, [])) + 1}.{domain}", made.address, preference)
+        return made
+
+    def _policy(self, domain: str, hosts: tuple[str, ...]) -> Policy:
+        return self.policies.get(domain) or Policy("may", Limits(self.limit))
+
+    # Mail.
+
+    def send(self, to: str, count: int = 1, **more: Any) -> list[Delivery]:
+        """So many deliveries that are on disk, received with their records as any others are."""
+        made = [self._send(to, **more) for _ in range(count)]
+        self.loop.until(lambda: not self._receiving)
+        return made
+
+    _receiving = 0
+
+    def _send(
+        self,
+        to: str,
+        body: bytes = b"hello\r\n",
+        notify: str = "",
+        orcpt: str = "",
+        in_file: bool = False,
+        sender: str = "a@crm.example",
+        **envelope: Any,
+    ) -> Delivery:
+        now = self.loop.seconds()
+        identity = self.identities.block(now, 1)
+        recipient = Recipient(to, notify, orcpt)
+        eightbit = not body.isascii()
+        said = Envelope(sender, (recipient,), eightbit=eightbit, **envelope)
+        message = Message(
+            identity, now, "crm", "login", "bulk", said, Edits(), HEAD, None if in_file else body, len(HEAD) + len(body),
+            eightbit=eightbit,
+        )  # fmt: skip
+        delivery = Delivery(identity + 1, message, recipient, queue_name("crm", "bulk", to.rpartition("@")[2]), now)
+        record = Record("Reception", now, show(identity), account="crm", stream="bulk", recipients=(to,))
+        entry = Entry(day_of(identity), "crm", "bulk", "received")
+        self._receiving += 1
+
+        def received(fault: Any) -> None:
+            assert fault is None
+            self._receiving -= 1
+            self.courier.received((delivery,))
+
+        self._keep_body(identity, body if in_file else None)
+        self.spool.receive(Reception(message, (delivery,), encode(record), (entry,)), received)
+        return delivery
+
+    def _keep_body(self, identity: int, body: bytes | None) -> None:
+        if body is not None:
+            path = self.spool.bodies.path(identity)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(body)
+
+    # What became of it.
+
+    def asked(self, question: Callable[..., None], *args: Any) -> Any:
+        answers: list[Any] = []
+        question(*args, answers.append)
+        self.loop.until(lambda: answers)
+        if isinstance(answers[0], Exception):
+            raise answers[0]
+        return answers[0]
+
+    def records(self, delivery: Delivery) -> list[Record]:
+        """What happened to a delivery, oldest first."""
+        lines = self.asked(self.spool.find_records, show(delivery.id).encode(), delivery.message.received - 5)
+        assert all(line.strip().isascii() or line.decode().strip().isprintable() for line in lines)
+        found = [decode(line) for line in lines]
+        return [record for record in found if record.delivery == show(delivery.id)]
+
+    def last(self, delivery: Delivery) -> Record:
+        return self.records(delivery)[-1]
+
+    def settled(self, within: float = 10 * STAGE) -> None:
+        """Until no delivery is in memory and no session is left."""
+        self.loop.until(lambda: not (self.scheduler.loaded or self.courier.sessions), within=within)
+
+    def passes_good_mail(self) -> None:
+        """Mail for another site goes out now: whatever this one's peer does, nobody waits for it."""
+        before = len(self.good.got)
+        self.send("b@good.example")
+        self.loop.until(lambda: len(self.good.got) > before)
+
+    def assert_nothing_left(self) -> None:
+        """No session, socket, timer or count outlives the work; the books are right."""
+        courier, scheduler = self.courier, self.scheduler
+        self.settled()
+        self.loop.until(lambda: not any(host.sessions for host in self.hosts), within=10)
+        self.loop.wait(2)
+        assert not courier.sessions and not courier._closing and not courier._idle
+        assert (scheduler.sessions, scheduler.loaded, scheduler.loaded_bytes) == (0, 0, 0)
+        paths = [path for site in scheduler.sites.values() for path in site.paths.values()]
+        assert all((p.sessions, p.opening, p.idle, len(p.ready)) == (0, 0, 0, 0) for p in paths)
+        assert courier.outcomes.unanswered == 0
+        assert len(self.loop.getDelayedCalls()) == self._calls
+        assert sockets() - sum(1 for host in self.hosts if host.port.connected) == self._ours
+        assert not self.loop.real.getDelayedCalls()
+        found = self.asked(self.spool.audit)
+        assert found.clean, found.faults
+
+
+__all__ = ["HEAD", "STAGE", "Relay", "msgspec"]
