@@ -58,5 +58,5 @@ clean:
 
 $(READY): pyproject.toml .ci/venv
 	@PYTHON="$(PYTHON)" .ci/venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@$(BIN)/python -m pip install --quiet --use-pep517 --editable '.[dev]'
 	@touch $@

@@ -1,10 +1,11 @@
 import time
+from email.utils import getaddresses
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relayd.message.headers import addresses, fields, split, survey, without
+from relayd.message.headers import addresses, fields, split, survey, unfold, without
 
 HEAD = (
     b"From: A <a@x.example>\r\nTo: b@y.example,\r\n\tc@z.example\r\n"
@@ -102,3 +103,37 @@ def test_a_hostile_head_is_read_in_no_time(head: bytes) -> None:
     survey(head)
     without(head, ("bcc",))
     assert time.process_time() - began < 2
+
+
+_PIECES = st.sampled_from(
+    [
+        "a@b.example",
+        "<a@b.example>",
+        "Foo",
+        '"Foo, Bar"',
+        " ",
+        "\t",
+        ",",
+        "(c)",
+        ".",
+        "=?utf-8?q?x?=",
+        "я",
+        "<",
+        ">",
+        "@",
+        "'",
+    ]
+)
+
+
+@given(st.lists(_PIECES, max_size=8).map("".join))
+def test_the_quick_way_to_read_one_address_agrees_with_the_library(value: str) -> None:
+    known = [address for _, address in getaddresses([unfold(value.encode())])] or [""]
+    assert addresses(value.encode()) == known
+
+
+def test_a_hostile_address_field_takes_no_time() -> None:
+    began = time.process_time()
+    addresses(b" " * 4000 + b"x" + b" \t" * 2000)
+    addresses(b"a." * 4000)
+    assert time.process_time() - began < 0.2
