@@ -57,6 +57,7 @@ priority = 90
 
 [retry]                                   # short, so that greylisting can be watched
 schedule = ["10s", "30s", "1m", "5m"]
+greylist = "10s"
 expire   = "1h"
 
 [[route]]
