@@ -13,11 +13,14 @@ export RELAYD_BASE_PORT
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_ROOT_USER_ACTION = ignore
 
-.PHONY: help run test lint format venv clients clean
+.PHONY: help run test test-peers bench bench-regress lint format venv clients clean
 
 help:
 	@echo "make run     start relayd with a quickstart configuration under $(VAR)/"
 	@echo "make test    all tests, and what they need"
+	@echo "make test-peers  the tests against Postfix, Exim and OpenSMTPD, fetched from Debian but not installed (root)"
+	@echo "make bench   relayd beside Postfix, row by row (as root); ARGS=--short in under 3 minutes"
+	@echo "make bench-regress REV=...   CPU a message of a revision against HEAD"
 	@echo "make lint    ruff, and mypy --strict"
 	@echo "make format  let ruff rewrite what lint would complain of"
 	@echo "make venv    only the virtual environment, $(VENV)"
@@ -29,6 +32,16 @@ run: $(READY)
 
 test: $(READY) clients
 	$(BIN)/python -m pytest $(ARGS)
+
+# Not part of "make test": they need root, for namespaces that the mail servers run in, and Debian's packages.
+test-peers: $(READY)
+	$(BIN)/python -m pytest tests/peers -rs $(ARGS)
+
+bench: $(READY)
+	@$(BIN)/python -m bench $(ARGS)
+
+bench-regress: $(READY)
+	@$(BIN)/python -m bench.regress $(REV) $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check

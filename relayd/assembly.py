@@ -18,6 +18,7 @@ from relayd.delivery.session import Timeouts
 from relayd.egress.pools import Pools, Source
 from relayd.listener import Limits as DoorLimits
 from relayd.listener import ListenerService, SMTPServerFactory
+from relayd.message.dkim import Key, load_key
 from relayd.queue.retry import Schedule
 from relayd.queue.scheduler import Stream
 from relayd.reception import Allowed, Relay, RelayDoor
@@ -25,6 +26,7 @@ from relayd.resolver import Resolver, ResolverSettings
 from relayd.sandbox import Sandbox
 from relayd.shaping.limits import Limits
 from relayd.shaping.limits import rate as parse_rate
+from relayd.signing import Rules as SigningRules
 from relayd.smtp.events import ServerSettings
 from relayd.tls import ClientTLS, ServerTLS
 
@@ -45,6 +47,26 @@ def rules(loaded: config.Config) -> dict[str, Rules]:
         name: Rules(Schedule(stream.schedule, stream.expire, greylist), stream.reports)
         for name, stream in loaded.stream.items()
     }
+
+
+def signing(loaded: config.Config, *, prove: bool = False) -> SigningRules:
+    """Keys that can be read, and the words for those that cannot: at run time no key is a reason to stop.
+    ``prove`` also checks their arithmetic, 90 ms for an RSA key."""
+    keys: dict[str, tuple[Key, ...]] = {}
+    faults: dict[str, str] = {}
+    for name, table in loaded.dkim.items():
+        domain = notation.hostname(name)
+        for selector, file in ((table.selector, table.key), (table.second_selector, table.second_key)):
+            try:
+                if file:
+                    private = load_key(Path(file).read_bytes(), known=not prove)
+                    keys[domain] = (*keys.get(domain, ()), Key(domain, selector, private))
+            except OSError as error:
+                faults[domain] = f"{file}: {error.strerror}"
+            except ValueError as error:
+                faults[domain] = f"{file}: {error}"
+    defer = frozenset(name for name, stream in loaded.stream.items() if stream.unsigned == "defer")
+    return SigningRules(keys, faults, loaded.node.dkim_domain, defer)
 
 
 def courier_settings(loaded: config.Config) -> Settings:

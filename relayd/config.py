@@ -102,7 +102,8 @@ RateText = Annotated[str, _rate]
 class Node(msgspec.Struct, frozen=True, kw_only=True):
     """This relay.  ``control_group``: who may use the control socket besides root and relayd's own user; ``min_free``:
     with fewer free bytes on the spool's disk no mail is accepted; ``drain``: how long a stop waits for what is in
-    flight; ``default_stream``: of connections that name none, "" is the first in the file."""
+    flight; ``default_stream``: of connections that name none, "" is the first in the file; ``dkim_domain``: the relay's
+    own domain, whose keys sign everything a second time ("": none)."""
 
     name: Host
     spool: FilePath
@@ -111,6 +112,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     min_free: Size = 512 * 2**20
     drain: Duration = 30.0
     default_stream: str = ""
+    dkim_domain: Host = ""
 
 
 class TLS(msgspec.Struct, frozen=True, kw_only=True):
@@ -156,13 +158,15 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
 
 class Stream(msgspec.Struct, frozen=True, kw_only=True):
     """A traffic kind.  ``schedule`` and ``expire`` are those of [retry] unless given; ``reports``: whether a sender is
-    told of mail that failed or is late ("none" for bulk: the records tell)."""
+    told of mail that failed or is late ("none" for bulk: the records tell); ``unsigned``: what becomes of mail whose
+    From domain has no DKIM key that can be used."""
 
     pool: str = "default"
     priority: Annotated[int, notation.whole(0, 100)] = 50
     schedule: Durations = ()
     expire: Duration = 0.0
     reports: Literal["sender", "none"] = "sender"
+    unsigned: Literal["send", "defer"] = "send"
 
 
 class Site(msgspec.Struct, frozen=True, kw_only=True):
@@ -186,10 +190,12 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Dkim(msgspec.Struct, frozen=True, kw_only=True):
-    """A signing domain's selector and PEM key."""
+    """A signing domain's selector and PEM key, for the mail of all accounts; a second one if it has both kinds."""
 
     selector: Host
     key: FilePath
+    second_selector: Host = ""
+    second_key: FilePath = ""
 
 
 class Resolver(msgspec.Struct, frozen=True, kw_only=True):
@@ -387,6 +393,11 @@ def _check(config: Config, fault: _Report) -> None:
             _known(source_name, config.source, "source", lambda text, n=name: fault(f"pool.{n}", "sources", text))  # type: ignore[misc]
     for name, stream in config.stream.items():
         _known(stream.pool, config.pool, "pool", lambda text, n=name: fault(f"stream.{n}", "pool", text))  # type: ignore[misc]
+    for name in config.dkim:
+        try:
+            notation.hostname(name)
+        except ValueError as error:
+            fault(f"dkim.{name}", "", str(error))
     _check_listeners(config, fault)
     if config.tls:
         _check_tls(config.tls, fault)

@@ -111,6 +111,9 @@ def _add(command: argparse.ArgumentParser, arg: Arg) -> None:
         # A password on the command line is everybody's to read in the list of processes.
         flag += "-file"
         more |= {"help": f'{arg.help}: the first line of this file, "-" is stdin', "metavar": "FILE"}
+    elif arg.kind == "pem":
+        flag += "-file"
+        more |= {"help": f'{arg.help}: this file, "-" is stdin', "metavar": "FILE"}
     elif arg.kind == "bool":
         more["action"] = argparse.BooleanOptionalAction
     if arg.repeated:
@@ -122,13 +125,15 @@ def _given(options: argparse.Namespace, verb: Verb) -> dict[str, Any]:
     given = {arg.name: getattr(options, arg.name) for arg in verb.args}
     for arg in verb.args:
         if arg.kind == "secret" and given[arg.name] is not None:
-            given[arg.name] = _first_line(given[arg.name])
+            given[arg.name] = _read(given[arg.name]).partition("\n")[0].rstrip("\r")
+        elif arg.kind == "pem" and given[arg.name] is not None:
+            given[arg.name] = _read(given[arg.name])
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _first_line(file: str) -> str:
+def _read(file: str) -> str:
     try:
-        return (sys.stdin.read() if file == "-" else Path(file).read_text("utf-8")).partition("\n")[0].rstrip("\r")
+        return sys.stdin.read() if file == "-" else Path(file).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise Unreachable(f"{file} cannot be read: {error}") from None
 

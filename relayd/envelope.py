@@ -27,11 +27,14 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Edits(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What relayd changes in a message's header section: fields put in front (whole lines, CRLF each) and the names of
-    fields left out.  Kept beside the original, applied by ``message.render``."""
+    """What relayd changes in a message's header section: fields put in front (whole lines, CRLF each), the names of
+    fields left out, and the DKIM signature over the result (whole fields), which goes in front of it all.  Kept beside
+    the original, applied by ``message.render``.  ``unsigned``: the body's hash, of a message that waits for its key."""
 
     prepend: bytes = b""
     drop: tuple[str, ...] = ()
+    signature: bytes = b""
+    unsigned: bytes = b""
 
 
 class Message(msgspec.Struct, frozen=True):

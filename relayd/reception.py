@@ -3,6 +3,7 @@
 Enter: a session's questions and a message's content.  Leave: answers by the directory and ``submission``, and messages
 in the spool: the 250 goes out when the transaction that holds message, deliveries and record is on disk, not before.
 Content up to ``INLINE`` stays in memory, more streams into a body file while it arrives.
+DKIM signatures are made before that transaction, in the signer's threads; mail without a key passes straight on.
 """
 
 import sqlite3
@@ -14,12 +15,16 @@ import msgspec
 
 from relayd import submission
 from relayd.directory import Directory, Verdict, Verifier
-from relayd.envelope import Envelope, Message, Recipient
+from relayd.envelope import Edits, Envelope, Message, Recipient
 from relayd.identity import Identities, show
 from relayd.listener import UNAVAILABLE, Receiver, Session
 from relayd.message import headers, trace
+from relayd.message.dkim import BodyHash
+from relayd.message.render import header
 from relayd.records import Entry, Record, encode
 from relayd.reply import Reply, printable
+from relayd.signing import Found, Signer
+from relayd.signing.signer import from_domain
 from relayd.smtp import events
 from relayd.smtp.server import ServerSettings
 from relayd.spool import Reception, Spool
@@ -61,8 +66,10 @@ class Relay:
         health: Health,
         identities: Identities,
         now: Callable[[], float],
+        signer: Signer | None = None,
     ) -> None:
         self.node = node
+        self.signer = signer or Signer()
         self.spool = spool
         self.directory = directory
         self.verifier = verifier
@@ -191,7 +198,7 @@ class RelayDoor:
             return UNAVAILABLE
         if health.space_fault:
             return _NO_SPACE
-        return _NO_MEMORY if self.relay.memory > MEMORY else None
+        return _NO_MEMORY if self.relay.memory > MEMORY or self.relay.signer.full else None
 
     def _gone(self, session: Session) -> Reply | None:
         """A login may have been blocked, or its account suspended, since the session began."""
@@ -230,6 +237,8 @@ class Intake:
         self._promised = False  # the spool has it: no lost session can take it back
         self._head_too_long = False
         self._eightbit = False
+        self._survey: headers.Head | None = None
+        self._hash: BodyHash | None = None  # of a body that goes to a file; one in memory is hashed at the end
 
     def write(self, chunk: bytes) -> None:
         self.size += len(chunk)
@@ -289,11 +298,17 @@ class Intake:
         self._head = head
         self._pieces = []
         self._hold(len(head) - self._held)
+        self._survey = headers.survey(head)
+        found = self._keys()
+        if found.keys or self._waits_for(found):
+            self._hash = BodyHash()
         self._file = self.relay.spool.bodies.create(self.identity)
         self._spill(body)
 
     def _spill(self, chunk: bytes) -> None:
         assert self._file is not None
+        if self._hash is not None:
+            self._hash.feed(chunk)
         self._file.write(chunk)
         if self._file.full and self._file.drained is None:
             self.session.pause()
@@ -301,7 +316,8 @@ class Intake:
 
     def _refusal(self) -> Reply | None:
         assert self._head is not None
-        self._survey = headers.survey(self._head)
+        if self._survey is None:
+            self._survey = headers.survey(self._head)
         return submission.refuse_head(self.session.state, self._survey)
 
     def _filed(self, error: OSError | None) -> None:
@@ -313,11 +329,52 @@ class Intake:
             self._failed(error)
 
     def _keep(self, body: bytes | None) -> None:
-        """Makes it durable."""
-        assert self._head is not None
-        session, submitter = self.session, self.session.state
+        """Decides what is changed in it, and has it signed if there are keys."""
+        assert self._head is not None and self._survey is not None
+        session = self.session
         came = submission.Session(self.relay.node, session.helo, session.peer, self._protocol())
         edits, message_id = submission.edits(came, self.identity, self.envelope, self._survey, self.now)
+        self._sign(edits, body, lambda signed: self._store(body, came, signed, message_id))
+
+    def _sign(self, edits: Edits, body: bytes | None, then: Callable[[Edits], None]) -> None:
+        """Adds the signature over what will go out; without a key it is not there, or waited for."""
+        assert self._head is not None
+        found = self._keys()
+        waits = self._waits_for(found)
+        if not (found.keys or waits) or (body is None and self._hash is None):
+            then(edits)
+            return
+        hashing = self._hash or BodyHash()
+        hashing.feed(body or b"")
+        digest = hashing.digest()
+        unsigned = msgspec.structs.replace(edits, unsigned=digest)
+        if waits:
+            then(unsigned)
+            return
+        signer, stream = self.relay.signer, self.session.state.stream
+
+        def signed(fields: bytes, fault: str) -> None:
+            if self._over:
+                return
+            if fault and signer.keyring.defers(stream):
+                then(unsigned)
+            else:
+                then(msgspec.structs.replace(edits, signature=fields))
+
+        signer.sign(header(self._head, edits), digest, found.keys, self.now, signed)
+
+    def _keys(self) -> Found:
+        assert self._survey is not None
+        return self.relay.signer.keyring.find(self.session.state.account, from_domain(self._survey.froms))
+
+    def _waits_for(self, found: Found) -> bool:
+        """Whether the message waits for its key, as its stream says."""
+        return bool(found.fault) and self.relay.signer.keyring.defers(self.session.state.stream)
+
+    def _store(self, body: bytes | None, came: submission.Session, edits: Edits, message_id: str) -> None:
+        """Makes it durable."""
+        assert self._head is not None and self._survey is not None
+        session, submitter = self.session, self.session.state
         message = Message(
             self.identity,
             self.now,

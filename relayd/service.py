@@ -40,6 +40,7 @@ from relayd.queue.scheduler import Scheduler
 from relayd.reception import Relay
 from relayd.records import Record, decode
 from relayd.resolver import Resolver
+from relayd.signing import WORKERS, Keyring, Signer
 from relayd.spool import Audit, Spool, SpoolError
 from relayd.tls import ServerTLS
 
@@ -71,6 +72,11 @@ class Options(usage.Options):
             print(error, file=sys.stderr)
             raise SystemExit(1) from None
         if self["check"]:
+            faults = assembly.signing(self.loaded, prove=True).faults
+            for domain, fault in faults.items():
+                print(f"{self['config']}: dkim.{domain}: {fault}", file=sys.stderr)
+            if faults:
+                raise SystemExit(1)
             print(f"{self['config']}: all is well")
             raise SystemExit(0)
 
@@ -123,6 +129,10 @@ class Node(Service):
             self.directory.ensure_account(account, now=self.now())
         self._scrypt = ThreadPoolExecutor(2, "scrypt")
         self.verifier = Verifier(self._password_of, self._scrypt.submit, post)
+        self.keyring = Keyring(self.directory.domain_keys)
+        self.keyring.rules = assembly.signing(loaded)
+        self._signing = ThreadPoolExecutor(WORKERS, "dkim")
+        signer = Signer(self.keyring, self._signing.submit, post)
         self.resolver = Resolver(reactor, assembly.resolver_settings(loaded), is_ours=self._is_ours)
         self.pools = assembly.pools(loaded)
         check_sources(self.pools)
@@ -139,8 +149,11 @@ class Node(Service):
             assembly.courier_settings(loaded),
             random.Random(),
             self.now,
+            signer,
         )
-        self.relay = Relay(loaded.node.name, self.spool, self.directory, self.verifier, self, identities, self.now)
+        self.relay = Relay(
+            loaded.node.name, self.spool, self.directory, self.verifier, self, identities, self.now, signer
+        )
         self.relay.on_received = self.courier.received
         self.listeners = {door.listen: self._listener(loaded, door) for door in loaded.listener}
         if loaded.sandbox:
@@ -208,6 +221,7 @@ class Node(Service):
         threads = self.reactor.getThreadPool()
         await deferToThreadPool(self.reactor, threads, self.spool.stop)
         await deferToThreadPool(self.reactor, threads, self._scrypt.shutdown)
+        await deferToThreadPool(self.reactor, threads, self._signing.shutdown)
         self.directory.close()
         self.log.info("relayd has stopped: everything accepted is on disk")
 
@@ -271,6 +285,7 @@ class Node(Service):
         assembly.refuse_restart_only(self.config, loaded)
         tls = ServerTLS(loaded.tls.certificate, loaded.tls.key) if loaded.tls else None
         router = assembly.router(loaded, self.resolver, self.reactor.seconds)
+        signing = assembly.signing(loaded)
         wanted = {door.listen: door for door in loaded.listener}
         if self.tls is None:
             self.tls = tls
@@ -287,6 +302,8 @@ class Node(Service):
         self.listeners.update(fresh)
         for account in loaded.accounts():
             self.directory.ensure_account(account, now=self.now())
+        self.keyring.rules = signing
+        self.relay.signer.fault = ""
         self.pools = assembly.pools(loaded)
         check_sources(self.pools)
         self.courier.reconfigure(self.pools, router, assembly.courier_settings(loaded))
@@ -303,6 +320,9 @@ class Node(Service):
         if self.stopping:
             faults.append("relayd is stopping")
         warnings = [f"source {name}: {fault}" for name, fault in self.pools.out_of_use.items()]
+        warnings += self.keyring.warnings()
+        if self.relay.signer.fault:
+            warnings.append(self.relay.signer.fault)
         if self.reload_fault:
             warnings.append(f"the last reload failed: {self.reload_fault}")
         found = list(filter(None, faults))

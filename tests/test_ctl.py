@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import shlex
 import shutil
 import tempfile
@@ -18,6 +19,8 @@ from twisted.trial.unittest import TestCase
 from relayd import ctl
 from relayd.control.api import ControlService
 from relayd.control.verbs import VERBS
+from relayd.message.dkim import dns_record, to_pem, zone_line
+from tests.dkim_kit import rsa
 from tests.fake_relay import opened
 
 
@@ -149,6 +152,31 @@ class RunningTests(TestCase):
         assert code == 0 and json.loads(out)["password"] == "correct horse"
         code, _, err = await self.run_ctl(*argv[:5], os.devnull, "login2")
         assert code == 1 and "password: a password has 8" in err
+
+    async def test_a_domains_key_is_read_from_its_file_and_the_record_to_publish_printed(self) -> None:
+        await self.run_ctl("account", "add", "crm")
+        key = rsa(domain="crm.example", selector="s1")
+        (self.directory / "s1.pem").write_bytes(to_pem(key.private))
+        argv = shlex.split(f"domain add --account crm --selector s1 --key-file {self.directory}/s1.pem crm.example")
+        code, out, _ = await self.run_ctl(*argv)
+        name, text = dns_record(key)
+        assert code == 0 and re.search(rf"^  {name}  {re.escape(text)}$", out, re.MULTILINE)
+        code, out, _ = await self.run_ctl("domain", "show", "crm.example")
+        assert code == 0 and text in out and zone_line(key) in out and "PRIVATE" not in out
+        code, out, _ = await self.run_ctl("domain", "list")
+        assert out.splitlines()[1].split()[:5] == ["crm.example", "crm", "s1", "rsa-sha256", "2048"]
+
+    async def test_a_key_is_made_where_none_is_given(self) -> None:
+        await self.run_ctl("account", "add", "crm")
+        code, out, _ = await self.run_ctl(*shlex.split("domain add --account crm --algorithm ed25519 crm.example"))
+        assert code == 0 and "relayd._domainkey.crm.example  v=DKIM1; k=ed25519; p=" in out
+
+    async def test_a_file_that_holds_no_key_is_refused_without_showing_it(self) -> None:
+        await self.run_ctl("account", "add", "crm")
+        (self.directory / "s1.pem").write_text("top secret " * 10)
+        argv = shlex.split(f"domain add --account crm --key-file {self.directory}/s1.pem crm.example")
+        code, _, err = await self.run_ctl(*argv)
+        assert code == 1 and err.startswith("relayctl: key: The file holds no private key") and "top secret" not in err
 
     async def test_repeated_options_all_count(self) -> None:
         await self.run_ctl("account", "add", "crm")

@@ -3,6 +3,7 @@
 import random
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import dns.message
@@ -776,7 +777,7 @@ class Nameservers(Scene):
         self.assertEqual(len((await self.new_resolver(server).hosts("a.test")).hosts), 2)
 
     async def test_server_as_a_process_of_its_own(self):
-        zone = Path(self.mktemp())
+        zone = Path(tempfile.mkdtemp()) / "zone"
         zone.write_text(ZONE)
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.dns_server", zone, "0"],

@@ -5,6 +5,7 @@ from twisted.internet.defer import Deferred
 
 from relayd.delivery.routing import Hop, Policy, Router, Site, StaticRoute, words
 from relayd.resolver import LookupFailed
+from relayd.shaping.limits import Limits, Rate
 from tests.harness import Names
 
 
@@ -42,7 +43,7 @@ def test_a_static_route_to_an_address_is_known_at_once_and_asks_nobody():
     made, names = router({"x.example": StaticRoute("127.0.0.1", 2600, Policy("encrypt"), "login", "secret")})
     site = made.known("x.example")
     assert site is not None and site.hops == (Hop("127.0.0.1", "127.0.0.1", 2600),)
-    assert (site.name, site.policy.tls, site.login, site.password) == ("127.0.0.1:2600", "encrypt", "login", "secret")
+    assert (site.policy.tls, site.login, site.password) == ("encrypt", "login", "secret")
     assert made.known("y.example") is None and names.asked == []
 
 
@@ -78,3 +79,36 @@ def test_a_fault_of_the_dns_goes_through():
 def test_words_of_a_fault_are_never_empty():
     assert words(ValueError("it broke.")) == "it broke"
     assert words(KeyError()) == "KeyError"
+
+
+def test_domains_with_the_same_hosts_and_other_policies_are_other_sites():
+    """A session that one may have in clear must not carry what the other wants encrypted."""
+    policies = {"bank.example": Policy("verify"), "slow.example": Policy("may", Limits(1, Rate(5, 1.0)))}
+    names = Names()
+    for domain in ("shop.example", "bank.example", "slow.example"):
+        names.domains[domain] = [("mx.big.example", ("203.0.113.1",))]
+    made = Router(names, {}.get, 25, lambda domain, hosts: policies.get(domain, Policy()), lambda: 1000.0)  # type: ignore[arg-type]
+    shop, bank, slow = (asked(made, domain) for domain in ("shop.example", "bank.example", "slow.example"))
+    assert bank.name == f"{shop.name} (tls verify)" and slow.name == f"{shop.name} (1 connections, 5/s)"
+
+
+def test_routes_to_the_same_host_with_other_policies_or_logins_are_other_sites():
+    routes = {
+        "a.example": StaticRoute("127.0.0.1", 2600),
+        "b.example": StaticRoute("127.0.0.1", 2600, Policy("encrypt")),
+        "c.example": StaticRoute("127.0.0.1", 2600, Policy("encrypt"), "crm-1", "secret"),
+        "d.example": StaticRoute("127.0.0.1", 2600, Policy("encrypt"), "crm-2", "secret"),
+    }
+    made, _ = router(routes)
+    sites = [made.known(domain) for domain in routes]
+    assert [site.name for site in sites if site] == [
+        "127.0.0.1:2600",
+        "127.0.0.1:2600 (tls encrypt)",
+        "127.0.0.1:2600 (tls encrypt, login crm-1)",
+        "127.0.0.1:2600 (tls encrypt, login crm-2)",
+    ]
+
+
+def test_a_next_hop_on_the_submissions_port_speaks_tls_from_the_first_byte():
+    made, _ = router({"x.example": StaticRoute("127.0.0.1", 465), "y.example": StaticRoute("127.0.0.1", 587)})
+    assert made.known("x.example").implicit and not made.known("y.example").implicit

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from relayd.spool import segments as room
-from relayd.spool.segments import Checkpoint, Mover, advance, checkpoint_of, read_records
+from relayd.spool.segments import Checkpoint, Mover, advance, checkpoint_of, find_lines, read_records
 from relayd.spool.store import Batch, Store, connect, create
 from tests.spool_kit import Mail
 
@@ -246,3 +246,30 @@ def test_a_job_that_fails_is_raised(records: Records) -> None:
     records.add()
     with pytest.raises(sqlite3.OperationalError):
         records.mover.move()
+
+
+def test_a_record_that_is_copied_and_not_yet_counted_is_found_once(records: Records) -> None:
+    records.add(1)
+    records.mover.move()
+    records.add(1)
+    records.crash = True
+    with pytest.raises(OSError):
+        records.mover.move()  # it is in the segment's file now, and in the outbox
+    assert find_lines(records.connection, records.directory, b"Reception", 0) == records.lines
+
+
+def test_a_record_that_is_moved_while_it_is_looked_for_is_found(records: Records, monkeypatch: Any) -> None:
+    records.add(1)
+    records.mover.move()
+    records.add(1)
+    reading = connect(records.path / "spool.sqlite", readonly=True)
+    usual = open
+
+    def moved(*args: Any, **named: Any) -> Any:
+        monkeypatch.setattr(room, "open", usual, raising=False)
+        records.mover.move()
+        return usual(*args, **named)
+
+    monkeypatch.setattr(room, "open", moved, raising=False)
+    assert find_lines(reading, records.directory, b"Reception", 0) == records.lines
+    reading.close()

@@ -8,12 +8,13 @@ from twisted.internet import error
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
-from relayd.delivery.routing import Hop, Site
+from relayd.delivery.routing import Hop, Policy, Site
 from relayd.delivery.session import PeerSession, Timeouts
 from relayd.envelope import Delivery, Edits, Envelope, Message, Recipient
 from relayd.queue.state import Path
 from relayd.shaping.limits import Limits
 from relayd.smtp.client import ClientSettings
+from relayd.tls import ClientTLS
 
 GREETING = b"220 mx\r\n"
 EHLO = b"250-mx\r\n250 PIPELINING\r\n"
@@ -197,3 +198,33 @@ def test_how_a_connection_was_lost_is_told_in_words(owner: Notes, lost: Exceptio
 def test_where_a_session_is_can_be_said(owner: Notes):
     session, _ = opened(owner, GREETING)
     assert session.words() == "session 1 with mx 192.168.1.1:54321 waits at ehlo"
+
+
+@pytest.mark.parametrize("said", [b"250 ok\r\n550 no\r\n503 no\r\n", None], ids=["refused", "lost"])
+def test_nothing_is_kept_of_a_message_from_a_file_that_was_not_wanted(owner: Notes, said: bytes | None):
+    owner.stock = [delivery(1, body=None)]
+    session, _ = opened(owner, GREETING, EHLO)
+    assert session._heads == {1: b"A: b\r\n\r\n"}
+    if said is None:
+        session.connectionLost(DONE)
+    else:
+        session.dataReceived(said)
+    assert session._heads == {} and "finished" in owner.names()
+
+
+def test_a_next_hop_with_implicit_tls_is_spoken_to_under_tls_from_the_first_byte(owner: Notes):
+    site = Site("smart:465", (), 0.0, Policy("verify"), implicit=True)
+    hop = Hop("smart.example", "203.0.113.1", 465)
+    settings = ClientSettings(ehlo="us", secure=True, starttls="verify")
+    owner.client_tls = ClientTLS()  # type: ignore[attr-defined]
+    session = PeerSession(owner, "1", Path("s1", "smart:465", Limits()), site, hop, settings)
+    begun: list[Any] = []
+    transport = StringTransport()
+    transport.startTLS = begun.append  # type: ignore[attr-defined]
+    session.makeConnection(transport)
+    assert len(begun) == 1 and transport.value() == b""
+    session.handshakeCompleted()
+    session.dataReceived(GREETING)
+    assert transport.value() == b"EHLO us\r\n"  # no STARTTLS to come: the peer need not offer it
+    session.dataReceived(b"250 smart.example\r\n")
+    assert owner.names() == ["ready", "idle"]

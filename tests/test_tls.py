@@ -2,6 +2,7 @@
 
 import ssl
 import subprocess
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -79,11 +80,16 @@ class Peer(protocol.Protocol):
 
 
 class StartTLSTests(TestCase):
+    def folder(self) -> Path:
+        made = tempfile.TemporaryDirectory()  # trial's own would stay, with a key in it
+        self.addCleanup(made.cleanup)
+        return Path(made.name)
+
     async def meet(self, context: Any, served_by: ServerTLS | None = None) -> tuple[str, str]:
         from twisted.internet import reactor
 
         loop: Any = reactor
-        served = Peer(served_by or ServerTLS(*certificate(Path(self.mktemp()))))
+        served = Peer(served_by or ServerTLS(*certificate(self.folder())))
         calling = Peer(context)
         port = loop.listenTCP(0, protocol.Factory.forProtocol(lambda: served), interface="127.0.0.1")
         client = protocol.ClientFactory.forProtocol(lambda: calling)
@@ -108,12 +114,12 @@ class StartTLSTests(TestCase):
         self.assertIn("certificate verify failed", failure(self.lost.reason.value))
 
     async def test_a_certificate_of_a_known_authority_and_the_right_name_is_accepted(self) -> None:
-        cert, key = certificate(Path(self.mktemp()))
+        cert, key = certificate(self.folder())
         ours, _ = await self.meet(ClientTLS(cert).towards("mx.example", "127.0.0.1", verify=True), ServerTLS(cert, key))
         self.assertRegex(ours, r"^TLSv1")
 
     async def test_a_certificate_of_another_name_is_refused_in_words(self) -> None:
-        cert, key = certificate(Path(self.mktemp()))
+        cert, key = certificate(self.folder())
         ours, _ = await self.meet(ClientTLS(cert).towards("mx.other", "127.0.0.1", verify=True), ServerTLS(cert, key))
         self.assertEqual(ours, "lost")
         self.assertEqual(failure(self.lost.reason.value), "the certificate is not of the server's name")

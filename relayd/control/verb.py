@@ -13,10 +13,11 @@ import msgspec
 from relayd import identity, notation
 from relayd.directory import Directory
 from relayd.errors import InputError
+from relayd.signing import Keyring
 
 Role = Literal["view", "operate", "admin"]
 ROLES: tuple[Role, ...] = ("view", "operate", "admin")
-Kind = Literal["str", "name", "int", "bool", "id", "duration", "network", "secret"]
+Kind = Literal["str", "name", "int", "bool", "id", "duration", "network", "secret", "pem"]
 
 
 class Configuration(Protocol):
@@ -44,6 +45,8 @@ class Relay(Protocol):
     @property
     def directory(self) -> Directory: ...
     @property
+    def keyring(self) -> Keyring: ...
+    @property
     def started(self) -> float: ...
     def now(self) -> float: ...
     def health(self) -> dict[str, Any]: ...
@@ -55,7 +58,8 @@ class Relay(Protocol):
 
 
 class Arg(msgspec.Struct, frozen=True):
-    """One argument.  In relayctl a positional one stands bare, others are options; ``repeated`` ones give a list."""
+    """One argument.  In relayctl a positional one stands bare, others are options; ``repeated`` ones give a list,
+    and of a "secret" or "pem" the name of its file is given."""
 
     name: str
     help: str
@@ -142,6 +146,13 @@ def _secret(value: object) -> str:
     return value
 
 
+def _pem(value: object) -> str:
+    # A private key: never shown in the error either.
+    if not isinstance(value, str) or not 32 <= len(value) <= 16384:
+        raise ValueError("a key file has 32 to 16384 characters")
+    return value
+
+
 def _whole(value: object) -> int:
     text = str(value) if isinstance(value, int | str) else ""
     if not (text.isascii() and text.isdigit() and len(text) < 16):
@@ -165,4 +176,5 @@ _PARSERS: dict[str, Callable[[object], Any]] = {
     "duration": notation.duration,
     "network": notation.network,
     "secret": _secret,
+    "pem": _pem,
 }

@@ -12,6 +12,7 @@ import msgspec
 
 import relayd
 from relayd import notation
+from relayd.control import signing
 from relayd.control.verb import Arg, Relay, Verb
 from relayd.directory import Account, NewConnection, SubmissionConnection
 from relayd.errors import InputError
@@ -149,6 +150,30 @@ def _connection_remove(relay: Relay, login: str) -> Any:
     return _then(relay.directory.remove_connection(login), _shown)
 
 
+def _domain_add(
+    relay: Relay, name: str, account: str, selector: str | None, key: str | None, algorithm: Any
+) -> "Future[dict[str, Any]]":
+    if relay.directory.account(account) is None:
+        raise InputError("account", f"there is no account {account!r}{_nearest_account(relay, account)}")
+    pem = key.encode() if key else b""
+    added = relay.directory.add_domain_key(
+        name, account=account, now=relay.now(), selector=selector or "", pem=pem, algorithm=algorithm
+    )
+    return _then(added, signing.added)
+
+
+def _domain_list(relay: Relay, account: str | None) -> list[dict[str, Any]]:
+    return signing.listed(relay.directory, relay.keyring.rules, account)
+
+
+def _domain_show(relay: Relay, name: str) -> dict[str, Any]:
+    return signing.shown(relay.directory, relay.keyring, name)
+
+
+def _domain_remove(relay: Relay, name: str, selector: str | None) -> "Future[dict[str, Any]]":
+    return _then(relay.directory.remove_domain_key(name, selector or ""), signing.row)
+
+
 def _queue_list(relay: Relay, limit: int) -> Any:
     return relay.queues(limit)
 
@@ -175,6 +200,7 @@ def _config_reload(relay: Relay) -> Any:
 
 _LOGIN = Arg("login", "the connection's login", "name", positional=True, required=True)
 _NAME = Arg("name", "the account's name", "name", positional=True, required=True)
+_DOMAIN = Arg("name", "the domain of the From addresses", positional=True, required=True)
 _PASSWORD = Arg("password", "a password of your own; without one, one is made up", "secret")
 
 VERBS: tuple[Verb, ...] = (
@@ -297,6 +323,44 @@ VERBS: tuple[Verb, ...] = (
         role="admin",
         effect="change",
         example="connection remove login1",
+    ),
+    Verb(
+        name="domain add",
+        help="give a domain a DKIM key, its own or a new one; shows the DNS records to publish",
+        handler=_domain_add,
+        args=(
+            _DOMAIN,
+            Arg("account", "the account whose mail it signs", "name", required=True),
+            Arg("selector", 'the name of the key in DNS; without one, "relayd"'),
+            Arg("key", "a private key you have, in PEM; without one, a key is made", "pem"),
+            Arg("algorithm", "of a key that is made; without one, rsa", choices=("rsa", "ed25519")),
+        ),
+        role="admin",
+        effect="change",
+        example="domain add --account crm --selector s1 --key-file s1.pem crm.example",
+    ),
+    Verb(
+        name="domain list",
+        help="the domains whose mail is signed, and by which keys",
+        handler=_domain_list,
+        args=(Arg("account", "only this account's", "name"),),
+        example="domain list",
+    ),
+    Verb(
+        name="domain show",
+        help="a domain's keys and the DNS records to publish for them",
+        handler=_domain_show,
+        args=(_DOMAIN,),
+        example="domain show crm.example",
+    ),
+    Verb(
+        name="domain remove",
+        help="forget a domain's key; mail is not signed with it any more",
+        handler=_domain_remove,
+        args=(_DOMAIN, Arg("selector", "which of several keys")),
+        role="admin",
+        effect="change",
+        example="domain remove --selector s1 crm.example",
     ),
     Verb(
         name="queue list",

@@ -30,6 +30,7 @@ from relayd.queue.scheduler import Scheduler
 from relayd.queue.state import Path
 from relayd.reply import Reply
 from relayd.resolver import ResolveError
+from relayd.signing import Signer
 from relayd.smtp.client import ClientSettings
 from relayd.spool import Spool
 from relayd.tls import ClientTLS
@@ -91,8 +92,10 @@ class Courier(Service):
         settings: Settings,
         rng: random.Random,
         wall: Callable[[], float],
+        signer: Signer | None = None,
     ) -> None:
         self.setName("courier")
+        self.signer = signer or Signer()
         self.reactor = reactor
         self.spool = spool
         self.bodies = spool.bodies
@@ -302,6 +305,7 @@ class Courier(Service):
             hop,
             ClientSettings(
                 ehlo=source.ehlo,
+                secure=opening.site.implicit,
                 starttls=self.hosts.tls(opening.site.policy, hop),
                 login=opening.site.login,
                 password=opening.site.password,

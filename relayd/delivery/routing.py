@@ -14,6 +14,8 @@ from relayd.resolver import MailHosts, Resolver
 from relayd.shaping.limits import Limits
 from relayd.tls import is_address
 
+SUBMISSIONS = 465  # a next hop on this port speaks TLS from the first byte
+
 # off: never; may: if it can be had, else in clear; encrypt: only with TLS; verify: only with a valid certificate of the
 # MX host's name.  What a domain itself demands (MTA-STS, DANE) will be levels of their own.
 Level = Literal["off", "may", "encrypt", "verify"]
@@ -44,6 +46,7 @@ class Site(msgspec.Struct, frozen=True):
     policy: Policy = Policy()
     login: str = ""
     password: str = ""
+    implicit: bool = False  # TLS from the first byte (RFC 8314)
 
 
 class StaticRoute(msgspec.Struct, frozen=True):
@@ -75,6 +78,7 @@ class Router:
         self._find = find
         self._port = port
         self._policy_of = policy_of
+        self._general = policy_of("", ())
         self._now = now
 
     def known(self, domain: str) -> Site | None:
@@ -96,15 +100,28 @@ class Router:
 
     def _static(self, route: StaticRoute, addresses: tuple[str, ...]) -> Site:
         hops = tuple(Hop(route.host, address, route.port) for address in addresses)
-        name = f"{route.host}:{route.port}"
-        return Site(name, hops, self._now() + 60, route.policy, route.login, route.password)
+        name = self._called(f"{route.host}:{route.port}", route.policy, route.login)
+        implicit = route.port == SUBMISSIONS
+        return Site(name, hops, self._now() + 60, route.policy, route.login, route.password, implicit)
 
     def _by_mx(self, domain: str, found: MailHosts) -> Site:
         hops = tuple(
             Hop(host.name, address, self._port, host.preference) for host in found.hosts for address in host.addresses
         )
         policy = self._policy_of(domain, tuple(host.name for host in found.hosts))
-        return Site(found.site, hops, self._now() + found.ttl, policy)
+        return Site(self._called(found.site, policy), hops, self._now() + found.ttl, policy)
+
+    def _called(self, hosts: str, policy: Policy, login: str = "") -> str:
+        """The site's name.  Domains with the same hosts are one site only if the same holds for them: sessions are the
+        site's, and one made in clear must not carry what another domain wants encrypted."""
+        if policy == self._general and not login:
+            return hosts
+        limits, general = policy.limits, self._general
+        differs = [f"tls {policy.tls}"] if policy.tls != general.tls else []
+        differs += [f"{limits.connections} connections"] if limits.connections != general.limits.connections else []
+        differs += [str(limits.rate)] if limits.rate and limits.rate != general.limits.rate else []
+        differs += [f"login {login}"] if login else []
+        return f"{hosts} ({', '.join(differs)})"
 
 
 def words(failure: Failure | Exception) -> str:

@@ -17,10 +17,11 @@ from zope.interface import implementer
 from relayd.delivery.routing import Hop, Site
 from relayd.envelope import Delivery
 from relayd.message.downgrade import downgrade
-from relayd.message.render import render
-from relayd.outcome import Evidence, Kind, Outcome, judged
+from relayd.message.render import header, render
+from relayd.outcome import Evidence, Kind, Outcome, Stage, judged
 from relayd.queue.state import Path
 from relayd.reply import printable
+from relayd.signing import NoKey, Signer
 from relayd.smtp.client import (
     BodyWanted,
     ClientSession,
@@ -65,6 +66,7 @@ class Owner(Protocol):
     deliveries_per_session: int
     bodies: Any
     client_tls: ClientTLS
+    signer: Signer
 
     def now(self) -> float: ...
     def take(self, path: Path) -> Delivery | None: ...
@@ -97,6 +99,7 @@ class PeerSession(protocol.Protocol):
         self._waiting = ("", 0)
         self._done = 0  # transactions that have come to their end
         self._under_way: deque[tuple[Delivery, float]] = deque()
+        self._heads: dict[int, bytes] = {}  # by delivery, of those whose body is in a file
         self._offset = 0
         self._streaming: Delivery | None = None
         self._reading: Delivery | None = None  # the one of which a piece is being read
@@ -115,6 +118,8 @@ class PeerSession(protocol.Protocol):
         set_no_delay(self.transport)
         self._peer = _endpoint(self.transport.getPeer())
         self._local = _endpoint(self.transport.getHost())
+        if self.site.implicit:
+            self._start_tls()
         self._watch()
 
     def dataReceived(self, data: bytes) -> None:
@@ -229,17 +234,26 @@ class PeerSession(protocol.Protocol):
     def _carry(self, delivery: Delivery) -> None:
         """Gives the machine a delivery in the form that this peer takes, or tells why it takes none."""
         message = delivery.message
-        head, body = render(message, delivery), message.body
+        body = message.body
         if message.eightbit and not self.machine.capabilities.eightbit:
             if body is None:
                 self._converting = delivery
                 self.owner.bodies.load(message.id, CONVERTIBLE, lambda got: self._loaded(delivery, got))
                 return
-            self._convert(delivery, head, body)
-        else:
-            content = None if body is None else head + body
-            size = len(head) + message.size - len(message.head) if content is None else len(content)
-            self._send(delivery, content, size, message.eightbit)
+            self._convert(delivery, body)
+            return
+        head = render(message, delivery)
+        if message.edits.unsigned:
+            try:
+                head = self.owner.signer.late(message) + head
+            except NoKey as fault:
+                self._refuse(delivery, str(fault), "transient", "queue")
+                return
+        content = None if body is None else head + body
+        size = len(head) + message.size - len(message.head) if content is None else len(content)
+        if content is None:
+            self._heads[delivery.id] = head
+        self._send(delivery, content, size, message.eightbit)
 
     def _loaded(self, delivery: Delivery, got: bytes | OSError) -> None:
         """A body that lies in a file is in memory, to be converted."""
@@ -250,16 +264,21 @@ class PeerSession(protocol.Protocol):
         if isinstance(got, OSError):
             self._refuse(delivery, f"the message's body cannot be read: {got.strerror}", "transient")
         else:
-            self._convert(delivery, render(delivery.message, delivery), got)
+            self._convert(delivery, got)
         self._run()
 
-    def _convert(self, delivery: Delivery, head: bytes, body: bytes) -> None:
-        """8-bit content for a peer that takes none (RFC 6152 section 3)."""
-        seven = None if len(body) > CONVERTIBLE else downgrade(head, body)
+    def _convert(self, delivery: Delivery, body: bytes) -> None:
+        """8-bit content for a peer that takes none (RFC 6152 section 3), signed in its new form."""
+        message = delivery.message
+        seven = None if len(body) > CONVERTIBLE else downgrade(header(message.head, message.edits), body)
         if seven is None:
             self._refuse(delivery, "5.6.3 the server takes no 8-bit content, and this message cannot be converted")
+            return
+        try:
+            content = self.owner.signer.anew(message, *seven) + seven[0] + seven[1]
+        except NoKey as fault:
+            self._refuse(delivery, str(fault), "transient", "queue")
         else:
-            content = seven[0] + seven[1]
             self._send(delivery, content, len(content), False)
 
     def _send(self, delivery: Delivery, content: bytes | None, size: int, eightbit: bool) -> None:
@@ -287,9 +306,10 @@ class PeerSession(protocol.Protocol):
         else:
             self._under_way.append((delivery, self.owner.now()))
 
-    def _refuse(self, delivery: Delivery, error: str, kind: Kind = "permanent") -> None:
+    def _refuse(self, delivery: Delivery, error: str, kind: Kind = "permanent", stage: Stage = "mail") -> None:
         """We ourselves find that this peer cannot be given this message."""
-        evidence = self._evidence(Evidence(stage="mail", error=error), self.owner.now())
+        self._heads.pop(delivery.id, None)
+        evidence = self._evidence(Evidence(stage=stage, error=error), self.owner.now())
         self.owner.finished(delivery, Outcome(kind, evidence))
 
     # One handler for each event of the machine.
@@ -301,6 +321,9 @@ class PeerSession(protocol.Protocol):
         data = self.machine.data_to_send()
         if data:
             send(self.transport, data)
+        self._start_tls()
+
+    def _start_tls(self) -> None:
         verify = self.site.policy.tls == "verify"
         self._meeting = self.owner.client_tls.towards(self.hop.mx, self.hop.address, verify=verify)
         self.transport.startTLS(self._meeting)
@@ -310,16 +333,19 @@ class PeerSession(protocol.Protocol):
         self._streaming = delivery
         self._offset = 0
         self._full = False
-        self.machine.body(render(delivery.message, delivery))
+        self.machine.body(self._heads.pop(delivery.id))
         self.transport.registerProducer(self, True)
         self._read()
 
     def _on_finished(self, event: Finished) -> None:
         delivery, begun = self._under_way.popleft()
+        self._heads.pop(delivery.id, None)
         self._stop_streaming()
         self._done += 1
-        if event.reply is None and event.stage == "mail" and not event.unknown and self._done > 1:
-            # A kept session that the peer had closed meanwhile: the attempt was none, the next session makes it.
+        closed = event.reply is None or event.reply.code == 421
+        if closed and event.stage == "mail" and not event.unknown and self._done > 1:
+            # A kept session that the peer had closed meanwhile, or closes now because it has carried enough: the
+            # attempt was none, the next session makes it.
             self.owner.returned(self.path, delivery)
             return
         evidence = self._evidence(Evidence(stage=event.stage, reply=event.reply, error=event.error), begun)
@@ -333,6 +359,7 @@ class PeerSession(protocol.Protocol):
 
     def _on_returned(self, event: Returned) -> None:
         delivery, _ = self._under_way.popleft()
+        self._heads.pop(delivery.id, None)
         self.owner.returned(self.path, delivery)
 
     def _on_ended(self, event: SessionEnded) -> None:

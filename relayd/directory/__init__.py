@@ -1,15 +1,19 @@
-"""The directory: who may submit mail.  Accounts and their submission connections, and the check of passwords."""
+"""The directory: who may submit mail.  Accounts and their submission connections, the check of
+passwords, and the keys that sign."""
 
+from relayd.directory.domains import DomainKey
 from relayd.directory.passwords import Verdict, Verifier, hash_password, verify_password
-from relayd.directory.store import Account, Directory, NewConnection, SubmissionConnection
+from relayd.directory.store import Account, Directory, NewConnection, SubmissionConnection, domain_name
 
 __all__ = [
     "Account",
     "Directory",
+    "DomainKey",
     "NewConnection",
     "SubmissionConnection",
     "Verdict",
     "Verifier",
+    "domain_name",
     "hash_password",
     "verify_password",
 ]

@@ -1,4 +1,4 @@
-"""Accounts and submission connections: one SQLite file, all of it held in memory as frozen values.
+"""Accounts, submission connections and signing keys: one SQLite file, all of it held in memory as frozen values.
 
 Reads are dict look-ups on the main thread.  A change runs as one transaction on the directory's own thread; after its
 commit ``post`` (``reactor.callFromThread``) brings the new value to the main thread, where it is swapped in and then
@@ -17,6 +17,8 @@ import msgspec
 
 from relayd import notation
 from relayd.address import domain_of, parse_address
+from relayd.directory import domains
+from relayd.directory.domains import DomainKey
 from relayd.directory.passwords import hash_password
 from relayd.errors import InputError
 
@@ -27,9 +29,12 @@ AccountState = Literal["active", "suspended"]
 DomainCheck = Literal["off", "warn", "require"]
 ConnectionState = Literal["active", "blocked", "inactive"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+_SCRIPTS = ("schema.sql", "domains.sql")
 # Scripts that bring a file of version n (the key) to n + 1.
-UPGRADES: dict[int, str] = {0: (Path(__file__).parent / "schema.sql").read_text("utf-8")}
+UPGRADES: dict[int, str] = {
+    version: (Path(__file__).parent / file).read_text("utf-8") for version, file in enumerate(_SCRIPTS)
+}
 
 _ANY = "*"
 
@@ -93,6 +98,7 @@ class Directory:
         self._writer = ThreadPoolExecutor(1, "directory")
         self._accounts = {row.name: row for row in map(_account, self._db.execute("SELECT * FROM accounts"))}
         self._connections = {row.login: row for row in map(_connection, self._db.execute("SELECT * FROM connections"))}
+        self._domains = domains.stored(self._db)
 
     def close(self) -> None:
         """Finishes the changes under way and closes the file.  Their futures are done if ``post`` still works."""
@@ -190,6 +196,51 @@ class Directory:
 
         return self._change(lambda db: _updated(db, delete, (login,), login), forget)
 
+    def domain_keys(self, domain: str) -> tuple[DomainKey, ...]:
+        """The keys of exactly this domain (lower case, A-labels), whoever's they are."""
+        return self._domains.get(domain, ())
+
+    def all_domain_keys(self) -> list[DomainKey]:
+        """By domain and selector."""
+        return [row for domain in sorted(self._domains) for row in self._domains[domain]]
+
+    def add_domain_key(
+        self,
+        domain: str,
+        *,
+        account: str,
+        now: float,
+        selector: str = "",
+        pem: bytes = b"",
+        algorithm: domains.Kind | None = None,
+    ) -> "Future[DomainKey]":
+        """A key for an account's mail from this domain; without ``pem`` a new one is made."""
+        name = _field("name", domain_name, domain)
+        selector = selector or domains.DEFAULT_SELECTOR
+
+        def write(db: sqlite3.Connection) -> DomainKey:
+            return domains.insert(db, domains.made(name, account, selector, pem, algorithm, now))
+
+        def keep(row: DomainKey) -> DomainKey:
+            rows = (*self._domains.get(name, ()), row)
+            self._domains[name] = tuple(sorted(rows, key=lambda row: row.selector))
+            return row
+
+        return self._change(write, keep)
+
+    def remove_domain_key(self, domain: str, selector: str = "") -> "Future[DomainKey]":
+        """Without a selector the domain's only key.  Gives what was removed."""
+        name = _field("name", domain_name, domain)
+
+        def forget(removed: DomainKey) -> DomainKey:
+            rows = tuple(row for row in self._domains[name] if row.selector != removed.selector)
+            self._domains[name] = rows
+            if not rows:
+                del self._domains[name]
+            return removed
+
+        return self._change(lambda db: domains.delete(db, name, selector), forget)
+
     def _kept(self, row: SubmissionConnection) -> SubmissionConnection:
         self._connections[row.login] = row
         return row
@@ -243,8 +294,13 @@ def _sender(text: str) -> str:
     if text == _ANY:
         return text
     if text.startswith("@"):
-        return "@" + notation.hostname(domain_of(parse_address("x" + text)))
+        return "@" + domain_name(domain_of(parse_address("x" + text)))
     return _folded(parse_address(text))
+
+
+def domain_name(text: str) -> str:
+    """A domain as it is looked up: lower case with A-labels.  Raises ValueError."""
+    return notation.hostname(domain_of("x@" + text))
 
 
 def _folded(address: str) -> str:

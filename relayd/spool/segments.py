@@ -230,18 +230,31 @@ def read_records(
 
 def find_lines(connection: sqlite3.Connection, directory: Path, text: bytes, since: float) -> list[bytes]:
     """The record lines that hold ``text``, oldest first, in the segments that may be of ``since`` or later."""
-    segments = connection.execute("SELECT name, bytes FROM segment WHERE bytes > 0 ORDER BY name").fetchall()
+    connection.execute("BEGIN")  # one view of both: what is moved meanwhile is neither missed nor found twice
+    try:
+        segments = connection.execute("SELECT name, bytes FROM segment WHERE bytes > 0 ORDER BY name").fetchall()
+        outbox = connection.execute("SELECT lines FROM outbox ORDER BY seq").fetchall()
+    finally:
+        connection.execute("COMMIT")
     later = [i for i, (name, _) in enumerate(segments) if int(name[:10]) > since]
     first = max(0, later[0] - 1) if later else len(segments) - 1
-    found = []
+    found: list[bytes] = []
     for name, size in segments[max(0, first) :]:
         with open(directory / name, "rb") as file:
-            while file.tell() < size and (block := file.read(_AT_ONCE) + file.readline()):
-                if text in block:
-                    found += [line for line in block.splitlines(keepends=True) if text in line]
-    for (lines,) in connection.execute("SELECT lines FROM outbox ORDER BY seq").fetchall():
-        found += [line for line in lines.splitlines(keepends=True) if text in line]
+            while (left := size - file.tell()) > 0:  # what lies behind is in the outbox still
+                block = file.read(min(left, _AT_ONCE))
+                if left > _AT_ONCE:
+                    block += file.readline(left - _AT_ONCE)
+                if not block:
+                    break
+                found += _with(text, block)
+    for (lines,) in outbox:
+        found += _with(text, lines)
     return found
+
+
+def _with(text: bytes, block: bytes) -> list[bytes]:
+    return [line for line in block.splitlines(keepends=True) if text in line] if text in block else []
 
 
 def checkpoint_of(connection: sqlite3.Connection, feed: str) -> Checkpoint:

@@ -40,7 +40,11 @@ class Loop(Clock):
 
     def busy(self, patience: float = 0.0) -> bool:
         """Whether something is left to do at this moment, or comes from a thread within so many real seconds."""
-        if self.real.timeout() == 0 or (self.calls and self.calls[0].getTime() <= self.rightNow):
+        if (
+            self.real.threadCallQueue
+            or self.real.timeout() == 0
+            or (self.calls and self.calls[0].getTime() <= self.rightNow)
+        ):
             return True
         return bool(select([self.real._poller.fileno()], [], [], patience)[0])
 

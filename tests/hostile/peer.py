@@ -14,6 +14,7 @@ from typing import Any
 from OpenSSL import SSL
 from twisted.internet.protocol import Factory, Protocol
 
+from relayd.transport import send
 from tests.hostile.loop import Loop
 
 _USUAL = {
@@ -82,6 +83,7 @@ class Session(Protocol):
         self._content = False
         self._tls: SSL.Connection | None = None
         self._shaken = False
+        self._later: Any = None  # what a script does in a while
 
     def connectionMade(self) -> None:
         self.transport.setTcpNoDelay(True)
@@ -98,6 +100,8 @@ class Session(Protocol):
     def connectionLost(self, reason: Any = None) -> None:
         self.dead = True
         self.host.sessions.remove(self)
+        if self._later is not None and self._later.active():
+            self._later.cancel()
 
     def dataReceived(self, data: bytes) -> None:
         if self._tls is not None:
@@ -112,7 +116,7 @@ class Session(Protocol):
             self._tls.sendall(data)
             self._flush()
         else:
-            self.transport.write(data)
+            send(self.transport, data)  # at once, or a reset would overtake it
 
     def close(self) -> None:
         self.dead = True
@@ -122,6 +126,10 @@ class Session(Protocol):
         self.dead = True
         self.transport.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER)
         self.transport.abortConnection()
+
+    def later(self, seconds: float, call: Callable[..., Any], *args: Any) -> None:
+        """Does something in a while, if the session lives."""
+        self._later = self.host.loop.callLater(seconds, call, *args)
 
     def go_on(self, answer: Answer) -> None:
         """Answers late what a script left unanswered, and goes on with what has come since."""
@@ -172,7 +180,7 @@ class Session(Protocol):
         raw = answer if isinstance(answer, bytes) else answer.encode() + b"\r\n"
         self.write(raw)
         if verb == "DATA":
-            self._content = raw.startswith(b"354")
+            self._content = raw.startswith(b"3")
         elif verb == "QUIT":
             self.close()
         elif verb == "STARTTLS" and raw.startswith(b"220"):
@@ -263,7 +271,7 @@ def endless(line: bytes) -> Callable[[Session], None]:
         def more() -> None:
             if session.transport.connected and session in session.host.sessions:
                 session.write(line * 500)
-                session.host.loop.callLater(0, more)
+                session.host.loop.real.callLater(0, more)
 
         more()
 
@@ -277,9 +285,8 @@ def drip(data: bytes, every: float) -> Callable[[Session], None]:
         session.dead = True
 
         def one(at: int) -> None:
-            if session in session.host.sessions:
-                session.write(data[at : at + 1])
-                session.host.loop.callLater(every, one, (at + 1) % len(data))
+            session.write(data[at : at + 1])
+            session.later(every, one, (at + 1) % len(data))
 
         one(0)
 
@@ -295,9 +302,9 @@ def bytewise(answer: bytes) -> Callable[[Session], None]:
         def one(at: int) -> None:
             if at < len(answer):
                 session.write(answer[at : at + 1])
-                session.host.loop.callLater(0, one, at + 1)
+                session.host.loop.real.callLater(0, one, at + 1)
             else:
-                session._content = answer.startswith(b"354")
+                session._content = answer.startswith(b"3")
                 session.dead = False
                 session._read(b"")
 

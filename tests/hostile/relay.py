@@ -4,9 +4,8 @@ scripted hosts on real sockets."""
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
+from threading import Thread
 from typing import Any
-
-import msgspec
 
 from relayd.delivery import Courier
 from relayd.delivery.courier import Settings
@@ -23,11 +22,12 @@ from relayd.records import Entry, Record, decode, encode
 from relayd.resolver import MailHost, MailHosts
 from relayd.shaping.limits import Limits
 from relayd.spool import Reception, Spool
+from relayd.tls import ClientTLS
 from tests.hostile import peer
 from tests.hostile.loop import Loop, sockets
 
 STAGE = 20.0  # seconds a peer has for each stage
-TIMEOUTS = Timeouts(**{name: STAGE for name in Timeouts.__struct_fields__} | {"idle": 2.0, "quit": 3.0, "ended": 3.0})
+TIMEOUTS = Timeouts(**dict.fromkeys(Timeouts.__struct_fields__, STAGE) | {"idle": 2.0, "quit": 3.0, "ended": 3.0})
 HEAD = b"Subject: one\r\n\r\n"
 
 
@@ -58,6 +58,7 @@ class Relay:
         delay_report: float = 4 * 3600.0,
         schedule: Schedule | None = None,
         connect: float = 15.0,
+        authorities: str = "",
     ) -> None:
         self.loop = Loop()
         self.limit = limit
@@ -83,7 +84,12 @@ class Relay:
             self.pools,
             router,
             self.identities,
-            Settings(OutcomeSettings("mx1.relay.example", rules, delay_report), TIMEOUTS, connect),
+            Settings(
+                outcomes=OutcomeSettings(node="mx1.relay.example", rules=rules, delay_report=delay_report),
+                client_tls=ClientTLS(authorities),
+                timeouts=TIMEOUTS,
+                connect=connect,
+            ),
             Random(1),
             self.loop.seconds,
         )
@@ -102,7 +108,9 @@ class Relay:
             for session in list(host.sessions):
                 session.reset()
         self.loop.rest()
-        self.spool.stop()
+        stopping = Thread(target=self.spool.stop)  # its own threads have last things to tell
+        stopping.start()
+        self.loop.until(lambda: not stopping.is_alive())
         self.loop.rest()
 
     # The world.
@@ -152,7 +160,8 @@ class Relay:
         eightbit = not body.isascii()
         said = Envelope(sender, (recipient,), eightbit=eightbit, **envelope)
         message = Message(
-            identity, now, "crm", "login", "bulk", said, Edits(), HEAD, None if in_file else body, len(HEAD) + len(body),
+            identity, now, "crm", "login", "bulk", said, Edits(), HEAD, None if in_file else body,
+            len(HEAD) + len(body),
             eightbit=eightbit,
         )  # fmt: skip
         delivery = Delivery(identity + 1, message, recipient, queue_name("crm", "bulk", to.rpartition("@")[2]), now)
@@ -165,15 +174,10 @@ class Relay:
             self._receiving -= 1
             self.courier.received((delivery,))
 
-        self._keep_body(identity, body if in_file else None)
+        if in_file:
+            self.spool.bodies.path(identity).write_bytes(body)
         self.spool.receive(Reception(message, (delivery,), encode(record), (entry,)), received)
         return delivery
-
-    def _keep_body(self, identity: int, body: bytes | None) -> None:
-        if body is not None:
-            path = self.spool.bodies.path(identity)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(body)
 
     # What became of it.
 
@@ -188,9 +192,10 @@ class Relay:
     def records(self, delivery: Delivery) -> list[Record]:
         """What happened to a delivery, oldest first."""
         lines = self.asked(self.spool.find_records, show(delivery.id).encode(), delivery.message.received - 5)
-        assert all(line.strip().isascii() or line.decode().strip().isprintable() for line in lines)
-        found = [decode(line) for line in lines]
-        return [record for record in found if record.delivery == show(delivery.id)]
+        found = [record for record in map(decode, lines) if record.delivery == show(delivery.id)]
+        shown = [record.evidence.words().replace("\n", "") for record in found if record.evidence]
+        assert all(words.isprintable() for words in shown), "bytes of a peer's, unescaped"
+        return found
 
     def last(self, delivery: Delivery) -> Record:
         return self.records(delivery)[-1]
@@ -221,6 +226,3 @@ class Relay:
         assert not self.loop.real.getDelayedCalls()
         found = self.asked(self.spool.audit)
         assert found.clean, found.faults
-
-
-__all__ = ["HEAD", "STAGE", "Relay", "msgspec"]

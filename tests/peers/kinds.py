@@ -1,19 +1,23 @@
 """The peers: each mail server with the configuration that tests need, every variant on a port of its own.
 
-All of them take mail for every domain into Maildirs by local part; recipients ``unknown...`` do not exist and
-``later...`` are refused for now.
+All of them take mail of the ``USERS`` at every domain into Maildirs, one for each user.  Exim and OpenSMTPD refuse
+``later...`` for now.
 """
 
+import os
 from pathlib import Path
 
-from ..e2e.relay import certificate, free_port
+from tests.e2e.relay import free_port
+
+from .authority import Authority
 from .machine import INSIDE, MAIL, UIDS, Machine
 
 NAME = "mx.peer.example"
+USERS = [f"u{n}" for n in range(100)]
 FULL = 20_000  # bytes that those variants take which take little
 
 # The doors of Postfix: what differs from the plain one.
-POSTFIX = {
+POSTFIX: dict[str, dict[str, object]] = {
     "plain": {},
     "clear": {"smtpd_tls_security_level": "none"},
     "required": {"smtpd_tls_security_level": "encrypt"},
@@ -48,7 +52,7 @@ virtual_gid_maps = static:{UIDS}
 message_size_limit = 20000000
 smtpd_tls_security_level = may
 smtpd_tls_chain_files = {INSIDE}/{NAME}.key, {INSIDE}/{NAME}.pem
-smtpd_tls_loglevel = 1
+smtpd_tls_received_header = yes
 smtpd_client_event_limit_exceptions =
 smtputf8_enable = yes
 smtpd_error_sleep_time = 0
@@ -74,7 +78,7 @@ postlog   unix-dgram n - n - 1 postlogd
 
 _POSTFIX = f"""
 cp {INSIDE}/main.cf {INSIDE}/master.cf /etc/postfix/
-groupadd -g {UIDS + 50} postdrop
+groupadd -f -g {UIDS + 50} postdrop
 mkdir -p /var/spool/postfix /var/lib/postfix
 chown postfix /var/lib/postfix
 exec postfix start-fg
@@ -82,20 +86,18 @@ exec postfix start-fg
 
 
 class Postfix(Machine):
-    """``port`` by the names of ``POSTFIX``; with ``policy``, a port of a policy service, also "grey"."""
+    """``port`` by the names of ``POSTFIX``, and "grey", which asks the policy service at the port ``policy``."""
 
-    def __init__(self, home: Path, policy: int = 0) -> None:
+    def __init__(self, home: Path, authority: Authority, policy: int) -> None:
         home.mkdir()
-        doors = dict(POSTFIX)
-        if policy:
-            asks = f"check_policy_service,inet:127.0.0.1:{policy}"
-            doors["grey"] = {"smtpd_recipient_restrictions": asks}
+        asks = {"smtpd_recipient_restrictions": f"check_policy_service,inet:127.0.0.1:{policy}"}
+        doors = POSTFIX | {"grey": asks}
         self.port = _ports(*doors)
         master = [_MASTER]
         for name, port in self.port.items():
             options = "".join(f"  -o {key}={value}\n" for key, value in doors[name].items())
             master.append(f"127.0.0.1:{port} inet n - n - - smtpd\n{options}")
-        certificate(home, NAME)
+        authority.sign(home, NAME)
         super().__init__(
             home,
             "postfix",
@@ -104,7 +106,7 @@ class Postfix(Machine):
                 "main.cf": _MAIN,
                 "master.cf": "".join(master),
                 "domains": "/./ any\n",
-                "boxes": "if !/^unknown/\n/^([^@]+)@/ $1/\nendif\n",
+                "boxes": "".join(f"/^{user}@/ {user}/\n" for user in USERS),
                 "moods": "",
             },
             start=_POSTFIX,
@@ -116,6 +118,7 @@ class Postfix(Machine):
         lines = "".join(f"{domain}.example {reply}\n" for domain, reply in replies.items())
         fresh = self.home / "moods.new"
         fresh.write_text(lines)
+        os.utime(fresh, (0, 0))  # a file that was written just now Postfix waits for to cool down
         fresh.rename(self.home / "moods")
 
     def maillog(self) -> str:
@@ -124,13 +127,13 @@ class Postfix(Machine):
 
 
 class Postgrey(Machine):
-    """A policy service at ``port``: a triplet of client address, sender and recipient may pass after ``delay`` s."""
+    """A policy service: a triplet of client address, sender and recipient may pass after ``delay`` s."""
 
-    def __init__(self, home: Path, delay: int) -> None:
-        self.port = free_port("127.0.0.1")
+    def __init__(self, home: Path, port: int, delay: int) -> None:
+        self.port = port
         home.mkdir()
-        start = f"mkdir {INSIDE}/db; chown postgrey {INSIDE}/db; exec postgrey --inet=127.0.0.1:{self.port} "
-        start += f"--delay={delay} --lookup-by-host --auto-whitelist-clients=0 --dbdir={INSIDE}/db --pidfile=/run/pg.pid"
+        start = f"mkdir {INSIDE}/db; chown postgrey {INSIDE}/db; exec postgrey --inet=127.0.0.1:{port} --delay={delay} "
+        start += f"--lookup-by-host --auto-whitelist-clients=0 --dbdir={INSIDE}/db --pidfile=/run/postgrey.pid"
         super().__init__(home, "postgrey", users=("postgrey",), files={}, start=start)
         self.listens(self.port)
 
@@ -138,7 +141,7 @@ class Postgrey(Machine):
 _EXIM = f"""
 primary_hostname = {NAME}
 local_interfaces = 127.0.0.1
-daemon_smtp_ports = {{port}}
+daemon_smtp_ports = PORT
 log_file_path = {INSIDE}/exim-%slog
 tls_advertise_hosts = *
 tls_certificate = {INSIDE}/{NAME}.pem
@@ -146,28 +149,30 @@ tls_privatekey = {INSIDE}/{NAME}.key
 dsn_advertise_hosts = *
 chunking_advertise_hosts = *
 message_size_limit = 20M
+smtp_accept_queue_per_connection = 0
 acl_smtp_rcpt = recipient
 acl_smtp_data = content
 rfc1413_query_timeout = 0s
 host_lookup =
 begin acl
 recipient:
-  deny  local_parts = ^unknown
-        message = 5.1.1 no such mailbox here
   defer local_parts = ^later
         message = 4.2.1 come back later
+  deny  !local_parts = lsearch;{INSIDE}/users
+        message = 5.1.1 no such mailbox here
   accept
 content:
   accept
 begin routers
 everyone:
   driver = accept
+  local_parts = lsearch;{INSIDE}/users
   transport = store
 begin transports
 store:
   driver = appendfile
   maildir_format
-  directory = {INSIDE}/mail/${{local_part}}
+  directory = {INSIDE}/mail/$local_part_data
   create_directory
   return_path_add
   user = {MAIL}
@@ -188,11 +193,11 @@ exec exim4 -bdf
 class Exim(Machine):
     """Offers TLS, DSN, CHUNKING, PIPELINING at ``port``."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, authority: Authority) -> None:
         self.port = free_port("127.0.0.1")
         home.mkdir()
-        certificate(home, NAME)
-        files = {"exim.conf": _EXIM.format(port=self.port).replace("${{", "${")}
+        authority.sign(home, NAME)
+        files = {"exim.conf": _EXIM.replace("PORT", str(self.port)), "users": "".join(f"{u}: {u}\n" for u in USERS)}
         super().__init__(home, "exim4-daemon-light", users=("Debian-exim",), files=files, start=_START_EXIM)
         self.listens(self.port)
 
@@ -202,9 +207,9 @@ pki peer cert "{INSIDE}/{NAME}.pem"
 pki peer key "{INSIDE}/{NAME}.key"
 smtp max-message-size 20M
 table boxes file:{INSIDE}/boxes
-filter later phase rcpt-to match rcpt-to regex {{{{ "^later" }}}} reject "451 4.2.1 come back later"
-listen on 127.0.0.1 port {{port}} tls pki peer hostname {NAME} filter later
-action store maildir "{INSIDE}/mail/%{{{{rcpt.user}}}}" virtual <boxes>
+filter later phase rcpt-to match rcpt-to regex {{ "^later" }} reject "451 4.2.1 come back later"
+listen on 127.0.0.1 port PORT tls pki peer hostname {NAME} filter later
+action store maildir "{INSIDE}/mail/%{{rcpt.user}}" virtual <boxes>
 match from any for any action store
 """
 
@@ -216,17 +221,15 @@ exec smtpd -d -f {INSIDE}/smtpd.conf
 
 
 class OpenSMTPD(Machine):
-    """Offers TLS, DSN, but no PIPELINING, at ``port``; knows only the ``users``."""
+    """Offers TLS, DSN, but no PIPELINING, at ``port``."""
 
-    def __init__(self, home: Path, *users: str) -> None:
+    def __init__(self, home: Path, authority: Authority) -> None:
         self.port = free_port("127.0.0.1")
         home.mkdir()
-        certificate(home, NAME)
-        boxes = "".join(f"{user}: {MAIL}\n" for user in users)
-        files = {"smtpd.conf": _OPENSMTPD.format(port=self.port), "boxes": boxes}
-        super().__init__(
-            home, "opensmtpd", users=("opensmtpd", "opensmtpq"), files=files, start=_START_OPENSMTPD
-        )
+        authority.sign(home, NAME)
+        boxes = "".join(f"{user}: {MAIL}\n" for user in USERS)
+        files = {"smtpd.conf": _OPENSMTPD.replace("PORT", str(self.port)), "boxes": boxes}
+        super().__init__(home, "opensmtpd", users=("opensmtpd", "opensmtpq"), files=files, start=_START_OPENSMTPD)
         self.listens(self.port)
 
 

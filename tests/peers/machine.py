@@ -16,14 +16,16 @@ from pathlib import Path
 
 import pytest
 
-from ..e2e.relay import ROOT, until
+from tests.e2e.relay import ROOT, until
 
 PACKAGES = ROOT / "build" / "peers"
 UIDS = 64100  # of the users that a machine gets; none of this machine's are there
 MAIL = "vmail"  # whose the mailboxes are
 INSIDE = "/peer"  # where a machine sees its home
 
-# $1: home; the rest: packages.  The command comes on standard input, which the daemons must not keep.
+_NAMESPACES = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+
+# $1: home; the rest: packages.
 _ENTER = f"""
 set -e
 home=$1; shift
@@ -35,8 +37,11 @@ for package; do dpkg-deb --fsys-tarfile "$package" | tar -x --keep-directory-sym
 for part in dev proc; do mount --rbind "/$part" "all/$part"; done
 mkdir all{INSIDE}
 mount --bind "$home" all{INSIDE}
-cat "$home/passwd" >> all/etc/passwd
-cat "$home/group" >> all/etc/group
+# First, or a user of that name on this machine would be found.
+for file in passwd group; do
+    cat "$home/$file" "/etc/$file" > "all/etc/$file.new"
+    mv "all/etc/$file.new" "all/etc/$file"
+done
 rm -f all/etc/nsswitch.conf all/etc/aliases
 printf 'passwd: files\\ngroup: files\\nhosts: files\\n' > all/etc/nsswitch.conf
 chown {UIDS}:{UIDS} "$home/mail"
@@ -102,8 +107,7 @@ class Machine:
         self.log_file = home / "log"
         with open(self.log_file, "wb") as log:
             self._process = subprocess.Popen(
-                ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
-                + ["sh", "-c", _ENTER, "enter", str(home), *map(str, debs)],
+                [*_NAMESPACES, "sh", "-c", _ENTER, "enter", str(home), *map(str, debs)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -138,7 +142,10 @@ class Machine:
         return self.mail(user)
 
     def stop(self) -> None:
-        """With the first process all others of its namespace end."""
+        """With the first process of a namespace all others end; that is the child of ours."""
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        for child in children:
+            os.kill(int(child), signal.SIGKILL)
         self._process.kill()
         self._process.wait()
 

@@ -1,0 +1,92 @@
+"""``make bench-regress REV=...``: CPU a message of a revision against HEAD, in interleaved pairs of short runs.
+
+Both trees come from git, neither is the working copy.  Exit code 1: HEAD needs over 10 per cent more; 2: cannot run.
+"""
+
+import argparse
+import io
+import os
+import subprocess
+import sys
+import tarfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median
+
+from bench import load, processes, relay, tools
+from bench.__main__ import WORK, workplace
+from bench.table import ratio
+
+ALLOWED = 1.10
+
+
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("make bench-regress REV=...", description="CPU a message of REV and of HEAD.")
+    parser.add_argument("rev", metavar="REV", help="the revision to compare HEAD with, such as HEAD~1")
+    parser.add_argument("--pairs", type=int, default=7)
+    parser.add_argument("--count", type=int, default=3000, help="messages of each run")
+    return parser.parse_args(argv)
+
+
+def main() -> int:
+    given = arguments()
+    try:
+        unpacked = tools.prepare(WORK)
+        with workplace() as home:
+            return _compared(unpacked, home, given)
+    except (tools.Unavailable, processes.Failed) as fault:
+        print(f"make bench-regress: {fault}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _compared(unpacked: tools.Tools, home: Path, given: argparse.Namespace) -> int:
+    with ExitStack() as stack:
+        sides = []
+        for name, rev in (("base", given.rev), ("head", "HEAD")):
+            commit = _tree(rev, home / f"{name}-tree")
+            sink = stack.enter_context(load.smtp_sink(unpacked, home / f"{name}-sink"))
+            node = stack.enter_context(relay.started(home / name, sink.port, tree=home / f"{name}-tree"))
+            print(f"{name}: {rev}, {commit[:12]}")
+            sides.append((node, sink))
+        cpu: tuple[list[float], list[float]] = ([], [])
+        for turn in range(given.pairs + 1):
+            for n in (0, 1) if turn % 2 else (1, 0):
+                run = load.run(unpacked, *sides[n], given.count if turn else 500, 4096, kept=True)
+                if turn:
+                    cpu[n].append(run.cpu)
+            if turn:
+                print(f"  {cpu[0][-1]:6,.0f} : {cpu[1][-1]:6,.0f} us a message", flush=True)
+    found = ratio(cpu[1], cpu[0])
+    verdict = "well" if found <= ALLOWED else f"TOO MUCH: {ALLOWED:.2f} is allowed"
+    print(f"{median(cpu[0]):,.0f} : {median(cpu[1]):,.0f} us of CPU a message, ratio {found:.3f}, {verdict}")
+    return 0 if found <= ALLOWED else 1
+
+
+def _tree(rev: str, directory: Path) -> str:
+    """Unpacks a revision; gives its commit.  Nothing is left in the repository.  Raises Failed."""
+    commit = _said("git", "rev-parse", "--verify", "--quiet", f"{rev}^{{commit}}").decode().strip()
+    with tarfile.open(fileobj=io.BytesIO(_said("git", "archive", "--format=tar", commit))) as archive:
+        archive.extractall(directory, filter="data")
+    # It is that tree which runs, not the installed one.
+    question = [sys.executable, "-c", "import relayd; print(relayd.__file__)"]
+    environment = {**os.environ, "PYTHONPATH": str(directory)}
+    where = subprocess.run(question, cwd=directory, env=environment, capture_output=True, text=True, check=False).stdout
+    if not where.startswith(str(directory)):
+        raise processes.Failed(f"{rev} cannot be run beside the installed relayd: {where or 'it has none'}")
+    return commit
+
+
+def _said(*command: str) -> bytes:
+    done = subprocess.run(command, cwd=relay.ROOT, capture_output=True, check=False)
+    if done.returncode:
+        raise processes.Failed(
+            f"{' '.join(command)}: {done.stderr.decode(errors='replace').strip() or 'no such revision'}"
+        )
+    return done.stdout
+
+
+if __name__ == "__main__":
+    sys.exit(main())
