@@ -41,7 +41,7 @@ class Scale:
 
 
 SHORT = Scale(
-    rounds=3, count=1500, signed=500, tls=1000, backlogs=(100_000,), start=100_000, marketing=50_000, paced=100
+    rounds=3, count=1200, signed=400, tls=800, backlogs=(100_000,), start=100_000, marketing=50_000, paced=100
 )
 FULL = Scale(
     rounds=5, count=10_000, signed=4000, tls=10_000, backlogs=(100_000, 1_000_000), start=1_000_000,

@@ -124,9 +124,8 @@ class Node(Service):
         self.started = self.now()
         self.tls = ServerTLS(loaded.tls.certificate, loaded.tls.key) if loaded.tls else None
         self.spool = Spool(Path(loaded.node.spool), post, self._spool_fault)
-        self.directory = Directory(Path(loaded.node.spool) / "directory.sqlite", post)
-        for account in loaded.accounts():
-            self.directory.ensure_account(account, now=self.now())
+        directory = Path(loaded.node.spool) / "directory.sqlite"
+        self.directory = Directory(directory, post, loaded.accounts(), self.now())
         self._scrypt = ThreadPoolExecutor(2, "scrypt")
         self.verifier = Verifier(self._password_of, self._scrypt.submit, post)
         self.keyring = Keyring(self.directory.domain_keys)

@@ -246,3 +246,13 @@ def test_failed_write_leaves_memory_and_file_as_they_were(crm, tmp_path):
     with pytest.raises(sqlite3.Error, match="disk full"):
         crm.add_connection("login1", account="crm", now=NOW).result(10)
     assert crm.connection("login1") is None
+
+
+def test_accounts_that_listeners_name_are_there_when_the_directory_opens(tmp_path):
+    for _ in range(2):  # the second time they are known already
+        directory = Directory(tmp_path / "d.sqlite", lambda call: call(), ["crm", "crm2"], 1000.0)
+        assert [(a.name, a.state, a.domain_check) for a in directory.accounts()] == [
+            ("crm", "active", "off"),
+            ("crm2", "active", "off"),
+        ]
+        directory.close()

@@ -92,9 +92,13 @@ class Directory:
     database knows (unknown account, login taken) and with sqlite3.Error when the disk refuses.
     """
 
-    def __init__(self, path: str | Path, post: Post) -> None:
+    def __init__(self, path: str | Path, post: Post, accounts: Iterable[str] = (), now: float = 0.0) -> None:
+        """``accounts`` are there when this returns: made, active and without domain check, if they were not."""
         self._post = post
         self._db = _opened(path)
+        rows = [msgspec.structs.astuple(Account(name, "active", "off", now)) for name in accounts]
+        with self._db:
+            self._db.executemany("INSERT OR IGNORE INTO accounts VALUES (?, ?, ?, ?)", rows)
         self._writer = ThreadPoolExecutor(1, "directory")
         self._accounts = {row.name: row for row in map(_account, self._db.execute("SELECT * FROM accounts"))}
         self._connections = {row.login: row for row in map(_connection, self._db.execute("SELECT * FROM connections"))}
