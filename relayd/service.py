@@ -5,6 +5,7 @@ directory, resolver, courier, listeners, control socket) and stops them the othe
 control API's verbs talk to.
 """
 
+import gc
 import random
 import signal
 import sys
@@ -47,6 +48,7 @@ from relayd.tls import ServerTLS
 _SWITCH = (
     0.0005  # seconds a thread waits for the GIL beside a busy reactor: with Python's 5 ms a commit takes far too long
 )
+_COLLECT = (20_000, 20, 50)  # allocations between collections: a message makes hundreds of objects and few cycles
 _STALLED = 15.0  # seconds without a sign of life from the writer
 _SOURCES = 30  # seconds between looks at the sources' addresses
 
@@ -113,6 +115,8 @@ class Node(Service):
         """Raises SystemExit with a sentence for the operator."""
         super().startService()
         sys.setswitchinterval(_SWITCH)
+        gc.freeze()  # modules and classes are there for good: no collection need look at them again
+        gc.set_threshold(*_COLLECT)
         try:
             self._start()
         except (SpoolError, RuntimeError, OSError, SSL.Error) as error:
