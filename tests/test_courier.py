@@ -685,3 +685,22 @@ def test_what_carries_a_delivery_can_be_said():
     (delivery,) = relay.send()
     assert "with mx1.x.example 203.0.113.1:25 waits at mail" in relay.courier.carrying(delivery.id)
     assert relay.courier.carrying(1) == ""
+
+
+def test_each_family_goes_out_from_the_source_s_address_of_that_family():
+    relay = Delivering()
+    relay.pools.sources["s1"] = Source("s1", ("192.0.2.1", "2001:db8::1"), "s1.relay.example")
+    relay.host("six.example", "2001:db8::25")
+    relay.send()
+    relay.send(to="b@six.example")
+    assert sorted(relay.reactor.dialled) == [("2001:db8::25", "2001:db8::1"), ("203.0.113.1", "192.0.2.1")]
+    assert relay.spool.kinds() == ["Delivery", "Delivery"]
+    assert (relay.evidence.peer, relay.evidence.local) == ("[2001:db8::25]:25", "[2001:db8::1]:40000")
+
+
+def test_a_source_without_an_address_of_the_family_says_so():
+    relay = Delivering()
+    relay.host("six.example", "2001:db8::25")
+    relay.send(to="b@six.example")
+    assert relay.spool.kinds() == ["TransientFailure"]
+    assert "of a family that source s1 has" in relay.evidence.error
