@@ -347,9 +347,8 @@ class Intake:
         hashing = self._hash or BodyHash()
         hashing.feed(body or b"")
         digest = hashing.digest()
-        unsigned = msgspec.structs.replace(edits, unsigned=digest)
         if waits:
-            then(unsigned)
+            then(msgspec.structs.replace(edits, unsigned=digest))
             return
         signer, stream = self.relay.signer, self.session.state.stream
 
@@ -357,7 +356,7 @@ class Intake:
             if self._over:
                 return
             if fault and signer.keyring.defers(stream):
-                then(unsigned)
+                then(msgspec.structs.replace(edits, unsigned=digest))
             else:
                 then(msgspec.structs.replace(edits, signature=fields))
 

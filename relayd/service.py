@@ -41,7 +41,7 @@ from relayd.queue.scheduler import Scheduler
 from relayd.reception import Relay
 from relayd.records import Record, decode
 from relayd.resolver import Resolver
-from relayd.signing import WORKERS, Keyring, Signer
+from relayd.signing import WORKERS, Crew, Keyring, Signer
 from relayd.spool import Audit, Spool, SpoolError
 from relayd.tls import ServerTLS
 
@@ -134,7 +134,7 @@ class Node(Service):
         self.verifier = Verifier(self._password_of, self._scrypt.submit, post)
         self.keyring = Keyring(self.directory.domain_keys)
         self.keyring.rules = assembly.signing(loaded)
-        self._signing = ThreadPoolExecutor(WORKERS, "dkim")
+        self._signing = Crew(WORKERS, "signer")
         signer = Signer(self.keyring, self._signing.submit, post)
         self.resolver = Resolver(reactor, assembly.resolver_settings(loaded), is_ours=self._is_ours)
         self.pools = assembly.pools(loaded)
@@ -224,7 +224,7 @@ class Node(Service):
         threads = self.reactor.getThreadPool()
         await deferToThreadPool(self.reactor, threads, self.spool.stop)
         await deferToThreadPool(self.reactor, threads, self._scrypt.shutdown)
-        await deferToThreadPool(self.reactor, threads, self._signing.shutdown)
+        await deferToThreadPool(self.reactor, threads, self._signing.stop)
         self.directory.close()
         self.log.info("relayd has stopped: everything accepted is on disk")
 
@@ -289,6 +289,7 @@ class Node(Service):
         tls = ServerTLS(loaded.tls.certificate, loaded.tls.key) if loaded.tls else None
         router = assembly.router(loaded, self.resolver, self.reactor.seconds)
         signing = assembly.signing(loaded)
+        pools, settings = assembly.pools(loaded), assembly.courier_settings(loaded)
         wanted = {door.listen: door for door in loaded.listener}
         if self.tls is None:
             self.tls = tls
@@ -307,12 +308,12 @@ class Node(Service):
             self.directory.ensure_account(account, now=self.now())
         self.keyring.rules = signing
         self.relay.signer.fault = ""
-        self.pools = assembly.pools(loaded)
-        check_sources(self.pools)
-        self.courier.reconfigure(self.pools, router, assembly.courier_settings(loaded))
+        self.pools = pools
+        check_sources(pools)
+        self.courier.reconfigure(pools, router, settings)
         self.scheduler.rest = loaded.egress.rest
         self.scheduler.reconfigure(assembly.streams(loaded), self.pools.choose, loaded.egress.sessions, self.now())
-        self.courier.perform()
+        self.courier.renew()
         self.config = loaded
 
     # What the control API's verbs ask (control.verb.Relay).

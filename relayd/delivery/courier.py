@@ -74,6 +74,7 @@ class Opening:
         self.source = source
         self.hops = hops
         self.evidence: Evidence | None = None
+        self.outdated = False  # the configuration it went by is not in force any more
 
 
 class Courier(Service):
@@ -119,10 +120,21 @@ class Courier(Service):
         self._ticker = pulse(reactor, self._tick)
 
     def reconfigure(self, pools: Pools, router: Router, settings: Settings) -> None:
-        """What holds from now on; a session under way keeps its source and its peer."""
+        """What holds from now on.  ``renew`` once the scheduler knows it too."""
         self.pools = pools
         self.router = router
         self.configure(settings)
+
+    def renew(self) -> None:
+        """Ends the sessions that were made by an older configuration, each after what it has under way: their source,
+        or what their peer was to prove, may not hold any more.  Performs what that leads to."""
+        for session, opening in self.sessions.items():
+            session.machine.quit()
+            if opening is not None:
+                opening.outdated = True
+        for session in [s for s in self.sessions if s.transport is not None]:
+            session.work()
+        self.perform()
 
     def configure(self, settings: Settings) -> None:
         self.settings = settings
@@ -291,7 +303,7 @@ class Courier(Service):
         self._next_hop(opening)
 
     def _next_hop(self, opening: Opening) -> None:
-        if not opening.hops or self.scheduler.stopping:
+        if not opening.hops or opening.outdated or self.scheduler.stopping:
             self._not_opened(opening)
             return
         hop = opening.hops.pop(0)
@@ -354,7 +366,7 @@ class Courier(Service):
         path, now = opening.path, self.wall()
         if path.source in self.pools.out_of_use:
             self.scheduler.reassign(path, now)
-        elif not self.scheduler.stopping and opening.evidence is not None:
+        elif not (self.scheduler.stopping or opening.outdated) and opening.evidence is not None:
             self._path_failed(path, opening.evidence, now)
         self.scheduler.session_closed(path, now, opening=True)
 

@@ -142,10 +142,10 @@ class Outcomes:
         entries = (Entry(day_of(message.id), message.account, message.stream, TERM_OF[name]),)
         self.unanswered += 1
 
-        def done(_: Any) -> None:
+        def done(fault: Exception | None) -> None:
             self.unanswered -= 1
             self.durable(delivery)
-            if report:
+            if report and fault is None:
                 self.generated(report.deliveries)
 
         if due:

@@ -250,7 +250,7 @@ class PeerSession(protocol.Protocol):
                 self._refuse(delivery, str(fault), "transient", "queue")
                 return
         content = None if body is None else head + body
-        size = len(head) + message.size - len(message.head) if content is None else len(content)
+        size = len(head) + _body_size(delivery) if content is None else len(content)
         if content is None:
             self._heads[delivery.id] = head
         self._send(delivery, content, size, message.eightbit)
@@ -263,6 +263,8 @@ class PeerSession(protocol.Protocol):
             return
         if isinstance(got, OSError):
             self._refuse(delivery, f"the message's body cannot be read: {got.strerror}", "transient")
+        elif len(got) < min(_body_size(delivery), CONVERTIBLE):
+            self._refuse(delivery, "the message's body is shorter than it was", "transient")
         else:
             self._convert(delivery, got)
         self._run()
@@ -414,12 +416,15 @@ class PeerSession(protocol.Protocol):
             self._offset += len(piece)
             self.machine.body(piece)
             self._allow()  # each piece that the peer takes is progress
+        elif self._offset < _body_size(delivery):
+            missing = _body_size(delivery) - self._offset
+            self.machine.abort(f"the message's body is {missing} bytes shorter than it was")
         else:
             self._stop_streaming()
             self.machine.end_body()
         self._run()
         self._read()
-        if isinstance(piece, OSError):
+        if self._over:
             self.transport.abortConnection()
 
     def _stop_streaming(self) -> None:
@@ -441,6 +446,11 @@ _HANDLERS: dict[type, Callable[[PeerSession, Any], None]] = {
 def _endpoint(address: Any) -> str:
     host = getattr(address, "host", "")
     return f"[{host}]:{address.port}" if ":" in host else f"{host}:{getattr(address, 'port', 0)}"
+
+
+def _body_size(delivery: Delivery) -> int:
+    """Bytes of the body as it came in."""
+    return delivery.message.size - len(delivery.message.head)
 
 
 def _lost(reason: Any) -> str:

@@ -5,6 +5,7 @@ from email.utils import getaddresses
 
 import msgspec
 
+from relayd.address import AddressError, domain_of
 from relayd.reply import printable
 
 HEAD_LIMIT = 512 << 10  # bytes of a header section; real ones stay under 64 KiB
@@ -78,9 +79,18 @@ def addresses(value: bytes) -> list[str]:
     if usual:
         return [(usual[1] or usual[2]).decode()]
     try:
-        return [address for _, address in getaddresses([unfold(value)])] or [""]
+        return [_known(address) for _, address in getaddresses([unfold(value)])] or [""]
     except RecursionError:  # the library follows nested comments by recursion
         return [""]
+
+
+def _known(address: str) -> str:
+    """The address, or "" where its domain is none: nobody behind this need be ready for that."""
+    try:
+        domain_of(address)
+    except AddressError:
+        return ""
+    return address
 
 
 def without(head: bytes, names: tuple[str, ...]) -> bytes:

@@ -109,7 +109,7 @@ def create(path: Path) -> sqlite3.Connection:
     connection = connect(path)
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version == 0:
-        connection.execute("PRAGMA page_size=8192")
+        connection.execute("PRAGMA page_size=16384")
         connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
         connection.execute("PRAGMA journal_mode=WAL")
         schema = files("relayd.spool").joinpath("schema.sql").read_text()
@@ -118,7 +118,7 @@ def create(path: Path) -> sqlite3.Connection:
         raise sqlite3.NotSupportedError(
             f"{path} has format {version}, this relayd writes {SCHEMA_VERSION}: run the relayd that made it"
         )
-    connection.execute("PRAGMA wal_autocheckpoint=4000")  # 32 MB: rare enough to be cheap
+    connection.execute("PRAGMA wal_autocheckpoint=2000")  # 32 MB: rare enough to be cheap
     connection.execute("PRAGMA journal_size_limit=67108864")
     return connection
 
