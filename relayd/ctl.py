@@ -49,7 +49,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Unreachable as fault:
         print(f"relayctl: {printable(str(fault))}", file=sys.stderr)
         return 1
-    value = _decoded(raw)
+    try:
+        return _told(options, verb, status, _decoded(raw))
+    except BrokenPipeError:  # whoever reads our output has read enough: `relayctl ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _told(options: argparse.Namespace, verb: Verb, status: int, value: Any) -> int:
+    """Prints an answer; gives the exit code."""
     well = status == 200 and (not verb.verdict or bool(isinstance(value, dict) and value.get(verb.verdict)))
     if options.json:
         # Made anew in ASCII, so that no byte of it means anything to a terminal.
@@ -59,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"relayctl: {printable(where + str(value['error']), 8192)}", file=sys.stderr)
     else:
         print("\n".join(rendered(value)))
+    sys.stdout.flush()
     return 0 if well else 1
 
 

@@ -32,6 +32,7 @@ from relayd.spool.bodies import INLINE, BodyWriter
 from relayd.submission import Submitter
 
 MEMORY = 256 << 20  # bytes of content in memory, of all messages being received
+STRANGERS = 20  # of which so many may be of clients that nobody knows: a guesser must not fill the disk
 REJECTIONS = 500  # records of rejections kept each second; above it they are only counted
 
 _SPOOL_FAILED = Reply(451, "4.3.0", "The message could not be stored, try again later")
@@ -87,7 +88,7 @@ class Relay:
         account, stream = (submitter.account, submitter.stream) if submitter else ("", "")
         now = self.now()
         self._rejected.append(Entry(int(now // 86400), account, stream, "rejected"))
-        if len(self._rejections) < REJECTIONS:
+        if len(self._rejections) < (REJECTIONS if submitter else STRANGERS):
             record = Record(
                 kind="Rejection",
                 time=now,

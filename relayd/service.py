@@ -119,7 +119,7 @@ class Node(Service):
         gc.set_threshold(*_COLLECT)
         try:
             self._start()
-        except (SpoolError, RuntimeError, OSError, SSL.Error) as error:
+        except (SpoolError, RuntimeError, OSError, SSL.Error, ValueError) as error:
             self.log.critical("relayd cannot start: {fault}", fault=str(error))
             raise SystemExit(f"relayd cannot start: {error}") from None
 

@@ -3,10 +3,12 @@
 import pytest
 
 from relayd.delivery.outcomes import UNANSWERED, Rules
+from relayd.delivery.routing import Policy, Router
 from relayd.delivery.session import Timeouts
 from relayd.egress.pools import Pools, Source
 from relayd.queue.retry import Schedule
 from relayd.resolver import LookupFailed, NoSuchDomain
+from relayd.shaping.limits import Limits
 from tests.harness import CLOSE, HANG, Delivering, Server
 
 
@@ -539,6 +541,16 @@ def test_a_body_that_cannot_be_read_is_a_transient_failure_and_never_a_shorter_m
     assert "cannot be read: Input/output error" in relay.evidence.error and len(relay.mx.got) == 1
 
 
+def test_a_body_file_that_has_lost_its_end_is_never_sent_as_a_shorter_message():
+    relay = Delivering()
+    delivery = relay.delivery(content=b"hello\r\nworld\r\n", in_file=True)
+    relay.spool.bodies.files[delivery.message.id] = b"hello\r\n"
+    relay.courier.received((delivery,))
+    relay.reactor.pump()
+    assert relay.mx.got == [] and relay.spool.kinds() == ["TransientFailure"]
+    assert relay.evidence.error == "the message's body is 7 bytes shorter than it was"
+
+
 def test_a_connection_lost_amid_a_body_ends_its_reading():
     relay = Delivering()
     relay.spool.bodies.held = held = []
@@ -674,6 +686,36 @@ def test_a_source_that_a_reload_took_away_while_a_session_was_to_be_opened_loses
     relay.mx.open = 1000
     relay.wait(400)
     assert relay.spool.kinds() == ["TransientFailure", "Delivery"] and delivery.id not in relay.spool.rows
+
+
+def test_sessions_of_the_old_configuration_carry_nothing_more():
+    relay = Delivering()
+    relay.send()
+    _demand_tls(relay)
+    relay.send()
+    assert relay.spool.kinds() == ["Delivery", "TransientFailure"] and len(relay.mx.got) == 1
+    assert relay.mx.seen[0].heard[-1] == "QUIT" and relay.evidence.stage == "starttls"
+
+
+def test_a_session_that_is_opened_by_the_old_configuration_carries_nothing():
+    relay = Delivering()
+    relay.mx.says["EHLO"] = HANG
+    relay.send()
+    _demand_tls(relay)
+    relay.mx.says["EHLO"] = "250 mx.example"
+    relay.mx.seen[0].transport.write(b"250 mx.example\r\n")
+    relay.wait(10)
+    assert relay.mx.got == [] and relay.spool.kinds() == ["TransientFailure"]
+
+
+def _demand_tls(relay: Delivering) -> None:
+    """A reload by which nothing may go out in clear any more."""
+    policy = Policy("encrypt", Limits(20))
+    relay.router = Router(relay.names, lambda domain: None, 25, lambda domain, hosts: policy, relay.reactor.seconds)
+    relay.courier.reconfigure(relay.pools, relay.router, relay.settings)
+    relay.scheduler.reconfigure(relay.streams, relay.pools.choose, 2000, relay.reactor.seconds())
+    relay.courier.renew()
+    relay.reactor.pump()
 
 
 # Words.

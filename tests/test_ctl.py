@@ -7,6 +7,8 @@ import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -134,6 +136,12 @@ class RunningTests(TestCase):
                 return ctl.main(["--control", self.path, *argv])
 
         return await deferToThread(call), out.getvalue(), err.getvalue()
+
+    async def test_output_that_nobody_reads_to_its_end_is_no_fault(self) -> None:
+        command = f"{sys.executable} -m relayd.ctl --control {self.path} verbs | true"
+        call = ["bash", "-o", "pipefail", "-c", command]
+        done = await deferToThread(subprocess.run, call, capture_output=True, text=True, timeout=60)
+        assert (done.stderr, done.returncode) == ("", 0)
 
     async def test_account_and_connection_are_made_and_the_password_shown_once(self) -> None:
         assert (await self.run_ctl("account", "add", "crm"))[0] == 0

@@ -137,3 +137,8 @@ def test_a_hostile_address_field_takes_no_time() -> None:
     addresses(b" " * 4000 + b"x" + b" \t" * 2000)
     addresses(b"a." * 4000)
     assert time.process_time() - began < 0.2
+
+
+@pytest.mark.parametrize("domain", ["-m\u00fcnchen-.example", "\u00e9..example", "\u2028x.example", "x\u202e.example"])
+def test_an_author_whose_domain_is_none_is_there_but_nobody(domain: str) -> None:
+    assert addresses(f" Anna <anna@{domain}>".encode()) == [""]

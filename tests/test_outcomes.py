@@ -2,6 +2,7 @@
 
 import email
 import email.policy
+import sqlite3
 from email.message import EmailMessage
 from typing import Any
 
@@ -47,6 +48,15 @@ def test_a_refused_recipient_is_reported_to_the_sender_in_the_same_change():
     assert [(e.term, e.account, e.stream) for e in relay.spool.entries] == [("generated", "crm", "bulk")]
     assert relay.spool.records[0].note == f"reported by {relay.spool.records[1].message}"
     assert relay.spool.rows == {}
+
+
+def test_a_report_whose_outcome_the_spool_refused_is_not_sent():
+    relay, home = telling()
+    relay.mx.says["RCPT"] = "550 5.1.1 User unknown"
+    relay.spool.depart = lambda departure, done: done(sqlite3.IntegrityError("not in the spool"))
+    relay.send()
+    relay.wait(2)
+    assert home.got == [] and relay.scheduler.loaded == 0
 
 
 def test_a_stream_without_reports_reports_nothing():

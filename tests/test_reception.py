@@ -298,6 +298,8 @@ def test_a_header_section_that_never_ends_is_refused_and_not_held(relay: Receivi
     [
         (b"Subject: one\r\n\r\nhello", "550 5.6.0"),
         (HEAD[:-2] + b"Received: x\r\n" * 60 + b"\r\nhello", "554 5.4.6"),
+        ("From: Anna <a@é..example>\r\n\r\nhello".encode(), "550 5.7.1"),
+        ("From: Anna <a@é..example>\r\n\r\n".encode() + b"x" * 76 * INLINE, "550 5.7.1"),
     ],
 )
 def test_a_message_that_policy_refuses_is_recorded_and_the_session_goes_on(relay: Receiving, content, said):
@@ -421,8 +423,8 @@ def test_more_content_at_once_than_memory_may_hold_is_put_off(relay: Receiving, 
     assert second.say(b"MAIL FROM:<a@crm.example>\r\n").startswith("250")
 
 
-def test_rejections_beyond_the_limit_of_a_second_are_counted_and_not_kept(relay, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(reception, "REJECTIONS", 3)
+def test_strangers_beyond_the_limit_of_a_second_are_counted_and_not_kept(relay, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(reception, "STRANGERS", 3)
     for n in range(10):
         relay.call(f"203.0.113.{n}")
     assert len(relay.rejections()) == 3

@@ -217,6 +217,18 @@ def test_an_invalid_change_leaves_the_old_configuration_and_says_why(relay: Runn
     assert relay.node.reload() == {"changed": []} and relay.node.health()["warnings"] == []
 
 
+@pytest.mark.parametrize("content", [None, "no certificate"])
+def test_authorities_that_cannot_be_read_change_nothing_at_a_reload(relay: Running, content: str | None):
+    if content is not None:
+        (relay.path.parent / "ca.pem").write_text(content)
+    pools = relay.node.pools
+    changed = CONFIG.replace("127.0.0.11", "127.0.0.12").replace("tcp:2525", "tcp:2526")
+    relay.path.write_text(changed + '\n[egress]\nauthorities = "ca.pem"\n')
+    with pytest.raises(InputError):
+        relay.node.reload()
+    assert relay.node.pools is pools and list(relay.node.listeners) == ["tcp:2525:interface=127.0.0.1"]
+
+
 def test_check_says_that_all_is_well_or_what_is_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     good, bad = tmp_path / "good.toml", tmp_path / "bad.toml"
     good.write_text(CONFIG)

@@ -60,7 +60,7 @@ class Notes:
 
 def delivery(number: int, body: bytes | None = b"hello\r\n", to: str = "b@x.example") -> Delivery:
     envelope = Envelope("a@crm.example", (Recipient(to),))
-    message = Message(number * 10, 0.0, "crm", "login", "bulk", envelope, Edits(), b"A: b\r\n\r\n", body, 20)
+    message = Message(number * 10, 0.0, "crm", "login", "bulk", envelope, Edits(), b"A: b\r\n\r\n", body, 13)
     return Delivery(number, message, Recipient(to), "crm/bulk/x.example", 0.0)
 
 

@@ -245,6 +245,7 @@ class Outcomes:
         stream, rules = streams[0]
 
         def answered(found: Any) -> None:
+            self._expiring = False  # whatever goes wrong here, the next look comes
             if isinstance(found, Exception):
                 self.log.error("Looking for expired deliveries failed: {fault}", fault=words(found))
                 found = []
