@@ -50,12 +50,10 @@ class Evidence(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
-    """``site_fault`` says that the fault is the site's or the path's (no address answers, banner refused), not this
-    delivery's: others that wait for the same path would meet it too."""
+    """What became of the attempt, and what was seen of it."""
 
     kind: Kind
     evidence: Evidence
-    site_fault: bool = False
 
 
 def judged(reply: Reply, evidence: Evidence) -> Outcome:

@@ -234,7 +234,9 @@ class Courier(Service):
 
     def _settle(self, settle: plan.Settle) -> None:
         def answered(due: Any) -> None:
-            if not isinstance(due, Exception):
+            if isinstance(due, Exception):
+                self.log.error("Queue {queue} cannot be settled: {fault}", queue=settle.queue, fault=words(due))
+            else:
                 self.scheduler.settled(settle.queue, due, self.wall())
                 self.perform()
 
@@ -269,7 +271,7 @@ class Courier(Service):
 
     def _unroutable(self, queue: str, reply: Reply) -> None:
         evidence = Evidence(stage="dns", reply=reply)
-        outcome = Outcome("permanent" if reply.permanent else "transient", evidence, site_fault=True)
+        outcome = Outcome("permanent" if reply.permanent else "transient", evidence)
         waiting = self.scheduler.unroutable(queue, str(reply), self.wall(), transient=reply.transient)
         for delivery in waiting:
             self.finished(delivery, outcome)
@@ -372,7 +374,7 @@ class Courier(Service):
 
     def _path_failed(self, path: Path, evidence: Evidence, now: float) -> None:
         reason = f"{evidence.mx} {evidence.peer}: {evidence.words()}" if evidence.mx else evidence.words()
-        outcome = Outcome("transient", evidence, site_fault=True)
+        outcome = Outcome("transient", evidence)
         for delivery in self.scheduler.path_failed(path, reason, now):
             self.finished(delivery, outcome)
 
