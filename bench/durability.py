@@ -17,8 +17,9 @@ from bench.relay import Relayd
 from bench.table import Line
 from bench.tools import Tools
 
+_STEPS = ("written", "synced", "committed", "replied")
 _TOKEN = "bench-durability-token"
-_SYNC = re.compile(r"\b(?:fdatasync|fsync)(?:\(\d+<[^>]*spool\.sqlite|[^>]* resumed>)")
+_SYNC = re.compile(r"\b(?:fdatasync|fsync)\(\d+<")
 
 
 def measure(tools: Tools, home: Path, count: int) -> list[Line]:
@@ -32,28 +33,40 @@ def measure(tools: Tools, home: Path, count: int) -> list[Line]:
 
 def order(lines: Sequence[str], token: str) -> dict[str, int]:
     """Where strace's output has: "written", the last write of the message to the spool before the 250; "synced", the
-    first sync begun after that, and ended well; "replied", the 250 of the final dot.  What is missing is not in it."""
+    first sync of that file begun after it, and ended well; "committed", the first sync of the database after that; and
+    "replied", the 250 of the final dot.  What is missing is not in it."""
     found: dict[str, int] = {}
     replied = next((n for n, line in enumerate(lines) if "queued as" in line and "send" in line), None)
     if replied is None:
         return found
     found["replied"] = replied
-    writes = [n for n, line in enumerate(lines[:replied]) if "spool.sqlite" in line and token in line]
+    writes = [n for n, line in enumerate(lines[:replied]) if "/landing/" in line and token in line]
     if not writes:
         return found
     found["written"] = writes[-1]
-    begun: set[str] = set()
-    for n in range(writes[-1] + 1, len(lines)):
-        line = lines[n]
-        thread = line.split(maxsplit=1)[0]
-        if not _SYNC.search(line):
-            continue
-        if "unfinished" in line:
-            begun.add(thread)
-        elif line.rstrip().endswith("= 0") and ("resumed" not in line or thread in begun):
-            found["synced"] = n
-            break
+    for what, file, before in (("synced", "/landing/", "written"), ("committed", "/spool.sqlite", "synced")):
+        ended = _sync(lines, file, found[before] + 1)
+        if ended is None:
+            return found
+        found[what] = ended
     return found
+
+
+def _sync(lines: Sequence[str], file: str, start: int) -> int | None:
+    """The line with which the first sync of a file that begins from ``start`` on has ended well."""
+    begun: set[str] = set()
+    for n in range(start, len(lines)):
+        thread, _, call = lines[n].partition(" ")
+        if _SYNC.search(call) and file in call:
+            begun.add(thread)
+            if "unfinished" in call:
+                continue
+        elif "sync resumed>" not in call or thread not in begun:
+            continue
+        if call.rstrip().endswith("= 0"):
+            return n
+        begun.discard(thread)
+    return None
 
 
 def _counted(tools: Tools, home: Path, node: Relayd, sink: load.SmtpSink, count: int, work: str) -> Line:
@@ -72,16 +85,16 @@ def _counted(tools: Tools, home: Path, node: Relayd, sink: load.SmtpSink, count:
 
 def _ordered(home: Path, node: Relayd) -> Line:
     report = home / "order"
-    calls = "trace=fdatasync,fsync,write,pwrite64,pwritev,sendto,sendmsg"
+    calls = "trace=fdatasync,fsync,write,pwrite64,pwritev,pwritev2,sendto,sendmsg"
     with (
         _traced(node.pid, report, "-y", "-s", "65536", "-e", calls),
         smtplib.SMTP("127.0.0.1", node.port, "client.example", timeout=30) as client,
     ):
         client.sendmail(relay.SENDER, [load.RECIPIENT], f"From: <{relay.SENDER}>\r\n\r\n{_TOKEN}\r\n")
     seen = order(report.read_text("utf-8", "replace").splitlines(), _TOKEN)
-    met = set(seen) == {"written", "synced", "replied"} and seen["written"] < seen["synced"] < seen["replied"]
+    met = [seen.get(what) for what in _STEPS] == sorted(seen.values()) and len(seen) == len(_STEPS)
     figure = ", then ".join(sorted(seen, key=seen.__getitem__)) or "nothing was seen"
-    return Line("D2", "one message: written to the spool, synced, 250", figure, "in this order", met)
+    return Line("D2", "one message: written to the spool, synced, committed, 250", figure, "in this order", met)
 
 
 @contextlib.contextmanager

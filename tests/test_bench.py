@@ -109,37 +109,42 @@ def test_columns_stand_below_each_other() -> None:
 
 # What strace says.
 
-WRITE = '11 pwrite64(9</s/spool.sqlite-wal>, "..token..", 8192, 0) = 8192'
-SYNC = "11 fdatasync(9</s/spool.sqlite-wal>) = 0"
+WRITE = '11 pwritev(7</s/landing/1>, [{iov_base="..token..", iov_len=9}], 1, 0) = 9'
+SYNC = "11 fdatasync(7</s/landing/1>) = 0"
+BEGUN, ENDED = "11 fdatasync(7</s/landing/1> <unfinished ...>", "11 <... fdatasync resumed>) = 0"
+COMMIT = "11 fdatasync(9</s/spool.sqlite-wal>) = 0"
 REPLY = '10 sendto(20<socket:[1]>, "250 2.0.0 queued as 1\\r\\n", 23, 0, NULL, 0) = 23'
 
 
-def test_written_synced_replied_is_recognised() -> None:
-    assert durability.order(["10 write(1, 2) = 1", WRITE, SYNC, REPLY], "token") == {
-        "replied": 3,
+def test_written_synced_committed_replied_is_recognised() -> None:
+    assert durability.order(["10 write(1, 2) = 1", WRITE, SYNC, COMMIT, REPLY], "token") == {
+        "replied": 4,
         "written": 1,
         "synced": 2,
+        "committed": 3,
     }
 
 
-def test_a_reply_before_the_sync_shows() -> None:
-    seen = durability.order([WRITE, REPLY, SYNC], "token")
-    assert seen["replied"] < seen["synced"]
+def test_a_reply_before_the_commit_shows() -> None:
+    seen = durability.order([WRITE, SYNC, REPLY, COMMIT], "token")
+    assert seen["replied"] < seen["committed"]
+
+
+def test_a_commit_before_the_contents_are_synced_does_not_count() -> None:
+    assert "committed" not in durability.order([WRITE, COMMIT, SYNC, REPLY], "token")
 
 
 def test_a_sync_counts_when_it_has_ended_not_when_it_began() -> None:
-    begun, ended = "11 fdatasync(9</s/spool.sqlite-wal> <unfinished ...>", "11 <... fdatasync resumed>) = 0"
-    assert durability.order([WRITE, begun, REPLY, ended], "token")["synced"] == 3
-    assert durability.order([WRITE, begun, ended, REPLY], "token")["synced"] == 2
+    assert durability.order([WRITE, BEGUN, REPLY, ENDED], "token")["synced"] == 3
+    assert durability.order([WRITE, BEGUN, ENDED, REPLY], "token")["synced"] == 2
 
 
 def test_a_sync_that_began_before_the_write_proves_nothing() -> None:
-    begun, ended = "12 fdatasync(9</s/spool.sqlite-wal> <unfinished ...>", "12 <... fdatasync resumed>) = 0"
-    assert "synced" not in durability.order([begun, WRITE, ended, REPLY], "token")
+    assert "synced" not in durability.order([BEGUN, WRITE, ENDED, REPLY], "token")
 
 
 def test_a_sync_that_failed_proves_nothing() -> None:
-    failed = "11 fdatasync(9</s/spool.sqlite-wal>) = -1 EIO (Input/output error)"
+    failed = "11 fdatasync(7</s/landing/1>) = -1 EIO (Input/output error)"
     assert "synced" not in durability.order([WRITE, failed, REPLY], "token")
 
 

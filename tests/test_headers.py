@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from relayd.address import AddressError, domain_of
 from relayd.message.headers import addresses, fields, split, survey, unfold, without
 
 HEAD = (
@@ -128,8 +129,14 @@ _PIECES = st.sampled_from(
 
 @given(st.lists(_PIECES, max_size=8).map("".join))
 def test_the_quick_way_to_read_one_address_agrees_with_the_library(value: str) -> None:
-    known = [address for _, address in getaddresses([unfold(value.encode())])] or [""]
-    assert addresses(value.encode()) == known
+    def known(address: str) -> str:
+        try:
+            domain_of(address)
+        except AddressError:
+            return ""  # as the docstring says: one that cannot be read
+        return address
+
+    assert addresses(value.encode()) == ([known(a) for _, a in getaddresses([unfold(value.encode())])] or [""])
 
 
 def test_a_hostile_address_field_takes_no_time() -> None:

@@ -1,8 +1,11 @@
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -10,7 +13,7 @@ import pytest
 
 from relayd.envelope import Delivery
 from relayd.records import decode
-from relayd.spool import NEVER, Audit, Checkpoint, Spool, SpoolError
+from relayd.spool import NEVER, Audit, Checkpoint, Spool, SpoolError, landing, writer
 from tests.spool_kit import NOW, Mail, Main
 
 X = "crm/news/x.example"
@@ -216,3 +219,16 @@ def test_a_kill_in_mid_load_loses_nothing_that_was_acknowledged(tmp_path: Path, 
     assert not here & gone
     assert kept <= here | gone
     house.stop()
+
+
+def test_mail_that_stays_is_brought_into_the_database(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(landing, "AGE", -1.0)
+    monkeypatch.setattr(writer, "_CLEAR_AGAIN", 0.0)
+    house.receive()
+    with closing(sqlite3.connect(house.directory / "spool.sqlite")) as reading:
+        end = time.monotonic() + 20
+        while reading.execute("SELECT count(*) FROM message WHERE place IS NOT NULL").fetchone()[0]:
+            assert time.monotonic() < end
+            house.main.answer(house.spool.queued_total)
+    (found,) = house.due()
+    assert found.message.body == b"body\r\n"

@@ -23,6 +23,10 @@ def db(tmp_path: Path) -> Iterator[sqlite3.Connection]:
     connection.close()
 
 
+def nowhere(place: int, identity: int) -> tuple[bytes, bytes]:
+    raise AssertionError("nothing has landed")
+
+
 def batch(*changes: Reception | Departure | Requeue, settles: tuple[str, ...] = ()) -> Batch:
     made = Batch()
     for change in changes:
@@ -144,8 +148,8 @@ def test_a_requeue_keeps_what_the_attempt_left(db: sqlite3.Connection) -> None:
     store = Store(db)
     store.apply(batch(reception))
     store.apply(batch(mail.requeue(reception.deliveries[0], NOW + 300.1234567)))
-    assert reader.due_deliveries(db, X, NOW + 300, 9, []) == []
-    (found,) = reader.due_deliveries(db, X, NOW + 301, 9, [])
+    assert reader.due_deliveries(db, nowhere, X, NOW + 300, 9, []) == []
+    (found,) = reader.due_deliveries(db, nowhere, X, NOW + 301, 9, [])
     assert (found.attempts, found.source, found.last) == (1, "s1", "451 later")
     assert found.due == pytest.approx(NOW + 300.1234567, abs=1e-4)
     assert tally(db) == {"received": 1, "deferred": 1}
@@ -214,6 +218,23 @@ def test_another_format_is_refused_with_what_to_do(tmp_path: Path) -> None:
         create(tmp_path / "s")
 
 
+def test_a_spool_of_the_first_format_is_brought_up_to_date_with_all_that_is_in_it(tmp_path: Path) -> None:
+    connection = create(tmp_path / "s")
+    Store(connection).apply(batch(Mail().reception(body=b"old mail\r\n")))
+    connection.executescript("DROP INDEX message_place; ALTER TABLE message DROP COLUMN place; PRAGMA user_version = 1")
+    connection.close()
+    connection = create(tmp_path / "s")
+    (found,) = reader.due_deliveries(connection, nowhere, X, NOW, 9, [])
+    assert found.message.body == b"old mail\r\n"
+    connection.close()
+    fresh = create(tmp_path / "t")
+    again = create(tmp_path / "s")
+    schemas = [sorted(db.execute("SELECT name, type FROM sqlite_schema")) for db in (fresh, again)]
+    assert schemas[0] == schemas[1]
+    for db in (fresh, again):
+        db.close()
+
+
 @given(st.lists(st.tuples(st.binary(max_size=40), st.none() | st.binary(max_size=40)), min_size=1, max_size=8))
 def test_heads_and_bodies_come_back_byte_for_byte(contents: list[tuple[bytes, bytes | None]]) -> None:
     db = sqlite3.connect(":memory:", isolation_level=None)
@@ -228,7 +249,7 @@ def test_heads_and_bodies_come_back_byte_for_byte(contents: list[tuple[bytes, by
         deliveries = tuple(Delivery(d.id, message, d.recipient, d.queue, d.due) for d in reception.deliveries)
         made.append(Reception(message, deliveries, reception.line, reception.entries))
     Store(db).apply(batch(*made))
-    found = reader.due_deliveries(db, X, NOW, 100, [])
+    found = reader.due_deliveries(db, nowhere, X, NOW, 100, [])
     assert found == [d for r in made for d in r.deliveries]
     db.close()
 
@@ -237,7 +258,7 @@ def test_heads_and_bodies_come_back_byte_for_byte(contents: list[tuple[bytes, by
 def test_odd_bodies_come_back_byte_for_byte(db: sqlite3.Connection, body: bytes | None) -> None:
     mail = Mail()
     Store(db).apply(batch(mail.reception(body=body), mail.reception(body=b"plain")))
-    first, second = reader.due_deliveries(db, X, NOW, 9, [])
+    first, second = reader.due_deliveries(db, nowhere, X, NOW, 9, [])
     assert (first.message.head, first.message.body) == (HEAD, body)
     assert (second.message.head, second.message.body) == (HEAD, b"plain")
 
@@ -247,15 +268,15 @@ def test_due_deliveries_are_the_earliest_and_leave_out_what_is_known(db: sqlite3
     late, early, future = mail.reception(due=NOW), mail.reception(due=NOW - 5), mail.reception(due=NOW + 1)
     Store(db).apply(batch(late, early, future))
     ids = [r.deliveries[0].id for r in (early, late)]
-    assert [d.id for d in reader.due_deliveries(db, X, NOW, 9, [])] == ids
-    assert [d.id for d in reader.due_deliveries(db, X, NOW, 1, [])] == ids[:1]
-    assert [d.id for d in reader.due_deliveries(db, X, NOW, 9, ids[:1])] == ids[1:]
-    assert reader.due_deliveries(db, "crm/news/none.example", NOW, 9, []) == []
+    assert [d.id for d in reader.due_deliveries(db, nowhere, X, NOW, 9, [])] == ids
+    assert [d.id for d in reader.due_deliveries(db, nowhere, X, NOW, 1, [])] == ids[:1]
+    assert [d.id for d in reader.due_deliveries(db, nowhere, X, NOW, 9, ids[:1])] == ids[1:]
+    assert reader.due_deliveries(db, nowhere, "crm/news/none.example", NOW, 9, []) == []
 
 
 def test_deliveries_of_one_message_share_it_in_memory(db: sqlite3.Connection) -> None:
     Store(db).apply(batch(Mail().reception("x.example", "x.example")))
-    first, second = reader.due_deliveries(db, X, NOW, 9, [])
+    first, second = reader.due_deliveries(db, nowhere, X, NOW, 9, [])
     assert first.message is second.message
 
 
@@ -270,13 +291,15 @@ def test_old_deliveries_are_those_received_before(db: sqlite3.Connection) -> Non
     old, new = Mail(NOW - 100).reception(), Mail(NOW).reception()
     other = Mail(NOW - 90).reception(stream="other")
     Store(db).apply(batch(old, new, other))
-    assert reader.old_deliveries(db, "news", new.message.id, 9) == list(old.deliveries)
+    assert reader.old_deliveries(db, nowhere, "news", new.message.id, 9) == list(old.deliveries)
 
 
 def test_deliveries_are_found_by_id_with_their_queues(db: sqlite3.Connection) -> None:
     reception = Mail().reception("x.example", "y.example")
     Store(db).apply(batch(reception))
-    assert reader.deliveries_by_id(db, [d.id for d in reception.deliveries] + [5]) == list(reception.deliveries)
+    assert reader.deliveries_by_id(db, nowhere, [d.id for d in reception.deliveries] + [5]) == list(
+        reception.deliveries
+    )
 
 
 @given(st.lists(st.floats(1.7e9, 1.8e9), min_size=1, max_size=30), st.integers(1, 7))

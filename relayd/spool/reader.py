@@ -5,13 +5,17 @@ whose whole answer is one row, because each row fetched is another wait for the 
 """
 
 import sqlite3
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from relayd.envelope import Delivery, Edits, Envelope, Message, Recipient
 from relayd.identity import received_at
+from relayd.spool.landing import Moved
 from relayd.spool.store import Meta
+
+Landed = Callable[[int, int], tuple[bytes, bytes]]  # Landing.read
 
 
 class _StoredMeta(Meta, frozen=True):
@@ -24,10 +28,10 @@ _recipient = msgspec.json.Decoder(Recipient)
 
 _PULL = """
 SELECT json_group_array(json_array(id, queue, due, attempts, recipient, last, source, told, message, size, meta,
-                                   length(head), length(body))),
+                                   place, length(head), length(body))),
        CAST(group_concat(CAST(head AS TEXT) || CAST(coalesce(body, '') AS TEXT), '') AS BLOB)
 FROM (SELECT d.id, d.queue, d.due, d.attempts, d.recipient, d.last, d.source, d.told, d.message, m.size, m.meta,
-             m.head, m.body
+             m.head, m.body, m.place
       FROM delivery d JOIN message m ON m.id = d.message
       WHERE {where} ORDER BY {order} LIMIT :limit)
 """
@@ -41,44 +45,47 @@ _PULL_OLD = _PULL.format(where="d.id < :before AND +d.queue GLOB :stream", order
 
 
 def due_deliveries(
-    connection: sqlite3.Connection, queue: str, now: float, limit: int, but: list[int]
+    connection: sqlite3.Connection, landed: Landed, queue: str, now: float, limit: int, but: list[int]
 ) -> list[Delivery]:
     """Up to ``limit`` deliveries of a queue that are due at ``now``, the earliest first, leaving out ``but``."""
-    rows = connection.execute(
-        _PULL_DUE, {"queue": queue, "now": now, "limit": limit, "but": msgspec.json.encode(but).decode()}
-    ).fetchone()
-    return _deliveries(rows)
+    asked = {"queue": queue, "now": now, "limit": limit, "but": msgspec.json.encode(but).decode()}
+    return _deliveries(connection, landed, _PULL_DUE, asked)
 
 
-def old_deliveries(connection: sqlite3.Connection, stream: str, before: int, limit: int) -> list[Delivery]:
+def old_deliveries(
+    connection: sqlite3.Connection, landed: Landed, stream: str, before: int, limit: int
+) -> list[Delivery]:
     """Up to ``limit`` deliveries of a stream with an identity below ``before``: those received before its moment."""
-    rows = connection.execute(_PULL_OLD, {"before": before, "limit": limit, "stream": f"*/{stream}/*"}).fetchone()
-    return _deliveries(rows)
+    return _deliveries(connection, landed, _PULL_OLD, {"before": before, "limit": limit, "stream": f"*/{stream}/*"})
 
 
-def deliveries_by_id(connection: sqlite3.Connection, ids: list[int]) -> list[Delivery]:
+def deliveries_by_id(connection: sqlite3.Connection, landed: Landed, ids: list[int]) -> list[Delivery]:
     """The deliveries of these ids that are in the spool."""
-    rows = connection.execute(
-        _PULL_IDS, {"ids": msgspec.json.encode(ids).decode(), "limit": max(1, len(ids))}
-    ).fetchone()
-    return _deliveries(rows)
+    asked = {"ids": msgspec.json.encode(ids).decode(), "limit": max(1, len(ids))}
+    return _deliveries(connection, landed, _PULL_IDS, asked)
 
 
-def _deliveries(row: tuple[str, bytes | None]) -> list[Delivery]:
+def _deliveries(connection: sqlite3.Connection, landed: Landed, question: str, asked: dict[str, Any]) -> list[Delivery]:
+    try:
+        return _read(connection.execute(question, asked).fetchone(), landed)
+    except Moved:  # into its row, after we read where it lay
+        return _read(connection.execute(question, asked).fetchone(), landed)
+
+
+def _read(row: tuple[str, bytes | None], landed: Landed) -> list[Delivery]:
     content = memoryview(row[1] or b"")
     at = 0
     messages: dict[int, Message] = {}
     found = []
     rows = msgspec.json.decode(row[0])
-    for id_, queue, due, attempts, recipient, last, source, told, message_id, size, meta, head, body in rows:
+    for id_, queue, due, attempts, recipient, last, source, told, message_id, size, meta, place, head, body in rows:
         if message_id not in messages:
-            messages[message_id] = stored_message(
-                message_id,
-                size,
-                meta,
-                bytes(content[at : at + head]),
-                None if body is None else bytes(content[at + head : at + head + body]),
-            )
+            if place is None:
+                end = at + head + (body or 0)
+                parts = bytes(content[at : at + head]), None if body is None else bytes(content[at + head : end])
+            else:
+                parts = landed(place, message_id)
+            messages[message_id] = stored_message(message_id, size, meta, *parts)
         at += head + (body or 0)
         to = _recipient.decode(recipient)
         message = messages[message_id]
@@ -106,14 +113,14 @@ def stored_message(identity: int, size: int, meta: str, head: bytes, body: bytes
     )
 
 
-def deliveries_of(connection: sqlite3.Connection, identity: int) -> list[Delivery]:
+def deliveries_of(connection: sqlite3.Connection, landed: Landed, identity: int) -> list[Delivery]:
     """The deliveries still queued of the message with this id, or of the message that the delivery with it is of."""
     row = connection.execute(
         "SELECT id, recipients FROM message WHERE id <= ? ORDER BY id DESC LIMIT 1", (identity,)
     ).fetchone()
     if row is None or identity > row[0] + row[1]:
         return []
-    return deliveries_by_id(connection, list(range(row[0] + 1, row[0] + row[1] + 1)))
+    return deliveries_by_id(connection, landed, list(range(row[0] + 1, row[0] + row[1] + 1)))
 
 
 def due_queues(

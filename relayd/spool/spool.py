@@ -13,6 +13,7 @@ from typing import Any
 
 from relayd.spool import reader, store
 from relayd.spool.bodies import Bodies
+from relayd.spool.landing import Landing
 from relayd.spool.ledger import Audit, audit
 from relayd.spool.segments import Checkpoint, Mover, advance, checkpoint_of, find_lines, read_records
 from relayd.spool.writer import Done, Post, Settle, Writer
@@ -50,7 +51,8 @@ class Spool:
         self.bodies.sweep(reader.message_ids(self._reading))
         self.last_identity = reader.last_identity(self._reading)
         self.queued_at_start = reader.queued_total(self._reading)
-        self.writer = Writer(store.Store(self._writing), post, fault, self.bodies.unlink)
+        self._landing = Landing(self.directory / "landing")
+        self.writer = Writer(store.Store(self._writing, self._landing), post, fault, self.bodies.unlink)
         self.mover = Mover(
             self._segments,
             self._moving,
@@ -73,6 +75,7 @@ class Spool:
         self._reading.close()
         self._moving.close()
         self._writing.close()
+        self._landing.close()
         os.close(self._lock)
 
     # Changes: ``done`` is called on the main thread once the change is durable.
@@ -98,14 +101,14 @@ class Spool:
     # Questions: ``done(result)`` on the main thread.
 
     def due_deliveries(self, queue: str, now: float, limit: int, but: list[int], done: Done) -> None:
-        self._ask(done, reader.due_deliveries, queue, now, limit, but)
+        self._ask(done, reader.due_deliveries, self._landing.read, queue, now, limit, but)
 
     def old_deliveries(self, stream: str, before: int, limit: int, done: Done) -> None:
-        self._ask(done, reader.old_deliveries, stream, before, limit)
+        self._ask(done, reader.old_deliveries, self._landing.read, stream, before, limit)
 
     def deliveries_of(self, identity: int, done: Done) -> None:
         """``done`` gets what is still queued of a message, named by its own id or a delivery's."""
-        self._ask(done, reader.deliveries_of, identity)
+        self._ask(done, reader.deliveries_of, self._landing.read, identity)
 
     def due_queues(self, after: tuple[float, str], now: float, limit: int, done: Done) -> None:
         self._ask(done, reader.due_queues, after, now, limit)

@@ -8,6 +8,7 @@ is a handful of long statements (many rows as one JSON argument, or one many-row
 """
 
 import sqlite3
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from functools import lru_cache
@@ -19,9 +20,15 @@ import msgspec
 
 from relayd.envelope import Delivery, Message
 from relayd.records import Entry
+from relayd.spool.landing import Landing, span
 
 NEVER = 9e15  # a due time that does not come: nothing waits, or held
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+# What brings a spool of a version (the key) to the next one.
+UPGRADES = {
+    1: """ALTER TABLE message ADD COLUMN place INTEGER;
+          CREATE INDEX message_place ON message (place) WHERE place IS NOT NULL""",
+}
 _WIDEST = 64  # rows in one VALUES statement: wider ones gain nothing, and each width is a prepared statement
 
 
@@ -109,34 +116,38 @@ def create(path: Path) -> sqlite3.Connection:
     connection = connect(path)
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version == 0:
-        connection.execute("PRAGMA page_size=16384")
+        connection.execute("PRAGMA page_size=4096")
         connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
         connection.execute("PRAGMA journal_mode=WAL")
         schema = files("relayd.spool").joinpath("schema.sql").read_text()
         connection.executescript(f"BEGIN;{schema};PRAGMA user_version={SCHEMA_VERSION};COMMIT")
-    elif version != SCHEMA_VERSION:
+    elif not 1 <= version <= SCHEMA_VERSION:
         raise sqlite3.NotSupportedError(
             f"{path} has format {version}, this relayd writes {SCHEMA_VERSION}: run the relayd that made it"
         )
-    connection.execute("PRAGMA wal_autocheckpoint=2000")  # 32 MB: rare enough to be cheap
+    for step in range(max(1, version), SCHEMA_VERSION if version else 1):
+        connection.executescript(f"BEGIN IMMEDIATE;{UPGRADES[step]};PRAGMA user_version={step + 1};COMMIT")
+    connection.execute("PRAGMA wal_autocheckpoint=8000")  # 32 MB: rare enough to be cheap
     connection.execute("PRAGMA journal_size_limit=67108864")
     return connection
 
 
 class Store:
-    """Applies batches."""
+    """Applies batches.  Without a landing, contents go into their rows at once."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, landing: Landing | None = None) -> None:
         self._connection = connection
+        self._landing = landing
 
     def apply(self, batch: Batch) -> Applied:
-        """One transaction, durable when this returns.  Raises sqlite3.Error with nothing changed."""
+        """One transaction, durable when this returns.  Raises sqlite3.Error or OSError with nothing changed."""
+        places = self._land(batch.receptions)
         execute = self._connection.execute
         execute("BEGIN IMMEDIATE")
         try:
             gone = self._depart(batch.departures)
             self._requeue(batch.requeues)
-            self._receive(batch.receptions)
+            self._receive(batch.receptions, places)
             self._count(batch)
             settled = self._settle(batch.settles)
             results = [job(self._connection) for job in batch.jobs]
@@ -183,11 +194,52 @@ class Store:
             if found.rowcount != len(requeues):
                 raise sqlite3.IntegrityError("a delivery that is put back is not in the spool")
 
-    def _receive(self, receptions: list[Reception]) -> None:
+    def _land(self, receptions: list[Reception]) -> dict[int, int]:
+        """Puts contents into the landing, durably; gives the place of each message that has one."""
+        messages = [r.message for r in receptions]
+        contents = [(m.id, m.head, m.body) for m in messages if m.body is not None]
+        if not contents or self._landing is None:
+            return {}
+        places = self._landing.append(contents, time.monotonic())
+        return {identity: place for (identity, _, _), place in zip(contents, places, strict=True)}
+
+    def clear_landing(self) -> bool:
+        """Gives up the landing's files that no row names any more, and brings a piece of what is old into its rows;
+        whether there is more of that.  Raises sqlite3.Error, OSError."""
+        landing = self._landing
+        if landing is None:
+            return False
+        for number, old in landing.ended(time.monotonic()):
+            rows = self._landed(number, _WIDEST if old else 1)
+            if not rows:
+                landing.cleared(number)
+            elif old:
+                self._take_in([(id_, *landing.read(place, id_)) for id_, place in rows])
+                return True
+        return False
+
+    def _landed(self, number: int, limit: int) -> list[tuple[int, int]]:
+        """(message, place) of rows that name a file of the landing."""
+        found = self._connection.execute(
+            "SELECT json_group_array(json_array(id, place)) FROM "
+            "(SELECT id, place FROM message WHERE place >= ? AND place < ? ORDER BY place LIMIT ?)",
+            (*span(number), limit),
+        ).fetchone()[0]
+        return msgspec.json.decode(found, type=list[tuple[int, int]])
+
+    def _take_in(self, contents: list[tuple[int, bytes, bytes]]) -> None:
+        values = ", ".join(["(?, ?, ?)"] * len(contents))
+        self._connection.execute(
+            f"WITH content (id, head, body) AS (VALUES {values}) UPDATE message "
+            "SET head = content.head, body = content.body, place = NULL FROM content WHERE message.id = content.id",
+            [value for row in contents for value in row],
+        )
+
+    def _receive(self, receptions: list[Reception], places: dict[int, int]) -> None:
         if not receptions:
             return
-        messages = [message_row(r.message, len(r.deliveries)) for r in receptions]
-        self._insert("message", "id, recipients, size, meta, head, body", messages)
+        messages = [message_row(r.message, len(r.deliveries), places.get(r.message.id)) for r in receptions]
+        self._insert("message", "id, recipients, size, meta, head, body, place", messages)
         deliveries = [delivery_row(d) for r in receptions for d in r.deliveries]
         self._insert("delivery", "id, message, queue, due, recipient", deliveries)
 
@@ -256,8 +308,8 @@ class Store:
         return {name: due.get(name, NEVER) for name in names}
 
 
-def message_row(message: Message, recipients: int) -> tuple[Any, ...]:
-    """(id, recipients, size, meta, head, body)."""
+def message_row(message: Message, recipients: int, place: int | None = None) -> tuple[Any, ...]:
+    """(id, recipients, size, meta, head, body, place)."""
     meta = Meta(
         message.account,
         message.connection,
@@ -268,7 +320,8 @@ def message_row(message: Message, recipients: int) -> tuple[Any, ...]:
         message.client,
         message.eightbit,
     )
-    return (message.id, recipients, message.size, encode_json(meta).decode(), message.head, message.body)
+    content = (b"", b"") if place is not None else (message.head, message.body)
+    return (message.id, recipients, message.size, encode_json(meta).decode(), *content, place)
 
 
 def delivery_row(delivery: Delivery) -> tuple[Any, ...]:

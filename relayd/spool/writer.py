@@ -28,6 +28,8 @@ _FAIR_SHARE = 32  # receptions that may always go along with waiting outcomes
 # Seconds between the starts of two commits.  Under load more changes share one, which saves a tenth of the CPU; the
 # first change after a pause does not wait.
 GATHER = 0.002
+_CLEAR_EVERY = 4  # commits under load for one piece of clearing: as many rows as come in, but no more in the way
+_CLEAR_AGAIN = 0.25  # seconds between looks for something to clear
 _RETRY = 1.0  # seconds between tries while the disk refuses
 
 # Faults of one change, not of the disk: the batch is taken apart to find it.
@@ -36,7 +38,7 @@ _OWN_FAULTS = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.DataErr
 
 def _of_disk(error: Exception) -> bool:
     own = isinstance(error, _OWN_FAULTS) or getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR
-    return isinstance(error, sqlite3.Error) and not own
+    return isinstance(error, sqlite3.Error | OSError) and not own
 
 
 class Settle(str):
@@ -62,6 +64,7 @@ class Writer(threading.Thread):
         self._failing = False
         self._error: Exception | None = None
         self._began = 0.0
+        self._clear_at = 0.0
         self.batches = 0
         self.changes = 0
         self.beat = time.monotonic()
@@ -89,10 +92,26 @@ class Writer(threading.Thread):
                     self._hold(refused)
             elif self._stopping:
                 return
+            elif self._clear_at <= self._began:
+                self._clear()
+            if self.batches % _CLEAR_EVERY == 0 and self._clear_at <= self._began:
+                self._clear()
+
+    def _clear(self) -> None:
+        """One piece of what the landing holds for too long."""
+        try:
+            more = self._store.clear_landing()
+        except (sqlite3.Error, OSError) as error:
+            more = False
+            if not self._failing:
+                self._post(self._fault, f"old mail cannot be brought into the database: {error}")
+                self._post(self._fault, None)
+        self._clear_at = 0.0 if more else time.monotonic() + _CLEAR_AGAIN
 
     def _collect(self) -> None:
         """Takes everything that has arrived; waits for something if there is nothing to do."""
-        wait = not (self._outcomes or self._receptions or self._stopping)
+        idle = not (self._outcomes or self._receptions or self._stopping)
+        wait = idle and self._clear_at > 0
         while True:
             try:
                 item = self._inbox.get(wait, 1.0 if wait else None)

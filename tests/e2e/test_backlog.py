@@ -64,7 +64,7 @@ def _insert(connection: sqlite3.Connection, first: float, domain: str, count: in
     envelope = Envelope(SENDER, (Recipient(f"user1@{domain}"),))
     meta = store.Meta("crm", "relay:127.0.0.1/32", "transactional", envelope, Edits(b"Received: earlier\r\n"))
     row = (each, len(_HEAD) + 6, msgspec.json.encode(meta).decode(), _HEAD, b"Hello\n")
-    connection.executemany("INSERT INTO message VALUES (?, ?, ?, ?, ?, ?)", [(i, *row) for i in identities])
+    connection.executemany("INSERT INTO message VALUES (?, ?, ?, ?, ?, ?, NULL)", [(i, *row) for i in identities])
     connection.execute(
         "WITH RECURSIVE number(n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM number WHERE n < ?) "
         "INSERT INTO delivery (id, message, queue, due, recipient) SELECT m.id + n, m.id, ?, ? + n * 1e-6, "
