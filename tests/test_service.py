@@ -79,12 +79,16 @@ class Running:
         return client.heard.decode()
 
     def later(self, seconds: float, fact: Any) -> None:
-        """Lets time pass, and then second by second until something is so; the spool answers within each."""
+        """Lets time pass, and then second by second until something is so; the spool's threads, which know nothing of
+        this time, do all they were asked to within each."""
         self.reactor.wait(seconds)
         for _ in range(60):
             if fact():
                 return
             self.reactor.wait(1)
+            written: list[Any] = []
+            self.node.spool.writer.submit(lambda _: None, written.append)
+            self.reactor.until(lambda: written)  # noqa: B023
             self.asked(self.node.queues(1))
         raise AssertionError("it did not come to be")
 
