@@ -51,7 +51,12 @@ _WORDPRESS = ("php", "-r", "require getenv('WORDPRESS') . '/wp-includes/version.
 _NODEMAILER = ("node", "-e", "require('nodemailer')")
 _PERL = ("perl", "-MNet::SMTP", "-MIO::Socket::SSL", "-MAuthen::SASL", "-e1")
 _RUBY = ("ruby", "-rnet/smtp", "-e1")
-_JAVA = ("java", "-cp", "/usr/share/java/jakarta-mail.jar:/usr/share/java/jakarta-activation.jar")
+_JAVA = (
+    "java",
+    "-XX:TieredStopAtLevel=1",
+    "-cp",
+    "/usr/share/java/jakarta-mail.jar:/usr/share/java/jakarta-activation.jar",
+)
 _SILENT = "SMTP connect() failed"  # PHPMailer, where it does not throw
 _NOTIFY = "NOTIFY=FAILURE,DELAY"
 _BOTH = (_NOTIFY, "RET=HDRS")
