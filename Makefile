@@ -13,11 +13,12 @@ export RELAYD_BASE_PORT
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_ROOT_USER_ACTION = ignore
 
-.PHONY: help run test test-peers bench bench-regress lint format venv clients clean
+.PHONY: help run test test-clients test-peers bench bench-regress lint format venv clients clean
 
 help:
 	@echo "make run     start relayd with a quickstart configuration under $(VAR)/"
 	@echo "make test    all tests, and what they need"
+	@echo "make test-clients  the recipes of docs/clients.md with the real mail libraries, from Debian (root) and npm"
 	@echo "make test-peers  the tests against Postfix, Exim and OpenSMTPD, fetched from Debian but not installed (root)"
 	@echo "make bench   relayd beside Postfix, row by row (as root); ARGS=--short in under 3 minutes"
 	@echo "make bench-regress REV=...   CPU a message of a revision against HEAD"
@@ -32,6 +33,11 @@ run: $(READY)
 
 test: $(READY) clients
 	$(BIN)/python -m pytest $(ARGS)
+
+# Not part of "make test": it installs more.
+test-clients: $(READY)
+	@.ci/clients build/clients
+	$(BIN)/python -m pytest tests/clients -rs $(ARGS)
 
 # Not part of "make test": they need root, for namespaces that the mail servers run in, and Debian's packages.
 test-peers: $(READY)
@@ -56,13 +62,7 @@ venv: $(READY)
 
 # The tests speak to relayd as CRMs do; those of a client that cannot be had are skipped and say so.
 clients:
-	@missing=; for client in curl swaks; do command -v $$client >/dev/null || missing="$$missing $$client"; done; \
-	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	    echo "installing$$missing for the tests"; \
-	    packages="$$missing"; case "$$missing" in *swaks*) packages="$$packages libnet-ssleay-perl";; esac; \
-	    { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install $$packages; } >/dev/null 2>&1 || true; \
-	fi; \
-	for client in $$missing; do command -v $$client >/dev/null || echo "no $$client: its tests will be skipped"; done
+	@.ci/debian curl libnet-ssleay-perl swaks
 
 clean:
 	rm -rf dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

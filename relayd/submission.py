@@ -47,7 +47,7 @@ class Session(msgspec.Struct, frozen=True):
 def refuse_sender(submitter: Submitter, sender: str) -> Reply | None:
     """At MAIL.  The null sender is for reports and automatic answers: their From is held to the connection later."""
     if sender and not submitter.may_send_as(sender):
-        return Reply(553, "5.7.1", f"Sender <{sender}> is not one of this connection's")
+        return Reply(553, "5.7.1", f"Sender <{sender}> is not allowed for this login")
     return None
 
 
@@ -62,7 +62,9 @@ def refuse_head(submitter: Submitter, head: Head) -> Reply | None:
         return NO_FROM
     for address in head.froms:
         if not address or not submitter.may_send_as(address):
-            return Reply(550, "5.7.1", f"From {printable(address or 'without an address')} is not this connection's")
+            return Reply(
+                550, "5.7.1", f"From {printable(address or 'without an address')} is not allowed for this login"
+            )
     return LOOP if head.received >= MAX_HOPS else None
 
 

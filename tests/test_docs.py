@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -87,3 +88,18 @@ def test_the_quickstart_and_the_readme_tell_the_same_commands() -> None:
     flat = " ".join(readme.split())
     for part in re.findall(r"(?:^  \S.*\n)+(?:^    .*\n)*", told, re.MULTILINE)[:2]:
         assert " ".join(part.split()) in flat
+
+
+CLIENTS = (ROOT / "docs" / "clients.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "tests/clients/recipes").iterdir()), ids=lambda file: file.name)
+def test_every_recipe_stands_in_the_clients_page_as_it_is_run(file: Path) -> None:
+    assert textwrap.indent(file.read_text("utf-8"), "    ") in CLIENTS
+
+
+@pytest.mark.parametrize("reply", re.findall(r"`[245]\d\d \d\.\d+\.\d+ ([^`]+)`", CLIENTS))
+def test_every_reply_that_the_clients_page_explains_is_one_of_ours(reply: str) -> None:
+    ours = "".join(file.read_text("utf-8") for file in (ROOT / "relayd").rglob("*.py"))
+    parts = re.split(r"<?…>?|[0-9a-f]{16}", reply)
+    assert all(part.strip() in ours for part in parts), reply

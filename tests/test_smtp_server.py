@@ -244,6 +244,13 @@ def test_hello_name_is_safe_to_show() -> None:
     assert isinstance(hello, Hello) and hello.name.isprintable() and len(hello.name) <= 255
 
 
+def test_hello_name_may_be_in_any_code_page_and_other_commands_may_not() -> None:
+    peer = Peer(hello=False)
+    assert peer.codes("EHLO Касса\r\n".encode("cp1251")) == "250"
+    assert peer.events == [Hello("\ufffd" * 5, True)]
+    assert peer.codes("MAIL FROM:<касса@b.example>\r\n".encode("cp1251")) == "500 5.5.2"
+
+
 def test_ehlo_within_a_transaction_resets_it() -> None:
     peer = Peer()
     peer.say(MAIL, b"EHLO x\r\n")

@@ -184,10 +184,13 @@ class ServerSession:
             self._continue_auth(self._exchange, line)
             return
         try:
-            words = line.decode("utf-8").split(None, 1)
+            text = line.decode("utf-8")
         except UnicodeDecodeError:
-            self._fault(answers.NOT_UTF8)
-            return
+            if line[:5].upper() not in (b"EHLO ", b"HELO "):
+                self._fault(answers.NOT_UTF8)
+                return
+            text = line.decode("utf-8", "replace")  # a computer's name in its own code page, and only shown
+        words = text.split(None, 1)
         handler, wants = _VERBS.get(words[0].upper(), _UNKNOWN) if words else _UNKNOWN
         argument = words[1].rstrip() if len(words) > 1 else ""
         self._idle_commands += 1

@@ -92,7 +92,7 @@ def certificate(directory: Path, name: str) -> None:
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(days=1))
         .not_valid_after(now + datetime.timedelta(days=30))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name), address]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([*map(x509.DNSName, (name, "localhost")), address]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )

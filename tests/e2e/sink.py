@@ -2,8 +2,8 @@
 
 All addresses share the port of the first (0: one of the system's choice); prints ``listening on ADDRESS:PORT``.  What
 comes is written before it is answered: its content (up to 20 MB) to DIRECTORY/contents, then a line of JSON to
-DIRECTORY/messages: time, peer, ehlo, mail, recipients, size, the X-Test field, where its content is, and the hash of
-all from the From field on, which is what the client sent if the relay only added fields in front.
+DIRECTORY/messages: time, peer, ehlo, mail, rcpt, recipients, size, the X-Test field, where its content is, and the
+hash of all from the From field on, which is what the client sent if the relay only added fields in front.
 ``--utf8`` offers SMTPUTF8; ``--hold FILE`` answers no final dot while FILE exists; ``--moody`` goes by the last digit
 of the recipient's local part: 3 is unknown, 5 is greylisted once, at 7 the first final dot ends the connection.
 Of the standard library only.
@@ -61,6 +61,7 @@ class Session(asyncio.Protocol):
 
     def _reset(self) -> None:
         self._mail = ""
+        self._rcpt: list[str] = []
         self._recipients: list[str] = []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -94,6 +95,7 @@ class Session(asyncio.Protocol):
         if verb == "MAIL":
             self._mail = line
         elif verb == "RCPT":
+            self._rcpt.append(line)
             return self._recipient(_ADDRESS.findall(line)[0])
         elif verb == "DATA" and not self._recipients:
             return b"554 5.5.1 no recipients\r\n"
@@ -143,6 +145,7 @@ class Session(asyncio.Protocol):
             "local": self._transport.get_extra_info("sockname")[0],
             "ehlo": self._ehlo,
             "mail": self._mail,
+            "rcpt": self._rcpt,
             "recipients": self._recipients,
         }
         self._recorder.keep(found, content)

@@ -1,0 +1,5 @@
+public class Probe {
+    public static void main(String[] none) {
+        jakarta.mail.Session.getInstance(System.getProperties());
+    }
+}
