@@ -16,6 +16,7 @@ from relayd.delivery.outcomes import Settings as OutcomeSettings
 from relayd.delivery.routing import Policy, PolicyOf, Router, StaticRoute
 from relayd.delivery.session import Timeouts
 from relayd.egress.pools import Pools, Source
+from relayd.guard import Settings as GuardSettings
 from relayd.listener import Limits as DoorLimits
 from relayd.listener import ListenerService, SMTPServerFactory
 from relayd.message.dkim import Key, load_key
@@ -94,6 +95,10 @@ def courier_settings(loaded: config.Config) -> Settings:
         deliveries_per_session=egress.deliveries_per_session,
         drain=loaded.node.drain,
     )
+
+
+def guard_settings(loaded: config.Config) -> GuardSettings:
+    return GuardSettings(**msgspec.structs.asdict(loaded.login))
 
 
 def resolver_settings(loaded: config.Config) -> ResolverSettings:

@@ -143,6 +143,23 @@ class Listener(msgspec.Struct, frozen=True, kw_only=True):
     auth_time: Duration = 60.0
 
 
+class Login(msgspec.Struct, frozen=True, kw_only=True):
+    """Failed logins.  ``failures``: free in a ``window``, of one login from one IP address, of an address, of a login
+    from anywhere; one more locks for ``lock``, each after that twice as long.  ``delay``: how long the answer to the
+    first failure is held back, twice as long each time.  ``remember``: how long the failures of others do not lock a
+    login where it succeeded."""
+
+    failures: Positive = 5
+    failures_per_ip: Positive = 20
+    failures_per_login: Positive = 100
+    window: Duration = 3600.0
+    lock: Duration = 30.0
+    longest_lock: Duration = 3600.0
+    delay: Duration = 0.5
+    longest_delay: Duration = 10.0
+    remember: Duration = 30 * 86400.0
+
+
 class Source(msgspec.Struct, frozen=True, kw_only=True):
     """An egress IP: one address per family at most, none is the system's choice; ``ehlo`` "" is the node's name."""
 
@@ -258,6 +275,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     node: Node
     tls: TLS | None = None
     listener: tuple[Listener, ...] = ()
+    login: Login = Login()
     source: dict[str, Source]
     pool: dict[str, Pool]
     stream: dict[str, Stream]
@@ -300,7 +318,8 @@ def _patterns(domain: str) -> Iterator[str]:
 
 
 _SINGLE: dict[str, type[msgspec.Struct]] = {
-    "node": Node, "tls": TLS, "resolver": Resolver, "retry": Retry, "egress": Egress, "sandbox": Sandbox,
+    "node": Node, "tls": TLS, "login": Login, "resolver": Resolver, "retry": Retry, "egress": Egress,
+    "sandbox": Sandbox,
 }  # fmt: skip
 _NAMED: dict[str, type[msgspec.Struct]] = {"source": Source, "pool": Pool, "stream": Stream, "site": Site, "dkim": Dkim}
 _ARRAYS: dict[str, type[msgspec.Struct]] = {"listener": Listener, "route": Route}

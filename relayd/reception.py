@@ -16,6 +16,7 @@ import msgspec
 from relayd import submission
 from relayd.directory import Directory, Verdict, Verifier
 from relayd.envelope import Edits, Envelope, Message, Recipient
+from relayd.guard import Guard
 from relayd.identity import Identities, show
 from relayd.listener import UNAVAILABLE, Receiver, Session
 from relayd.message import headers, trace
@@ -33,6 +34,7 @@ from relayd.submission import Submitter
 
 MEMORY = 256 << 20  # bytes of content in memory, of all messages being received
 STRANGERS = 20  # of which so many may be of clients that nobody knows: a guesser must not fill the disk
+HELD = 100  # answers to failed logins held back at once: far fewer than a listener has connections to be filled with
 REJECTIONS = 500  # records of rejections kept each second; above it they are only counted
 
 _SPOOL_FAILED = Reply(451, "4.3.0", "The message could not be stored, try again later")
@@ -42,7 +44,7 @@ _LONG_HEAD = Reply(554, "5.3.4", "The header section is too long")
 _BAD_LOGIN = Reply(535, "5.7.8", "Incorrect login or password")
 _NOT_ACTIVATED = Reply(535, "5.7.8", "Connection not activated")
 _NOT_FROM_HERE = Reply(535, "5.7.8", "This login may not be used from your address")
-_BUSY = Reply(454, "4.7.0", "Too many login attempts")
+_TOO_MANY = Reply(454, "4.7.0", "Too many login attempts")
 _STRANGER = Reply(554, "5.7.1", "This server relays for named clients only")
 _SUSPENDED = Reply(450, "4.7.1", "The account is suspended")
 
@@ -68,8 +70,14 @@ class Relay:
         identities: Identities,
         now: Callable[[], float],
         signer: Signer | None = None,
+        guard: Guard | None = None,
+        later: Callable[[float, Callable[[], None]], object] = lambda seconds, call: call(),
     ) -> None:
+        """``later`` makes a call after some seconds."""
         self.node = node
+        self.guard = guard or Guard()
+        self._later = later
+        self._held = 0
         self.signer = signer or Signer()
         self.spool = spool
         self.directory = directory
@@ -108,6 +116,19 @@ class Relay:
             lines, entries = self._rejections, self._rejected
             self._rejections, self._rejected = [], []
             self.spool.keep_records(b"".join(lines), entries)
+
+    def hold_back(self, seconds: float, answer: Callable[[], None]) -> None:
+        """Answers so much later, or at once if too many answers wait already."""
+        if not seconds or self._held >= HELD:
+            answer()
+            return
+
+        def release() -> None:
+            self._held -= 1
+            answer()
+
+        self._held += 1
+        self._later(seconds, release)
 
 
 class Allowed(msgspec.Struct, frozen=True):
@@ -156,18 +177,29 @@ class RelayDoor:
     def authenticate(
         self, session: Session, proposal: events.AuthProposed, answer: Callable[[Reply | None], None]
     ) -> None:
-        def checked(verdict: Verdict) -> None:
-            refusal = self._judge(session, proposal.login, verdict)
-            if refusal is not None:
-                self.relay.reject(session, refusal, proposal.login, "")
-            answer(refusal)
+        relay, ip, login = self.relay, session.peer, proposal.login
 
-        self.relay.verifier.check(proposal.login, proposal.password, checked)
+        def refuse(refusal: Reply, seconds: float) -> None:
+            relay.reject(session, refusal, login, "")
+            relay.hold_back(seconds, lambda: answer(refusal))
+
+        def checked(verdict: Verdict) -> None:
+            refusal = self._judge(session, login, verdict)
+            if refusal is None:
+                relay.guard.succeeded(ip, login, relay.now())
+                answer(None)
+            else:
+                refuse(refusal, relay.guard.failed(ip, login, relay.now()) if refusal is _BAD_LOGIN else 0.0)
+
+        if wait := relay.guard.refuse(ip, login, relay.now()):
+            refuse(_TOO_MANY, min(wait, relay.guard.settings.longest_delay))
+        else:
+            relay.verifier.check(login, proposal.password, checked)
 
     def _judge(self, session: Session, login: str, verdict: Verdict) -> Reply | None:
         """What a login may do, once its password is known to be right."""
         if verdict is Verdict.BUSY:
-            return _BUSY
+            return _TOO_MANY
         connection = self.relay.directory.connection(login)
         if verdict is Verdict.WRONG or connection is None:
             return _BAD_LOGIN

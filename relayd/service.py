@@ -34,6 +34,7 @@ from relayd.delivery.sources import check_sources
 from relayd.directory import Directory, Verifier
 from relayd.envelope import Delivery
 from relayd.errors import InputError
+from relayd.guard import Guard
 from relayd.identity import Identities, received_at, show
 from relayd.listener import ListenerService
 from relayd.pulse import pulse
@@ -132,6 +133,7 @@ class Node(Service):
         self.directory = Directory(directory, post, loaded.accounts(), self.now())
         self._scrypt = ThreadPoolExecutor(2, "scrypt")
         self.verifier = Verifier(self._password_of, self._scrypt.submit, post)
+        self.guard = Guard(assembly.guard_settings(loaded))
         self.keyring = Keyring(self.directory.domain_keys)
         self.keyring.rules = assembly.signing(loaded)
         self._signing = Crew(WORKERS, "signer")
@@ -155,7 +157,16 @@ class Node(Service):
             signer,
         )
         self.relay = Relay(
-            loaded.node.name, self.spool, self.directory, self.verifier, self, identities, self.now, signer
+            loaded.node.name,
+            self.spool,
+            self.directory,
+            self.verifier,
+            self,
+            identities,
+            self.now,
+            signer,
+            self.guard,
+            reactor.callLater,
         )
         self.relay.on_received = self.courier.received
         self.listeners = {door.listen: self._listener(loaded, door) for door in loaded.listener}
@@ -306,6 +317,7 @@ class Node(Service):
         self.listeners.update(fresh)
         for account in loaded.accounts():
             self.directory.ensure_account(account, now=self.now())
+        self.guard.settings = assembly.guard_settings(loaded)
         self.keyring.rules = signing
         self.relay.signer.fault = ""
         self.pools = pools

@@ -6,6 +6,7 @@ from typing import Any
 from relayd.config import Config, Node, Pool, Source, Stream
 from relayd.directory import Directory
 from relayd.errors import InputError
+from relayd.guard import Guard
 from relayd.signing import Keyring
 
 NOW = 1_700_000_000.0
@@ -17,6 +18,7 @@ class FakeRelay:
     def __init__(self, directory: Directory) -> None:
         self.directory = directory
         self.keyring = Keyring(directory.domain_keys)
+        self.guard = Guard()
         self.config = Config(
             node=Node(name="mx1.relay.example", spool="/spool", control="/control", default_stream="transactional"),
             source={"t1": Source(address=("192.0.2.10",), ehlo="t1.relay.example")},

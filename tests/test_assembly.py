@@ -6,6 +6,7 @@ import pytest
 
 from relayd import assembly, config
 from relayd.delivery.routing import StaticRoute
+from relayd.guard import Settings
 from tests.harness import Names, Reactor
 from tests.test_service import CONFIG
 
@@ -54,6 +55,15 @@ def test_a_listeners_limits_are_its_sessions(tmp_path: Path):
     made = assembly.door_limits(door)
     assert (made.connections, made.connections_per_ip, made.connections_per_login) == (3, 2, 1)
     assert (made.idle, made.data, made.auth_time) == (4.0, 5.0, 6.0)
+
+
+def test_what_is_said_of_failed_logins_reaches_the_guard(tmp_path: Path):
+    assert assembly.guard_settings(loaded(tmp_path)) == Settings()
+    keys = ("failures", "failures_per_ip", "failures_per_login")
+    times = ("window", "lock", "longest_lock", "delay", "longest_delay", "remember")
+    more = "[login]\n" + "".join(f"{key} = {n}\n" for n, key in enumerate(keys, 1))
+    more += "".join(f'{key} = "{n}s"\n' for n, key in enumerate(times, 4))
+    assert assembly.guard_settings(loaded(tmp_path, more)) == Settings(*range(1, 10))
 
 
 def test_a_relay_listener_asks_for_no_login(tmp_path: Path):

@@ -92,6 +92,7 @@ def test_example_names_every_key_that_exists_and_no_other_default(tmp_path):
         config.Stream: raw["stream"]["transactional"],
         config.Route: raw["route"][0],
         config.Dkim: raw["dkim"]["sender.example"],
+        config.Login: raw["login"],
         config.Resolver: raw["resolver"],
         config.Retry: raw["retry"],
         config.Egress: raw["egress"],
@@ -101,6 +102,7 @@ def test_example_names_every_key_that_exists_and_no_other_default(tmp_path):
         assert set(table) == {field.name for field in msgspec.structs.fields(kind)}
     loaded = load(written(tmp_path, example(tmp_path, everything=True)))
     assert (loaded.resolver, loaded.retry, loaded.egress) == (config.Resolver(), config.Retry(), config.Egress())
+    assert loaded.login == config.Login()
     plain = config.Listener(service="submissions", listen="tcp:465")
     assert loaded.listener[0] == plain
     assert (loaded.node.min_free, loaded.node.drain) == (512 * 2**20, 30.0)

@@ -11,6 +11,7 @@ import pytest
 from relayd import reception
 from relayd.directory import Verdict
 from relayd.directory.store import Account, SubmissionConnection
+from relayd.guard import Guard
 from relayd.identity import Identities
 from relayd.listener import Limits, SMTPServerFactory
 from relayd.message.headers import HEAD_LIMIT
@@ -78,8 +79,16 @@ class Receiving:
         known = SimpleNamespace(account=self.accounts.get, connection=self.connections.get)
         verifier = SimpleNamespace(check=lambda login, password, done: done(self.verdict))
         self.relay = Relay(
-            "mx1.relay.example", self.spool, known, verifier, self.health, Identities(), self.reactor.seconds
-        )  # type: ignore[arg-type]
+            "mx1.relay.example",
+            self.spool,  # type: ignore[arg-type]
+            known,  # type: ignore[arg-type]
+            verifier,  # type: ignore[arg-type]
+            self.health,
+            Identities(),
+            self.reactor.seconds,
+            guard=Guard(),
+            later=self.reactor.callLater,
+        )
         self.told: list[Any] = []
         self.relay.on_received = self.told.append
         allowed = () if logins else (Allowed("198.51.100.0/24", "crm", "bulk"),)
@@ -371,13 +380,17 @@ def test_what_a_login_may_not_is_said_and_recorded(tmp_path: Path, fields, said)
 def test_a_password_that_is_wrong_or_cannot_be_checked_now(tmp_path: Path, verdict, said):
     relay = Receiving(tmp_path, logins=True)
     relay.verdict = verdict
-    assert logged_in(relay).heard.startswith(said)
+    client = logged_in(relay)
+    relay.reactor.wait(1)
+    assert client.heard.startswith(said)
 
 
 def test_a_login_of_a_suspended_account_is_told_no_more_than_a_wrong_password(tmp_path: Path):
     relay = Receiving(tmp_path, logins=True)
     relay.accounts["crm"] = Account("crm", "suspended")
-    assert logged_in(relay).heard == b"535 5.7.8 Incorrect login or password\r\n"
+    client = logged_in(relay)
+    relay.reactor.wait(1)
+    assert client.heard == b"535 5.7.8 Incorrect login or password\r\n"
 
 
 def test_a_login_blocked_in_mid_session_ends_with_421_at_the_next_mail(tmp_path: Path):
@@ -391,6 +404,104 @@ def test_an_account_suspended_in_mid_session_takes_no_more_mail(relay: Receiving
     client = relay.call()
     relay.accounts["crm"] = Account("crm", "suspended")
     assert client.say(b"MAIL FROM:<a@crm.example>\r\n").startswith("450 4.7.1") and not client.closed
+
+
+# Guessers.
+
+
+@pytest.fixture
+def doors(tmp_path: Path) -> Receiving:
+    """With logins, of which every password is wrong."""
+    relay = Receiving(tmp_path, logins=True)
+    relay.verdict = Verdict.WRONG
+    return relay
+
+
+def guess(relay: Receiving, client: Client) -> float:
+    """Tries a password; gives the seconds until the answer."""
+    client.say(b"AUTH PLAIN AGxvZ2luAHB3\r\n")
+    waited = 0.0
+    while not client.heard:
+        relay.reactor.advance(0.25)
+        relay.reactor.pump()
+        waited += 0.25
+        assert waited < 60
+    return waited
+
+
+TOO_MANY = b"454 4.7.0 Too many login attempts\r\n"
+
+
+def test_each_failed_login_is_answered_later_and_then_refused_unlooked_at(doors: Receiving):
+    client = doors.call()
+    assert [guess(doors, client) for _ in range(6)] == [0.5, 1.0, 2.0, 4.0, 8.0, 10.0]
+    assert client.heard == b"535 5.7.8 Incorrect login or password\r\n"
+    doors.relay.verifier = None  # type: ignore[assignment]  # nobody asks it
+    assert guess(doors, client) == 10.0 and client.heard == TOO_MANY
+    assert guess(doors, doors.call()) > 0
+
+
+def test_the_right_password_is_refused_while_locked_and_let_in_afterwards(doors: Receiving):
+    client = doors.call()
+    for _ in range(6):
+        guess(doors, client)
+    doors.verdict = Verdict.RIGHT
+    again = doors.call()
+    guess(doors, again)
+    assert again.heard == TOO_MANY
+    doors.reactor.wait(30)
+    assert guess(doors, doors.call()) == 0
+
+
+def test_who_logged_in_before_is_not_locked_by_those_who_guess_at_his_login(doors: Receiving):
+    doors.verdict = Verdict.RIGHT
+    guess(doors, doors.call("198.51.100.1"))
+    for n in range(101):
+        doors.relay.guard.failed(f"10.0.0.{n}", "login", doors.reactor.seconds())
+    strange, own = doors.call("203.0.113.9"), doors.call("198.51.100.1")
+    guess(doors, strange)
+    guess(doors, own)
+    assert strange.heard == TOO_MANY and own.heard.startswith(b"235")
+
+
+def test_a_refusal_that_tells_of_no_wrong_password_is_not_counted(doors: Receiving):
+    doors.verdict = Verdict.RIGHT
+    change(doors, state="inactive")
+    client = doors.call()
+    assert [guess(doors, client) for _ in range(7)] == [0.0] * 7
+    assert client.heard == b"535 5.7.8 Connection not activated\r\n"
+    doors.verdict = Verdict.BUSY
+    assert [guess(doors, client) for _ in range(7)] == [0.0] * 7 and client.heard == TOO_MANY
+    assert doors.relay.guard.failures(doors.reactor.seconds(), 9) == []
+
+
+def test_a_guesser_who_does_not_wait_for_his_answer_leaves_nothing_behind(doors: Receiving):
+    for _ in range(5):
+        client = doors.call()
+        client.say(b"AUTH PLAIN AGxvZ2luAHB3\r\n")
+        client.transport.abortConnection()
+        doors.reactor.pump()
+    assert doors.factory.sessions == {} and len(doors.reactor.getDelayedCalls()) == 5
+    doors.reactor.wait(11)
+    assert doors.reactor.getDelayedCalls() == []
+    assert guess(doors, doors.call()) == 10.0  # he is counted all the same
+
+
+def test_commands_behind_a_failed_login_wait_for_its_answer(doors: Receiving):
+    client = doors.call()
+    assert client.say(b"AUTH PLAIN AGxvZ2luAHB3\r\nNOOP\r\n") == ""
+    doors.reactor.wait(1)
+    assert [line[:3] for line in client.heard.splitlines()] == [b"535", b"250"]
+
+
+def test_no_more_answers_are_held_back_at_once_than_there_may_be(doors: Receiving, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(reception, "HELD", 3)
+    clients = [doors.call(f"10.0.0.{n}") for n in range(5)]
+    said = [client.say(b"AUTH PLAIN AGxvZ2luAHB3\r\n")[:3] for client in clients]
+    assert said == ["", "", "", "535", "535"]
+    doors.reactor.wait(11)
+    assert all(client.heard.startswith(b"535") for client in clients)
+    assert doors.call().say(b"AUTH PLAIN AGxvZ2luAHB3\r\n") == ""
 
 
 # What the node can take.

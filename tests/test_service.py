@@ -203,6 +203,15 @@ def test_a_valid_change_is_applied_as_a_whole(relay: Running):
     assert relay.reactor.dialled == [("203.0.113.1", "127.0.0.12")]
 
 
+def test_what_is_said_of_failed_logins_is_applied_and_who_failed_is_remembered(relay: Running):
+    relay.node.guard.failed("198.51.100.1", "crm-1", relay.reactor.seconds())
+    relay.path.write_text(CONFIG + '[login]\nfailures = 1\nlock = "7s"\n')
+    assert relay.node.reload()["changed"] == ["login"]
+    assert relay.node.guard is relay.node.relay.guard
+    relay.node.guard.failed("198.51.100.1", "crm-1", relay.reactor.seconds())
+    assert relay.node.guard.refuse("198.51.100.1", "crm-1", relay.reactor.seconds()) == pytest.approx(7)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [

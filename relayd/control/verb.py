@@ -13,6 +13,7 @@ import msgspec
 from relayd import identity, notation
 from relayd.directory import Directory
 from relayd.errors import InputError
+from relayd.guard import Guard
 from relayd.signing import Keyring
 
 Role = Literal["view", "operate", "admin"]
@@ -46,6 +47,8 @@ class Relay(Protocol):
     def directory(self) -> Directory: ...
     @property
     def keyring(self) -> Keyring: ...
+    @property
+    def guard(self) -> Guard: ...
     @property
     def started(self) -> float: ...
     def now(self) -> float: ...

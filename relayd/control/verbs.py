@@ -12,7 +12,7 @@ import msgspec
 
 import relayd
 from relayd import notation
-from relayd.control import signing
+from relayd.control import logins, signing
 from relayd.control.verb import Arg, Relay, Verb
 from relayd.directory import Account, NewConnection, SubmissionConnection
 from relayd.errors import InputError
@@ -323,6 +323,22 @@ VERBS: tuple[Verb, ...] = (
         role="admin",
         effect="change",
         example="connection remove login1",
+    ),
+    Verb(
+        name="login failures",
+        help="who fails to log in: the worst addresses and logins, and until when each is locked",
+        handler=logins.failures,
+        args=(Arg("limit", "how many at most", "int", default=50),),
+        example="login failures --limit 10",
+    ),
+    Verb(
+        name="login forgive",
+        help="forget the failures of an address or a login: it may try again at once",
+        handler=logins.forgive,
+        args=(Arg("who", "an IP address or a login", positional=True, required=True),),
+        role="operate",
+        effect="change",
+        example="login forgive 198.51.100.7",
     ),
     Verb(
         name="domain add",

@@ -319,6 +319,20 @@ def test_wrong_login_or_password_is_refused_and_says_no_more(house: House, login
         assert wire.ask(b"AUTH PLAIN " + plain(login, password)) == b"535 5.7.8 Incorrect login or password\r\n"
 
 
+def test_a_guesser_is_locked_out_until_an_operator_forgives_him(stage: Stage) -> None:
+    relay = stage.relay('[login]\nfailures = 2\ndelay = "1ms"\nlongest_delay = "1ms"\nlock = "1h"\n').start()
+    relay.connection()
+    with Wire(relay.submissions, tls=True) as wire:
+        wire.hello()
+        for _ in range(3):
+            assert wire.ask(b"AUTH PLAIN " + plain(password="guess")).startswith(b"535 5.7.8")
+        assert wire.ask(b"AUTH PLAIN " + plain()) == b"454 4.7.0 Too many login attempts\r\n"
+        code, said = relay.ctl("login", "failures", "--limit", "1")
+        assert code == 0 and said.splitlines()[1].split()[:3] == ["127.0.0.1", LOGIN, "3"]
+        assert relay.ctl("login", "forgive", LOGIN)[0] == 0
+        assert wire.ask(b"AUTH PLAIN " + plain()).startswith(b"235")
+
+
 def test_sender_that_is_not_the_connections_is_refused(house: House) -> None:
     with smtplib.SMTP_SSL("127.0.0.1", house.relay.submissions, context=trusting(house)) as client:
         client.login(LOGIN, PASSWORD)
