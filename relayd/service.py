@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
@@ -131,7 +131,7 @@ class Node(Service):
         directory = Path(loaded.node.spool) / "directory.sqlite"
         self.directory = Directory(directory, post, loaded.accounts(), self.now())
         self._scrypt = ThreadPoolExecutor(2, "scrypt")
-        self.verifier = Verifier(self._password_of, self._scrypt.submit, post)
+        self.verifier = Verifier(self._password_of, self._scrypt.submit, post, reactor.seconds, self._renew_hash)
         self.keyring = Keyring(self.directory.domain_keys)
         self.keyring.rules = assembly.signing(loaded)
         self._signing = Crew(WORKERS, "signer")
@@ -253,9 +253,16 @@ class Node(Service):
             self.log.error("{what}", what=fault or "The spool can be written again")
         self.spool_fault = fault or ""
 
-    def _password_of(self, login: str) -> str | None:
+    def _password_of(self, login: str) -> str:
         connection = self.directory.connection(login)
-        return connection.password if connection else None
+        return connection.password if connection else ""
+
+    def _renew_hash(self, login: str, old: str, new: str) -> None:
+        def done(renewed: "Future[Any]") -> None:
+            if fault := renewed.exception():
+                self.log.error("The imported hash of {login} stays: {fault}", login=login, fault=str(fault))
+
+        self.directory.renew_hash(login, old, new).add_done_callback(done)
 
     def _is_ours(self, address: str, port: int) -> bool:
         """Whether one of our listeners answers there: mail for it would come back to us."""
