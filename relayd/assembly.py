@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from relayd import config, notation
+from relayd.credentials import HTTPChecker
 from relayd.delivery.courier import Settings
 from relayd.delivery.outcomes import Rules
 from relayd.delivery.outcomes import Settings as OutcomeSettings
@@ -29,7 +30,7 @@ from relayd.shaping.limits import Limits
 from relayd.shaping.limits import rate as parse_rate
 from relayd.signing import Rules as SigningRules
 from relayd.smtp.events import ServerSettings
-from relayd.tls import ClientTLS, ServerTLS
+from relayd.tls import ClientTLS, ServerTLS, trust
 
 
 def pools(loaded: config.Config) -> Pools:
@@ -68,6 +69,15 @@ def signing(loaded: config.Config, *, prove: bool = False) -> SigningRules:
                 faults[domain] = f"{file}: {error}"
     defer = frozenset(name for name, stream in loaded.stream.items() if stream.unsigned == "defer")
     return SigningRules(keys, faults, loaded.node.dkim_domain, defer)
+
+
+def checker(reactor: Any, loaded: config.Config) -> HTTPChecker | None:
+    """Whom to ask about logins, if anybody.  Raises OSError or ValueError for a file that cannot be used."""
+    auth = loaded.auth
+    if auth is None:
+        return None
+    token = Path(auth.token_file).read_text("ascii").strip() if auth.token_file else ""
+    return HTTPChecker(reactor, auth.url, auth.timeout, trust(auth.authorities), token)
 
 
 def courier_settings(loaded: config.Config) -> Settings:

@@ -7,9 +7,12 @@ The structs below are the reference of the keys; etc/relayd.toml shows each with
 """
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 from cryptography import x509
@@ -87,6 +90,30 @@ def _rate(value: object) -> str:
     return str(value)
 
 
+def _login_url(value: object) -> str:
+    text = value if isinstance(value, str) and re.fullmatch("[!-~]+", value) else ""
+    try:
+        parts = urlsplit(text)
+        whole = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        whole = False
+    if not whole:  # not repeated: there may be a password in it
+        raise ValueError('is not a URL: write "https://crm.example/login"')
+    if "@" in parts.netloc:
+        raise ValueError("must hold no login: what proves relayd to the other system goes into token_file")
+    host = parts.hostname or ""
+    if parts.scheme == "http" and not _loopback(host):
+        raise ValueError(f"would send passwords to {host} in clear: write https://, http:// is for this machine only")
+    return text
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 Duration = Annotated[float, notation.duration]
 Durations = Annotated[tuple[float, ...], _durations]
 Size = Annotated[int, notation.size]
@@ -120,6 +147,17 @@ class TLS(msgspec.Struct, frozen=True, kw_only=True):
 
     certificate: FilePath
     key: FilePath
+
+
+class Auth(msgspec.Struct, frozen=True, kw_only=True):
+    """Who is asked about logins that another system decides (``credentials.HTTPChecker``).  ``cache``: how long a right
+    password is believed; ``authorities``: a PEM file of whom to trust for https, "" for the system's."""
+
+    url: Annotated[str, _login_url]
+    timeout: Duration = 5.0
+    cache: Duration = 300.0
+    token_file: FilePath = ""
+    authorities: FilePath = ""
 
 
 class Listener(msgspec.Struct, frozen=True, kw_only=True):
@@ -274,6 +312,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     node: Node
     tls: TLS | None = None
+    auth: Auth | None = None
     listener: tuple[Listener, ...] = ()
     login: Login = Login()
     source: dict[str, Source]
@@ -318,7 +357,7 @@ def _patterns(domain: str) -> Iterator[str]:
 
 
 _SINGLE: dict[str, type[msgspec.Struct]] = {
-    "node": Node, "tls": TLS, "login": Login, "resolver": Resolver, "retry": Retry, "egress": Egress,
+    "node": Node, "tls": TLS, "auth": Auth, "login": Login, "resolver": Resolver, "retry": Retry, "egress": Egress,
     "sandbox": Sandbox,
 }  # fmt: skip
 _NAMED: dict[str, type[msgspec.Struct]] = {"source": Source, "pool": Pool, "stream": Stream, "site": Site, "dkim": Dkim}
@@ -420,6 +459,8 @@ def _check(config: Config, fault: _Report) -> None:
     _check_listeners(config, fault)
     if config.tls:
         _check_tls(config.tls, fault)
+    if config.auth:
+        _check_auth(config.auth, fault)
 
 
 def _known(name: str, among: Iterable[str], what: str, report: Callable[[str], None]) -> None:
@@ -472,6 +513,22 @@ def _check_relay(config: Config, door: Listener, report: Callable[[str, str], No
             notation.name(entry.account)
         except ValueError as error:
             report("account", str(error))
+
+
+def _check_auth(auth: Auth, fault: _Report) -> None:
+    try:
+        token = Path(auth.token_file).read_bytes().strip() if auth.token_file else b"none"
+    except OSError as error:
+        return fault("auth", "token_file", f"{auth.token_file}: {error.strerror}")
+    if not token or not all(0x20 < byte < 0x7F for byte in token):
+        return fault("auth", "token_file", f"{auth.token_file} holds no token: one word in ASCII")
+    try:
+        if auth.authorities:
+            x509.load_pem_x509_certificates(Path(auth.authorities).read_bytes())
+    except OSError as error:
+        fault("auth", "authorities", f"{auth.authorities}: {error.strerror}")
+    except ValueError:
+        fault("auth", "authorities", f"{auth.authorities} holds no PEM certificate")
 
 
 def _check_tls(tls: TLS, fault: _Report) -> None:

@@ -45,6 +45,7 @@ _BAD_LOGIN = Reply(535, "5.7.8", "Incorrect login or password")
 _NOT_ACTIVATED = Reply(535, "5.7.8", "Connection not activated")
 _NOT_FROM_HERE = Reply(535, "5.7.8", "This login may not be used from your address")
 _TOO_MANY = Reply(454, "4.7.0", "Too many login attempts")
+_UNSURE = Reply(454, "4.7.0", "Temporary authentication failure")
 _STRANGER = Reply(554, "5.7.1", "This server relays for named clients only")
 _SUSPENDED = Reply(450, "4.7.1", "The account is suspended")
 
@@ -194,12 +195,14 @@ class RelayDoor:
         if wait := relay.guard.refuse(ip, login, relay.now()):
             refuse(_TOO_MANY, min(wait, relay.guard.settings.longest_delay))
         else:
-            relay.verifier.check(login, proposal.password, checked)
+            relay.verifier.check(login, proposal.password, checked, ip)
 
     def _judge(self, session: Session, login: str, verdict: Verdict) -> Reply | None:
         """What a login may do, once its password is known to be right."""
         if verdict is Verdict.BUSY:
             return _TOO_MANY
+        if verdict is Verdict.UNSURE:
+            return _UNSURE
         connection = self.relay.directory.connection(login)
         if verdict is Verdict.WRONG or connection is None:
             return _BAD_LOGIN

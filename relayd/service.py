@@ -11,8 +11,9 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,6 +29,7 @@ from twisted.python.failure import Failure
 from relayd import assembly, config
 from relayd.control.api import ControlService
 from relayd.control.story import story
+from relayd.credentials import HTTPChecker, asking
 from relayd.delivery import Courier
 from relayd.delivery.routing import words
 from relayd.delivery.sources import check_sources
@@ -106,6 +108,7 @@ class Node(Service):
         self.spool_fault = ""
         self.space_fault = ""
         self.reload_fault = ""
+        self.auth_fault = ""
         self.stopping = False
         self._ticks = 0
         self._ticker = pulse(reactor, self._tick)
@@ -132,8 +135,10 @@ class Node(Service):
         directory = Path(loaded.node.spool) / "directory.sqlite"
         self.directory = Directory(directory, post, loaded.accounts(), self.now())
         self._scrypt = ThreadPoolExecutor(2, "scrypt")
-        self.verifier = Verifier(self._password_of, self._scrypt.submit, post)
         self.guard = Guard(assembly.guard_settings(loaded))
+        self.verifier = Verifier(self._password_of, self._scrypt.submit, post, reactor.seconds, self._renew_hash)
+        self.checker: HTTPChecker | None = None
+        self._ask_at(assembly.checker(reactor, loaded), loaded)
         self.keyring = Keyring(self.directory.domain_keys)
         self.keyring.rules = assembly.signing(loaded)
         self._signing = Crew(WORKERS, "signer")
@@ -232,6 +237,8 @@ class Node(Service):
         if stopped is not None:
             await stopped
         self.resolver.close()
+        if self.checker is not None:
+            self.checker.close()  # not waited for: that would be for the other side to say when
         threads = self.reactor.getThreadPool()
         await deferToThreadPool(self.reactor, threads, self.spool.stop)
         await deferToThreadPool(self.reactor, threads, self._scrypt.shutdown)
@@ -264,9 +271,32 @@ class Node(Service):
             self.log.error("{what}", what=fault or "The spool can be written again")
         self.spool_fault = fault or ""
 
-    def _password_of(self, login: str) -> str | None:
+    def _password_of(self, login: str) -> str:
         connection = self.directory.connection(login)
-        return connection.password if connection else None
+        return connection.password if connection else ""
+
+    def _renew_hash(self, login: str, old: str, new: str) -> None:
+        def done(renewed: "Future[Any]") -> None:
+            if fault := renewed.exception():
+                self.log.error("The imported hash of {login} stays: {fault}", login=login, fault=str(fault))
+
+        self.directory.renew_hash(login, old, new).add_done_callback(done)
+
+    def _ask_at(self, checker: HTTPChecker | None, loaded: config.Config) -> None:
+        """Whom logins that another system decides are asked of from now on."""
+        if self.checker is not None:
+            self.checker.close()
+        self.checker = checker
+        self.auth_fault = ""
+        cache = loaded.auth.cache if loaded.auth else 0.0
+        self.verifier.ask_externally(asking(checker, partial(self._auth_heard, checker)), cache)
+
+    def _auth_heard(self, checker: HTTPChecker | None, fault: str) -> None:
+        if checker is not self.checker:
+            return  # an answer to what was asked before a reload
+        if bool(fault) != bool(self.auth_fault):
+            self.log.warn("Logins that another system decides: {what}", what=fault or "it answers again")
+        self.auth_fault = fault
 
     def _is_ours(self, address: str, port: int) -> bool:
         """Whether one of our listeners answers there: mail for it would come back to us."""
@@ -299,7 +329,7 @@ class Node(Service):
         assembly.refuse_restart_only(self.config, loaded)
         tls = ServerTLS(loaded.tls.certificate, loaded.tls.key) if loaded.tls else None
         router = assembly.router(loaded, self.resolver, self.reactor.seconds)
-        signing = assembly.signing(loaded)
+        signing, checker = assembly.signing(loaded), assembly.checker(self.reactor, loaded)
         pools, settings = assembly.pools(loaded), assembly.courier_settings(loaded)
         wanted = {door.listen: door for door in loaded.listener}
         if self.tls is None:
@@ -318,6 +348,7 @@ class Node(Service):
         for account in loaded.accounts():
             self.directory.ensure_account(account, now=self.now())
         self.guard.settings = assembly.guard_settings(loaded)
+        self._ask_at(checker, loaded)
         self.keyring.rules = signing
         self.relay.signer.fault = ""
         self.pools = pools
@@ -339,6 +370,8 @@ class Node(Service):
         warnings += self.keyring.warnings()
         if self.relay.signer.fault:
             warnings.append(self.relay.signer.fault)
+        if self.auth_fault:
+            warnings.append(f"logins that another system decides: {self.auth_fault}")
         if self.reload_fault:
             warnings.append(f"the last reload failed: {self.reload_fault}")
         found = list(filter(None, faults))

@@ -51,7 +51,7 @@ class ClientTLS:
     authorities that `verify` trusts, "" for the system's.  Raises OSError or OpenSSL.SSL.Error for one of no use."""
 
     def __init__(self, authorities: str = "") -> None:
-        self._trust = _trusted(authorities) if authorities else platformTrust()
+        self._trust = trust(authorities)
         self._unproved = SSL.Context(SSL.TLS_CLIENT_METHOD)
         self._unproved.set_min_proto_version(SSL.TLS1_2_VERSION)
         self._unproved.set_options(SSL.OP_NO_COMPRESSION)
@@ -106,7 +106,10 @@ class Meeting:
             self._tls.keep(self._key, session)
 
 
-def _trusted(authorities: str) -> Any:
+def trust(authorities: str) -> Any:
+    """Whose certificates count: those in a PEM file, with "" the system's.  Raises OSError or ValueError."""
+    if not authorities:
+        return platformTrust()
     found = load_pem_x509_certificates(Path(authorities).read_bytes())
     return trustRootFromCertificates([Certificate(X509.from_cryptography(one)) for one in found])
 

@@ -33,6 +33,15 @@ def test_every_patience_of_the_configuration_reaches_its_stage(tmp_path: Path):
     assert made.timeouts.helo == 101 and made.timeouts.tls == 102 and made.timeouts.body == 108
 
 
+def test_the_other_system_is_asked_as_the_configuration_says(tmp_path: Path):
+    assert assembly.checker(Reactor(), loaded(tmp_path)) is None
+    (tmp_path / "token").write_text("s3cret\n")
+    more = '[auth]\nurl = "http://127.0.0.1:8080/login"\ntimeout = "7s"\ntoken_file = "token"\n'
+    made = assembly.checker(Reactor(), loaded(tmp_path, more))
+    assert made is not None and (made._url, made._timeout) == (b"http://127.0.0.1:8080/login", 7.0)
+    assert made._headers.getRawHeaders("authorization") == ["Bearer s3cret"]
+
+
 def test_a_route_carries_the_password_of_its_file(tmp_path: Path):
     (tmp_path / "secret").write_text("geheim\n")
     more = '[[route]]\ndomain = "y.example"\nvia = "127.0.0.1:587"\nlogin = "me"\npassword_file = "secret"\n'

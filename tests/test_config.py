@@ -78,7 +78,7 @@ def example(tmp_path: Path, *, everything: bool) -> str:
 def test_example_loads_as_shipped_and_with_everything_switched_on(tmp_path, everything):
     loaded = load(written(tmp_path, example(tmp_path, everything=everything)))
     assert [door.service for door in loaded.listener] == ["submissions", "submission", "relay"]
-    assert bool(loaded.route) == bool(loaded.sandbox) == bool(loaded.dkim) == everything
+    assert bool(loaded.route) == bool(loaded.sandbox) == bool(loaded.dkim) == bool(loaded.auth) == everything
 
 
 def test_example_names_every_key_that_exists_and_no_other_default(tmp_path):
@@ -86,6 +86,7 @@ def test_example_names_every_key_that_exists_and_no_other_default(tmp_path):
     shown = {
         config.Node: raw["node"],
         config.TLS: raw["tls"],
+        config.Auth: raw["auth"],
         config.Listener: {**raw["listener"][2], **raw["listener"][0]},
         config.Source: raw["source"]["t1"],
         config.Pool: raw["pool"]["transactional"],
@@ -103,6 +104,7 @@ def test_example_names_every_key_that_exists_and_no_other_default(tmp_path):
     loaded = load(written(tmp_path, example(tmp_path, everything=True)))
     assert (loaded.resolver, loaded.retry, loaded.egress) == (config.Resolver(), config.Retry(), config.Egress())
     assert loaded.login == config.Login()
+    assert loaded.auth == config.Auth(url=raw["auth"]["url"])
     plain = config.Listener(service="submissions", listen="tcp:465")
     assert loaded.listener[0] == plain
     assert (loaded.node.min_free, loaded.node.drain) == (512 * 2**20, 30.0)
@@ -235,10 +237,40 @@ def test_error_reads_as_file_key_and_text_on_a_line_each(tmp_path):
         (NODE + RELAY.replace("tcp:2525", "tcp:25:interface=lo"), "listener[0].listen", "is not an IP address"),
         (NODE + RELAY + "bare = 'fix'", "listener[0].bare", "is none of reject, normalise"),
         (NODE + RELAY + "max_size = -1", "listener[0].max_size", "is not a size"),
+        (NODE + "[auth]", "auth.url", "is missing"),
+        (NODE + "[auth]\nurl = 'crm.example/login'", "auth.url", 'is not a URL: write "https://'),
+        (NODE + "[auth]\nurl = 'https:///login'", "auth.url", "is not a URL"),
+        (NODE + "[auth]\nurl = 'https://crm.example:port/'", "auth.url", "is not a URL"),
+        (NODE + "[auth]\nurl = 'https://crm.example/a b'", "auth.url", "is not a URL"),
+        (NODE + "[auth]\nurl = 'ftp://crm.example/'", "auth.url", "is not a URL"),
+        (NODE + "[auth]\nurl = 'http://crm.example/'", "auth.url", "would send passwords to crm.example in clear"),
+        (NODE + "[auth]\nurl = 'http://192.0.2.1/'", "auth.url", "would send passwords to 192.0.2.1 in clear"),
+        (NODE + "[auth]\nurl = 'https://me:pw@crm.example/'", "auth.url", "goes into token_file"),
+        (NODE + "[auth]\nurl = 'https://crm.example/'\ntoken_file = 'none'", "auth.token_file", "No such file"),
+        (NODE + "[auth]\nurl = 'https://crm.example/'\ntoken_file = '/dev/null'", "auth.token_file", "no token"),
+        (NODE + "[auth]\nurl = 'https://crm.example/'\nauthorities = 'none'", "auth.authorities", "No such file"),
+        (NODE + "[auth]\nurl = 'https://crm.example/'\nauthorities = '/dev/null'", "auth.authorities", "no PEM"),
     ],
 )
 def test_fault_is_called_by_its_key_and_in_words(tmp_path, text, key, words):
     assert words in faults(written(tmp_path, text)).get(key, "")
+
+
+@pytest.mark.parametrize(
+    "url", ["https://crm.example/login?a=b", "http://127.0.0.1:8080/", "http://[::1]:8080/", "http://localhost/"]
+)
+def test_passwords_go_out_encrypted_or_to_this_machine(tmp_path, url):
+    auth = load(written(tmp_path, NODE + f'[auth]\nurl = "{url}"\n')).auth
+    assert auth == config.Auth(url=url)
+
+
+def test_token_of_more_than_a_word_is_refused_and_not_shown(tmp_path):
+    (tmp_path / "token").write_text("s3cret\nother\n")
+    text = NODE + '[auth]\nurl = "https://crm.example/"\ntoken_file = "token"\n'
+    (fault,) = faults(written(tmp_path, text)).values()
+    assert "holds no token" in fault and "s3cret" not in fault
+    (tmp_path / "token").write_text("s3cret\n")
+    assert "s3cret" not in repr(load(written(tmp_path, text)))
 
 
 def test_text_that_is_no_toml_is_reported_with_its_line(tmp_path):

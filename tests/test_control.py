@@ -11,12 +11,14 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 from twisted.internet import defer, reactor, task
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 from twisted.web.test.requesthelper import DummyRequest
 
+from relayd.config import Auth
 from relayd.control import api
 from relayd.control.verb import ROLES, Arg, Verb, arguments, run
 from relayd.control.verbs import BY_PATH, VERBS
@@ -147,6 +149,35 @@ def test_password_is_shown_when_made_and_no_hash_ever(relay):
     assert again["password"] == "correct horse" != made["password"]
     assert say(relay, "connection remove", login="login1")["login"] == "login1"
     assert say(relay, "connection list") == []
+
+
+SSHA = "{SSHA}PTggDCOUPEVj5h7bZjhxfKWQBpey47nF"
+
+
+def test_imported_hash_is_taken_and_how_a_password_is_kept_is_told(relay):
+    say(relay, "account add", name="crm")
+    made = say(relay, "connection add", login="login1", account="crm", hash=SSHA)
+    assert "password" not in made and made["credential"] == "SSHA" and SSHA not in repr(made)
+    changed = say(relay, "connection password", login="login1")
+    assert len(changed["password"]) >= 20 and changed["credential"] == "scrypt"
+    again = say(relay, "connection password", login="login1", hash=SSHA)
+    assert "password" not in again and again["credential"] == "SSHA"
+    with pytest.raises(InputError, match=r"hash: is of no format.*bcrypt") as raised:
+        say(relay, "connection password", login="login1", hash="top-secret-hash")
+    assert "top-secret" not in str(raised.value)
+
+
+def test_connection_is_external_only_where_there_is_another_system_to_ask(relay):
+    say(relay, "account add", name="crm")
+    say(relay, "connection add", login="login1", account="crm")
+    for verb_name, more in [("connection add", {"account": "crm"}), ("connection password", {})]:
+        with pytest.raises(InputError, match=r"external: there is no other system to ask.*\[auth\]"):
+            say(relay, verb_name, login="login1", external=True, **more)
+    relay.config = msgspec.structs.replace(relay.config, auth=Auth(url="https://crm.example/login"))
+    assert say(relay, "connection password", login="login1", external=True)["credential"] == "external"
+    made = say(relay, "connection add", login="login2", account="crm", external=True)
+    assert made["credential"] == "external" and "password" not in made
+    assert [row["credential"] for row in say(relay, "connection list")] == ["external", "external"]
 
 
 def test_connection_list_can_be_an_accounts_only(relay):

@@ -159,7 +159,19 @@ class RunningTests(TestCase):
         code, out, _ = await self.run_ctl("--json", *argv)
         assert code == 0 and json.loads(out)["password"] == "correct horse"
         code, _, err = await self.run_ctl(*argv[:5], os.devnull, "login2")
-        assert code == 1 and "password: a password has 8" in err
+        assert code == 1 and "password: must have 8" in err
+
+    async def test_hash_that_is_imported_is_read_from_a_file_and_not_shown(self) -> None:
+        await self.run_ctl("account", "add", "crm")
+        stored = "{SSHA}PTggDCOUPEVj5h7bZjhxfKWQBpey47nF"
+        (self.directory / "hash").write_text(stored + "\n")
+        argv = ["connection", "add", "--account", "crm", "--hash-file", str(self.directory / "hash"), "login1"]
+        code, out, _ = await self.run_ctl(*argv)
+        assert code == 0 and "SSHA" in out and stored not in out and "password" not in out
+        connection = self.relay.directory.connection("login1")
+        assert connection is not None and connection.password == stored
+        code, _, err = await self.run_ctl("connection", "password", "--external", "login1")
+        assert code == 1 and "external: there is no other system to ask" in err
 
     async def test_a_domains_key_is_read_from_its_file_and_the_record_to_publish_printed(self) -> None:
         await self.run_ctl("account", "add", "crm")

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from relayd.directory import Account, Directory, SubmissionConnection, verify_password
+from relayd.directory import EXTERNAL, Account, Directory, SubmissionConnection, verify_password
 from relayd.errors import InputError
 
 NOW = 1_700_000_000.5
+SSHA = "{SSHA}PTggDCOUPEVj5h7bZjhxfKWQBpey47nF"  # of "abcdef"
 
 
 class Main:
@@ -106,6 +107,49 @@ def test_connection_without_password_gets_one_that_is_shown_once(crm, tmp_path):
 def test_connection_takes_a_given_password(crm):
     made = crm.add_connection("login1", account="crm", now=NOW, password="open-sesame").result(10)
     assert made.password == "open-sesame" and verify_password("open-sesame", made.connection.password)
+
+
+def test_imported_hash_is_kept_as_it_is_and_there_is_no_password_to_show(crm):
+    made = crm.add_connection("login1", account="crm", now=NOW, hash="{ssha}" + SSHA[6:]).result(10)
+    assert (made.password, made.connection.password) == ("", SSHA)
+    assert verify_password("abcdef", crm.connection("login1").password)
+    changed = crm.set_password("login1", hash=SSHA).result(10)
+    assert (changed.password, changed.connection.password, changed.connection.version) == ("", SSHA, 2)
+
+
+def test_external_connection_keeps_no_password(crm):
+    made = crm.add_connection("login1", account="crm", now=NOW, external=True).result(10)
+    assert (made.password, made.connection.password) == ("", EXTERNAL)
+    assert crm.set_password("login1", "open-sesame").result(10).connection.password.startswith("scrypt$")
+    assert crm.set_password("login1", external=True).result(10).connection.password == EXTERNAL
+
+
+@pytest.mark.parametrize(
+    ("given", "field", "words"),
+    [
+        ({"hash": "hunter2hunter2"}, "hash", "is of no format that works here"),
+        ({"hash": EXTERNAL}, "hash", "is of no format that works here"),
+        ({"password": "open-sesame", "hash": SSHA}, "hash", "cannot be given together with password"),
+        ({"hash": SSHA, "external": True}, "external", "cannot be given together with hash"),
+    ],
+)
+def test_password_is_given_in_one_way_that_works(crm, given, field, words):
+    for change in (
+        lambda: crm.add_connection("login1", account="crm", now=NOW, **given),
+        lambda: crm.set_password("login1", **given),
+    ):
+        with pytest.raises(InputError, match=words) as raised:
+            change()
+        assert raised.value.field == field and "hunter2" not in str(raised.value)
+
+
+def test_hash_is_renewed_unless_the_password_was_changed_meanwhile(crm):
+    crm.add_connection("login1", account="crm", now=NOW, hash=SSHA).result(10)
+    renewed = crm.renew_hash("login1", SSHA, "scrypt$one").result(10)
+    assert (renewed.password, renewed.version) == ("scrypt$one", 2) and crm.connection("login1") == renewed
+    assert crm.renew_hash("login1", SSHA, "scrypt$two").result(10) is None
+    assert crm.renew_hash("none", SSHA, "scrypt$two").result(10) is None
+    assert crm.connection("login1") == renewed
 
 
 def test_connection_needs_a_known_account_and_a_free_login(crm):

@@ -5,9 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relayd.directory import passwords
-from relayd.directory.passwords import Verdict, Verifier, hash_password, verify_password
+from relayd.directory.passwords import EXTERNAL, Done, Verdict, Verifier, hash_password, verify_password
 
-RIGHT, WRONG, BUSY = Verdict.RIGHT, Verdict.WRONG, Verdict.BUSY
+RIGHT, WRONG, BUSY, UNSURE = Verdict.RIGHT, Verdict.WRONG, Verdict.BUSY, Verdict.UNSURE
+SSHA = "{SSHA}PTggDCOUPEVj5h7bZjhxfKWQBpey47nF"  # of "abcdef"
 
 
 @pytest.fixture(scope="module")
@@ -17,18 +18,41 @@ def hashes() -> dict[str, str]:
 
 
 class Bench:
-    """A verifier whose thread runs when the test says so."""
+    """A verifier whose thread runs, whose clock goes and whose other system answers when the test says so."""
 
     def __init__(self, stored: dict[str, str], **settings: int) -> None:
         self.stored = stored
         self.jobs: list = []
         self.worked = 0
-        self.verifier = Verifier(self.stored.get, self.jobs.append, lambda call: call(), **settings)
+        self.now = 1000.0
+        self.renewed: list[tuple[str, str, str]] = []
+        self.asked: list[tuple[str, str, str]] = []
+        self.answers: list[Done] = []
+        self.verifier = Verifier(
+            lambda login: self.stored.get(login, ""),
+            self.jobs.append,
+            lambda call: call(),
+            lambda: self.now,
+            lambda *renewed: self.renewed.append(renewed),
+            **settings,
+        )
+        self.verifier.ask_externally(self.question, 300.0)
 
-    def ask(self, login: str, password: str) -> list[Verdict]:
+    def question(self, login: str, password: str, client: str, answered: Done) -> None:
+        self.asked.append((login, password, client))
+        self.answers.append(answered)
+
+    def ask(self, login: str, password: str, client: str = "192.0.2.1") -> list[Verdict]:
         """The verdict will be in the list, at once if it was remembered."""
         said: list[Verdict] = []
-        self.verifier.check(login, password, said.append)
+        self.verifier.check(login, password, said.append, client)
+        return said
+
+    def told(self, verdict: Verdict, *question: str) -> list[Verdict]:
+        """A question whose answer of the other system, if it is asked, is the verdict."""
+        said = self.ask(*question)
+        while self.answers:
+            self.answers.pop(0)(verdict)
         return said
 
     def work(self) -> None:
@@ -186,5 +210,124 @@ def test_overlong_or_unencodable_passwords_are_wrong(bench):
 def test_memory_keeps_no_password_in_clear(bench):
     bench.answer("login1", "secret-1")
     bench.answer("login1", "a-wrong-guess")
-    kept = repr([memory._rows for memory in (bench.verifier._right, bench.verifier._wrong)])
+    kept = repr([memory._rows for memory in (bench.verifier._hashes.right, bench.verifier._hashes.wrong)])
     assert "secret-1" not in kept and "a-wrong-guess" not in kept
+
+
+# Imported hashes.
+
+
+def test_imported_hash_is_renewed_once_the_right_password_has_come():
+    bench = Bench({"login1": SSHA})
+    assert bench.answer("login1", "abcdeg") is WRONG and bench.renewed == []
+    assert bench.answer("login1", "abcdef") is RIGHT
+    ((login, old, new),) = bench.renewed
+    assert (login, old) == ("login1", SSHA) and new.startswith("scrypt$") and verify_password("abcdef", new)
+    bench.stored["login1"] = new
+    assert bench.answer("login1", "abcdef") is RIGHT and len(bench.renewed) == 1
+
+
+def test_hash_of_ours_with_other_parameters_is_renewed_too():
+    key = passwords.hashlib.scrypt(b"old", salt=b"saltsalt", n=2, r=1, p=1, dklen=32)
+    bench = Bench({"login1": "scrypt$2$1$1$c2FsdHNhbHQ=$" + passwords.base64.b64encode(key).decode()})
+    assert bench.answer("login1", "old") is RIGHT and len(bench.renewed) == 1
+
+
+def test_wrong_password_for_a_cheap_imported_hash_costs_the_scrypt_of_an_unknown_login(monkeypatch):
+    bench = Bench({"login1": SSHA})
+    spent = []
+    real = passwords.hashlib.scrypt
+    monkeypatch.setattr(passwords.hashlib, "scrypt", lambda *a, **more: spent.append(more["n"]) or real(*a, **more))
+    bench.answer("login1", "guess")
+    bench.answer("nobody", "guess")
+    assert spent == [2**14, 2**14]
+
+
+# Another system's logins.
+
+
+@pytest.fixture
+def external() -> Bench:
+    return Bench({"login1": EXTERNAL})
+
+
+def test_external_login_is_asked_with_where_the_client_is_and_no_thread_works(external):
+    assert external.told(RIGHT, "login1", "secret", "192.0.2.9") == [RIGHT]
+    assert external.asked == [("login1", "secret", "192.0.2.9")] and external.jobs == []
+
+
+def test_no_other_login_is_ever_asked_of_the_other_system(external, hashes):
+    external.stored["login2"] = hashes["secret-1"]
+    assert external.answer("login2", "secret-1") is RIGHT
+    assert external.answer("nobody", "external") is WRONG
+    assert external.asked == []
+
+
+def test_right_answer_is_believed_for_the_time_of_the_cache_and_from_that_client_only(external):
+    external.told(RIGHT, "login1", "secret")
+    external.now += 299
+    assert external.told(WRONG, "login1", "secret") == [RIGHT]
+    assert external.told(WRONG, "login1", "secret", "192.0.2.2") == [WRONG]
+    external.now += 1
+    assert external.told(WRONG, "login1", "secret") == [WRONG]
+
+
+def test_wrong_answer_is_believed_shortly(external):
+    external.told(WRONG, "login1", "secret")
+    external.now += 9
+    assert external.told(RIGHT, "login1", "secret") == [WRONG]
+    external.now += 1
+    assert external.told(RIGHT, "login1", "secret") == [RIGHT]
+
+
+def test_no_answer_lets_nobody_in_and_is_not_remembered(external):
+    assert external.told(UNSURE, "login1", "secret") == [UNSURE]
+    assert external.told(RIGHT, "login1", "secret") == [RIGHT]
+
+
+def test_questions_that_are_the_same_are_asked_once(external):
+    said = [external.ask("login1", "secret") for _ in range(100)]
+    external.answers.pop()(RIGHT)
+    assert said == [[RIGHT]] * 100 and len(external.asked) == 1
+
+
+def test_another_system_that_hangs_keeps_no_other_login_out(hashes):
+    bench = Bench({"login1": EXTERNAL, "login2": hashes["secret-2"]}, pending=2)
+    waiting = [bench.ask("login1", f"guess-{n}") for n in range(2)]
+    assert bench.ask("login1", "secret") == [BUSY] and waiting == [[], []]
+    assert bench.answer("login2", "secret-2") is RIGHT
+
+
+def test_what_one_system_said_does_not_count_when_another_is_named(external):
+    external.told(RIGHT, "login1", "secret")
+    late = external.ask("login1", "late")
+    old = external.answers.pop()
+    external.verifier.ask_externally(external.question, 300.0)
+    old(RIGHT)
+    assert late == [RIGHT]  # it was asked before
+    assert external.told(WRONG, "login1", "secret") == [WRONG]
+    assert external.told(WRONG, "login1", "late") == [WRONG]
+
+
+def test_login_that_gets_a_password_of_its_own_while_the_other_system_is_asked_is_judged_by_that(external, hashes):
+    said = external.ask("login1", "secret-1")
+    external.stored["login1"] = hashes["secret-2"]
+    external.answers.pop()(RIGHT)
+    external.work()
+    assert said == [WRONG]
+
+
+def test_nobody_to_ask_is_no_answer():
+    verifier = Verifier(lambda login: EXTERNAL, lambda job: None, lambda call: None, lambda: 0.0, lambda *_: None)
+    said: list[Verdict] = []
+    verifier.check("login1", "secret", said.append)
+    assert said == [UNSURE]
+
+
+def test_memory_of_another_systems_answers_keeps_no_password_and_is_bounded():
+    bench = Bench({"login1": EXTERNAL}, remembered=2)
+    for n in range(5):
+        bench.told(RIGHT, "login1", f"secret-{n}")
+    rows = bench.verifier._external.right._rows
+    assert len(rows) == 2 and "secret" not in repr(rows)
+    assert bench.ask("login1", "secret-4") == [RIGHT] and bench.ask("login1", "secret-0") == []

@@ -77,7 +77,8 @@ class Receiving:
         self.verdict = Verdict.RIGHT
         self.health = SimpleNamespace(spool_fault="", space_fault="", stopping=False)
         known = SimpleNamespace(account=self.accounts.get, connection=self.connections.get)
-        verifier = SimpleNamespace(check=lambda login, password, done: done(self.verdict))
+        self.checked: list[tuple[str, str]] = []
+        verifier = SimpleNamespace(check=self._check)
         self.relay = Relay(
             "mx1.relay.example",
             self.spool,  # type: ignore[arg-type]
@@ -95,6 +96,10 @@ class Receiving:
         made = ServerSettings("mx1.relay.example", auth=logins, auth_required=logins, **settings)
         self.door = RelayDoor(self.relay, made, allowed, lambda name: name or "bulk")
         self.factory = SMTPServerFactory(self.reactor, self.door, Limits(), None, secure=logins)
+
+    def _check(self, login: str, password: str, done: Callable[[Verdict], None], client: str) -> None:
+        self.checked.append((login, client))
+        done(self.verdict)
 
     def call(self, ip: str = "198.51.100.1") -> Client:
         theirs, ours = pair(self.reactor, ip, "127.0.0.1", 2525)
@@ -376,13 +381,21 @@ def test_what_a_login_may_not_is_said_and_recorded(tmp_path: Path, fields, said)
     assert client.say(b"MAIL FROM:<a@crm.example>\r\n").startswith("530")
 
 
-@pytest.mark.parametrize(("verdict", "said"), [(Verdict.WRONG, b"535 5.7.8"), (Verdict.BUSY, b"454 4.7.0")])
+@pytest.mark.parametrize(
+    ("verdict", "said"),
+    [
+        (Verdict.WRONG, b"535 5.7.8 Incorrect login or password\r\n"),
+        (Verdict.BUSY, b"454 4.7.0 Too many login attempts\r\n"),
+        (Verdict.UNSURE, b"454 4.7.0 Temporary authentication failure\r\n"),
+    ],
+)
 def test_a_password_that_is_wrong_or_cannot_be_checked_now(tmp_path: Path, verdict, said):
     relay = Receiving(tmp_path, logins=True)
     relay.verdict = verdict
     client = logged_in(relay)
     relay.reactor.wait(1)
-    assert client.heard.startswith(said)
+    assert client.heard == said and relay.checked == [("login", "198.51.100.1")]
+    assert client.say(b"MAIL FROM:<a@crm.example>\r\n").startswith("530")
 
 
 def test_a_login_of_a_suspended_account_is_told_no_more_than_a_wrong_password(tmp_path: Path):

@@ -3,13 +3,16 @@
 import signal
 import sys
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
+from twisted.logger import capturedLogs, formatEvent
 
 from relayd import config
+from relayd.directory import Verdict
 from relayd.errors import InputError
 from relayd.service import Node, Options
 from tests.harness import HANG, Host, Reactor, pair
@@ -240,6 +243,57 @@ def test_authorities_that_cannot_be_read_change_nothing_at_a_reload(relay: Runni
     with pytest.raises(InputError):
         relay.node.reload()
     assert relay.node.pools is pools and list(relay.node.listeners) == ["tcp:2525:interface=127.0.0.1"]
+
+
+AUTH = '\n[auth]\nurl = "http://127.0.0.1:8080/login"\n'
+SSHA = "{SSHA}PTggDCOUPEVj5h7bZjhxfKWQBpey47nF"  # of "abcdef"
+
+
+def test_a_login_of_another_system_waits_for_the_configuration_to_name_one(relay: Running):
+    added = relay.node.directory.add_connection("login1", account="crm", now=0.0, external=True)
+    relay.reactor.until(added.done)
+    said: list[Verdict] = []
+    relay.node.verifier.check("login1", "secret", said.append, "198.51.100.1")
+    assert said == [Verdict.UNSURE]
+    (warning,) = relay.node.health()["warnings"]
+    assert "[auth] of the configuration names no url" in warning
+    relay.path.write_text(CONFIG + AUTH)
+    assert relay.node.reload() == {"changed": ["auth"]} and relay.node.health()["warnings"] == []
+    relay.node.verifier.check("login1", "secret", said.append, "198.51.100.1")
+    relay.reactor.wait(1)
+    assert ("127.0.0.1", "") in relay.reactor.dialled
+
+
+def test_an_endpoint_that_a_reload_has_replaced_is_not_warned_of_any_more(relay: Running):
+    relay.path.write_text(CONFIG + AUTH)
+    relay.node.reload()
+    old = relay.node.checker
+    relay.path.write_text(CONFIG)
+    relay.node.reload()
+    relay.node._auth_heard(old, "it does not answer")
+    assert relay.node.health()["warnings"] == []
+
+
+def test_an_imported_hash_becomes_one_of_ours_with_the_first_right_password(relay: Running):
+    added = relay.node.directory.add_connection("login1", account="crm", now=0.0, hash=SSHA)
+    relay.reactor.until(added.done)
+    said: list[Verdict] = []
+    relay.node.verifier.check("login1", "abcdef", said.append, "198.51.100.1")
+    relay.reactor.until(lambda: relay.node._password_of("login1").startswith("scrypt$"))
+    relay.node.verifier.check("login1", "abcdef", said.append, "198.51.100.1")
+    relay.node.verifier.check("login1", "abcdeg", said.append, "198.51.100.1")
+    relay.reactor.until(lambda: len(said) == 3)
+    assert said[0] is Verdict.RIGHT and set(said[1:]) == {Verdict.RIGHT, Verdict.WRONG}
+
+
+def test_an_imported_hash_that_cannot_be_replaced_is_told_of_in_the_log(relay: Running, monkeypatch: Any):
+    failed: Future[Any] = Future()
+    failed.set_exception(OSError("the disk is gone"))
+    monkeypatch.setattr(relay.node.directory, "renew_hash", lambda *given: failed)
+    with capturedLogs() as logged:
+        relay.node._renew_hash("login1", SSHA, "scrypt$new")
+    (line,) = [formatEvent(event) for event in logged]
+    assert line == "The imported hash of login1 stays: the disk is gone"
 
 
 def test_check_says_that_all_is_well_or_what_is_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -27,6 +27,8 @@ class Configuration(Protocol):
     @property
     def node(self) -> Any: ...
     @property
+    def auth(self) -> Any: ...
+    @property
     def stream(self) -> Mapping[str, Any]: ...
 
 
@@ -145,7 +147,7 @@ def _text(value: object) -> str:
 def _secret(value: object) -> str:
     # Never shown in the error, whatever it is.
     if not isinstance(value, str) or not 8 <= len(value) <= 1024:
-        raise ValueError("a password has 8 to 1024 characters")
+        raise ValueError("must have 8 to 1024 characters")
     return value
 
 

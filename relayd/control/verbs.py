@@ -14,7 +14,7 @@ import relayd
 from relayd import notation
 from relayd.control import logins, signing
 from relayd.control.verb import Arg, Relay, Verb
-from relayd.directory import Account, NewConnection, SubmissionConnection
+from relayd.directory import Account, NewConnection, SubmissionConnection, hashes
 from relayd.errors import InputError
 
 T = TypeVar("T")
@@ -75,12 +75,19 @@ def _nearest_account(relay: Relay, name: str) -> str:
 def _shown(connection: SubmissionConnection) -> dict[str, Any]:
     """A connection without its hash."""
     row = msgspec.structs.asdict(connection)
-    del row["password"]
+    row["credential"] = hashes.kind(row.pop("password"))
     return row
 
 
 def _revealed(made: NewConnection) -> dict[str, Any]:
-    return {"login": made.connection.login, "password": made.password, **_shown(made.connection)}
+    password = {"password": made.password} if made.password else {}
+    return {"login": made.connection.login, **password, **_shown(made.connection)}
+
+
+def _may_ask(relay: Relay, external: bool) -> bool:
+    if external and relay.config.auth is None:
+        raise InputError("external", "there is no other system to ask: write its url into the table [auth] first")
+    return external
 
 
 def _then(future: "Future[T]", shape: Callable[[T], dict[str, Any]]) -> "Future[dict[str, Any]]":
@@ -105,6 +112,8 @@ def _connection_add(
     client: list[str],
     stream: str | None,
     password: str | None,
+    hash: str | None,
+    external: bool,
 ) -> Any:
     if stream is not None and stream not in relay.config.stream:
         raise InputError("stream", f"there is no stream {stream!r}{notation.nearest(stream, relay.config.stream)}")
@@ -115,6 +124,8 @@ def _connection_add(
         account=account,
         now=relay.now(),
         password=password or "",
+        hash=hash or "",
+        external=_may_ask(relay, external),
         senders=sender,
         clients=client,
         stream=stream or "",
@@ -142,8 +153,9 @@ def _connection_block(relay: Relay, login: str, reason: str) -> Any:
     return _then(relay.directory.set_connection_state(login, "blocked", reason), _shown)
 
 
-def _connection_password(relay: Relay, login: str, password: str | None) -> Any:
-    return _then(relay.directory.set_password(login, password or ""), _revealed)
+def _connection_password(relay: Relay, login: str, password: str | None, hash: str | None, external: bool) -> Any:
+    _may_ask(relay, external)
+    return _then(relay.directory.set_password(login, password or "", hash=hash or "", external=external), _revealed)
 
 
 def _connection_remove(relay: Relay, login: str) -> Any:
@@ -202,6 +214,8 @@ _LOGIN = Arg("login", "the connection's login", "name", positional=True, require
 _NAME = Arg("name", "the account's name", "name", positional=True, required=True)
 _DOMAIN = Arg("name", "the domain of the From addresses", positional=True, required=True)
 _PASSWORD = Arg("password", "a password of your own; without one, one is made up", "secret")
+_HASH = Arg("hash", "or the hash of one that works elsewhere: bcrypt, SHA-crypt, Django, LDAP", "secret")
+_EXTERNAL = Arg("external", "or let the system that [auth] names decide at each login", "bool", default=False)
 
 VERBS: tuple[Verb, ...] = (
     Verb(
@@ -269,6 +283,8 @@ VERBS: tuple[Verb, ...] = (
             Arg("client", "an IP address or CIDR it may come from; without any, all", "network", repeated=True),
             Arg("stream", "the stream of its mail; without one, the default stream", "name"),
             _PASSWORD,
+            _HASH,
+            _EXTERNAL,
         ),
         role="admin",
         effect="change",
@@ -310,7 +326,7 @@ VERBS: tuple[Verb, ...] = (
         name="connection password",
         help="give a connection a new password; it is shown this once, the old one is void",
         handler=_connection_password,
-        args=(_LOGIN, _PASSWORD),
+        args=(_LOGIN, _PASSWORD, _HASH, _EXTERNAL),
         role="admin",
         effect="change",
         example="connection password login1",

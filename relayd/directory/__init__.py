@@ -2,13 +2,17 @@
 passwords, and the keys that sign."""
 
 from relayd.directory.domains import DomainKey
-from relayd.directory.passwords import Verdict, Verifier, hash_password, verify_password
+from relayd.directory.hashes import EXTERNAL
+from relayd.directory.passwords import Ask, Done, Verdict, Verifier, hash_password, verify_password
 from relayd.directory.store import Account, Directory, NewConnection, SubmissionConnection, domain_name
 
 __all__ = [
+    "EXTERNAL",
     "Account",
+    "Ask",
     "Directory",
     "DomainKey",
+    "Done",
     "NewConnection",
     "SubmissionConnection",
     "Verdict",

@@ -17,7 +17,7 @@ import msgspec
 
 from relayd import notation
 from relayd.address import domain_of, parse_address
-from relayd.directory import domains
+from relayd.directory import domains, hashes
 from relayd.directory.domains import DomainKey
 from relayd.directory.passwords import hash_password
 from relayd.errors import InputError
@@ -49,7 +49,7 @@ class Account(msgspec.Struct, frozen=True):
 
 
 class SubmissionConnection(msgspec.Struct, frozen=True):
-    """A login and what it may do.  ``password`` is a hash; ``version`` rises with every change.
+    """A login and what it may do.  ``password`` is a hash or ``hashes.EXTERNAL``; ``version`` rises with every change.
 
     ``senders``: addresses, "@domain" for all of a domain, or "*" for any; none means that it may send as nobody.
     ``clients``: addresses and CIDRs that may log in; none means any.  ``stream`` "" is the default stream.
@@ -79,7 +79,8 @@ class SubmissionConnection(msgspec.Struct, frozen=True):
 
 
 class NewConnection(msgspec.Struct, frozen=True):
-    """A connection just made or given a new password: the only time the password is seen in clear."""
+    """A connection just made or given a new password: the only time the password is seen in clear; "" if it is not
+    known here."""
 
     connection: SubmissionConnection
     password: str
@@ -148,12 +149,15 @@ class Directory:
         account: str,
         now: float,
         password: str = "",
+        hash: str = "",
+        external: bool = False,
         senders: Iterable[str] = (),
         clients: Iterable[str] = (),
         stream: str = "",
     ) -> "Future[NewConnection]":
-        """A new login; without a password one is made up.  The result is the only place it is ever shown."""
-        secret = password or secrets.token_urlsafe(18)
+        """A new login; without a password, an imported hash or another system to ask, a password is made up.  The
+        result is the only place it is ever shown."""
+        secret, kept = _kept_as(password, hash, external)
         row = SubmissionConnection(
             login=_field("login", notation.name, login),
             account=account,
@@ -167,7 +171,7 @@ class Directory:
         def write(db: sqlite3.Connection) -> SubmissionConnection:
             if not db.execute("SELECT 1 FROM accounts WHERE name = ?", (account,)).fetchone():
                 raise InputError("account", f"there is no account {account!r}")
-            stored = msgspec.structs.replace(row, password=hash_password(secret))
+            stored = msgspec.structs.replace(row, password=kept())
             insert = "INSERT INTO connections VALUES (?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING"
             if not db.execute(insert, _values(stored)).rowcount:
                 raise InputError("login", f"there is already a connection {login!r}")
@@ -181,14 +185,27 @@ class Directory:
         update = "UPDATE connections SET state = ?, reason = ?, version = version + 1 WHERE login = ? RETURNING *"
         return self._change(lambda db: _updated(db, update, (state, reason, login), login), self._kept)
 
-    def set_password(self, login: str, password: str = "") -> "Future[NewConnection]":
-        """A new password, made up if none is given; the old one fails from the moment the future is done."""
-        secret = password or secrets.token_urlsafe(18)
+    def set_password(
+        self, login: str, password: str = "", *, hash: str = "", external: bool = False
+    ) -> "Future[NewConnection]":
+        """A new password, given as in ``add_connection``; the old one fails from the moment the future is done."""
+        secret, kept = _kept_as(password, hash, external)
         update = "UPDATE connections SET password = ?, version = version + 1 WHERE login = ? RETURNING *"
         return self._change(
-            lambda db: _updated(db, update, (hash_password(secret), login), login),
+            lambda db: _updated(db, update, (kept(), login), login),
             lambda stored: NewConnection(self._kept(stored), secret),
         )
+
+    def renew_hash(self, login: str, old: str, new: str) -> "Future[SubmissionConnection | None]":
+        """Another hash of the same password; gives None if the password has been changed meanwhile."""
+        update = (
+            "UPDATE connections SET password = ?, version = version + 1 WHERE login = ? AND password = ? RETURNING *"
+        )
+
+        def write(db: sqlite3.Connection) -> SubmissionConnection | None:
+            return next(map(_connection, db.execute(update, (new, login, old)).fetchall()), None)
+
+        return self._change(write, lambda stored: stored and self._kept(stored))
 
     def remove_connection(self, login: str) -> "Future[SubmissionConnection]":
         """Gives what was removed."""
@@ -280,6 +297,20 @@ class Directory:
 
         self._writer.submit(run)
         return future
+
+
+def _kept_as(password: str, hash: str, external: bool) -> tuple[str, Callable[[], str]]:
+    """A password to show, and what gives the text to store: on the thread, for a hash takes its time."""
+    given = [name for name, value in (("password", password), ("hash", hash), ("external", external)) if value]
+    if len(given) > 1:
+        raise InputError(given[1], f"cannot be given together with {given[0]}")
+    if external:
+        return "", lambda: hashes.EXTERNAL
+    if hash:
+        imported = _field("hash", hashes.imported, hash)
+        return "", lambda: imported
+    secret = password or secrets.token_urlsafe(18)
+    return secret, lambda: hash_password(secret)
 
 
 def _field(field: str, parse: Callable[[A], R], value: A) -> R:
