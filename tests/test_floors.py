@@ -12,7 +12,7 @@ RELAYD = ROOT / "relayd"
 # Each line is a step: its rooms import only rooms of the lines before it, never one another.
 FLOORS: dict[str, list[str]] = {
     "words": ["address envelope errors identity notation reply", "outcome", "records"],
-    "protocol": ["smtp message", "shaping"],
+    "protocol": ["smtp message", "shaping verification"],
     "engine": ["directory egress queue spool submission", "signing"],
     # Twisted lives only from here on.
     "shell": ["pulse resolver tls transport", "control listener", "delivery reception sandbox"],
