@@ -4,6 +4,7 @@ Enter: a ``Config``.  Leave: sources and pools, streams, routes, doors and limit
 """
 
 import ipaddress
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from relayd.shaping.limits import rate as parse_rate
 from relayd.signing import Rules as SigningRules
 from relayd.smtp.events import ServerSettings
 from relayd.tls import ClientTLS, ServerTLS
+from relayd.verification import Source as Seen
 
 
 def pools(loaded: config.Config) -> Pools:
@@ -67,6 +69,16 @@ def signing(loaded: config.Config, *, prove: bool = False) -> SigningRules:
                 faults[domain] = f"{file}: {error}"
     defer = frozenset(name for name, stream in loaded.stream.items() if stream.unsigned == "defer")
     return SigningRules(keys, faults, loaded.node.dkim_domain, defer)
+
+
+def sender_sources(loaded: config.Config, streams: Iterable[str]) -> tuple[Seen, ...]:
+    """The addresses, as the world sees them, that mail of these streams leaves from."""
+    pools = {loaded.stream[name].pool for name in streams if name in loaded.stream}
+    names = sorted({name for pool in pools for name in loaded.pool[pool].sources})
+    sources = [(name, loaded.source[name]) for name in names]
+    return tuple(
+        Seen(name, address, source.ehlo) for name, source in sources for address in source.public or source.address
+    )
 
 
 def courier_settings(loaded: config.Config) -> Settings:

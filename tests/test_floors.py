@@ -15,7 +15,7 @@ FLOORS: dict[str, list[str]] = {
     "protocol": ["smtp message", "shaping verification"],
     "engine": ["directory egress queue spool submission", "signing"],
     # Twisted lives only from here on.
-    "shell": ["pulse resolver tls transport", "control listener", "delivery reception sandbox"],
+    "shell": ["pulse resolver tls transport", "control domainwatch listener", "delivery reception sandbox"],
     "assembly": ["tables", "config", "assembly ctl quickstart", "service"],
 }
 BELOW_THE_LINE = ("words", "protocol", "engine")

@@ -195,7 +195,7 @@ def test_the_records_of_a_zone_prove_a_domain_whose_own_spf_knows_nothing_of_us(
 
 
 def test_a_zone_is_told_record_by_record():
-    assert [(made.name, made.type, made.value) for made in records(subject(**LABEL))[2:]] == [
+    assert [(made.name, made.type, made.value) for made in records(subject(**LABEL))[1:-1]] == [
         ("bounce.mail.crm.example", "MX", "10 mx1.relay.example"),
         ("bounce.mail.crm.example", "TXT", "v=spf1 ip4:192.0.2.10 ip6:2001:db8::10 -all"),
         ("t1.mail.crm.example", "A", "192.0.2.10"),
@@ -237,6 +237,20 @@ def test_a_source_has_a_host_name_in_the_zone(source, name):
 
 
 # Records
+
+
+def test_before_a_check_all_records_are_told_as_if_there_were_none():
+    made = "\n".join(f"{record.name} {record.type} {record.value}" for record in records(subject()))
+    assert proved(Zone(made + "\ncrm.example MX 10 mx.crm.example").tell(check(subject()))) is True
+
+
+def test_after_a_check_no_record_is_told_that_would_stand_beside_another():
+    zone = "crm.example TXT v=spf1 mx -all\n_dmarc.crm.example TXT v=DMARC1; p=reject"
+    told = {record.name: record.value for record in records(subject(), Zone(zone).tell(check(subject())))}
+    assert told == {
+        "s1._domainkey.crm.example": dns_record(KEY)[1],
+        "crm.example": "v=spf1 ip4:192.0.2.10 ip4:192.0.2.11 mx -all",
+    }
 
 
 def test_a_txt_record_of_a_zone_file_is_quoted_in_strings_that_dns_can_carry():

@@ -1,8 +1,9 @@
 """The directory: who may submit mail.  Accounts and their submission connections, the check of
-passwords, and the keys that sign."""
+passwords, the keys that sign, and the domains that mail is sent from."""
 
 from relayd.directory.domains import DomainKey
 from relayd.directory.passwords import Verdict, Verifier, hash_password, verify_password
+from relayd.directory.senders import SenderDomain, Senders, State, judged
 from relayd.directory.store import Account, Directory, NewConnection, SubmissionConnection, domain_name
 
 __all__ = [
@@ -10,10 +11,14 @@ __all__ = [
     "Directory",
     "DomainKey",
     "NewConnection",
+    "SenderDomain",
+    "Senders",
+    "State",
     "SubmissionConnection",
     "Verdict",
     "Verifier",
     "domain_name",
     "hash_password",
+    "judged",
     "verify_password",
 ]

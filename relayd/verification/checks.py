@@ -5,7 +5,7 @@ there is none here; every address passes SPF, or none is known; and one of the t
 where its policy would have our mail refused; a missing record warns.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from relayd.message.dkim import Key, dns_record, mismatch
 from relayd.reply import printable
@@ -40,12 +40,17 @@ def proved(findings: Iterable[Finding]) -> bool | None:
     return any(finding.result == "pass" and finding.check in ("dkim", "spf") for finding in findings)
 
 
-def records(subject: Subject) -> tuple[Publish, ...]:
-    """Everything to publish for a domain of which nothing is in the DNS yet."""
-    spf = Publish(subject.domain, "TXT", allowing((), spf_terms(subject.sources, subject.spf), "~all"))
-    own = [spf] if subject.sources and not subject.zone else []
-    dmarc = Publish(f"_dmarc.{subject.domain}", "TXT", f"v=DMARC1; p=none; rua=mailto:dmarc@{subject.domain}")
-    return (*map(_key_record, subject.keys), *own, dmarc, *zone_records(subject))
+def records(subject: Subject, findings: Sequence[Finding] = ()) -> tuple[Publish, ...]:
+    """Everything to publish for a domain.  Where a check looked at what is there already, what it wants instead."""
+    seen = {finding.check for finding in findings if finding.result != "unknown"}
+    made = [*map(_key_record, subject.keys), *zone_records(subject)]
+    if "spf" not in seen and subject.sources and not subject.zone:
+        terms = spf_terms(subject.sources, subject.spf)
+        made.append(Publish(subject.domain, "TXT", allowing((), terms, "~all")))
+    if "dmarc" not in seen:
+        made.append(Publish(f"_dmarc.{subject.domain}", "TXT", f"v=DMARC1; p=none; rua=mailto:dmarc@{subject.domain}"))
+    made += [record for finding in findings for record in finding.publish]
+    return tuple({(record.name, record.type): record for record in made}.values())
 
 
 def _key_record(key: Key) -> Publish:
