@@ -32,6 +32,18 @@ from relayd.smtp.events import ServerSettings
 from relayd.tls import ClientTLS, ServerTLS
 from relayd.verification import Source as Seen
 
+# Addresses that only this machine or its own network sees.
+_LOCAL = (
+    "127.0.0.0/8",
+    "10.0.0.0/8",
+    "172.16.0.0/12",
+    "192.168.0.0/16",
+    "100.64.0.0/10",
+    "::1",
+    "fc00::/7",
+    "fe80::/10",
+)
+
 
 def pools(loaded: config.Config) -> Pools:
     sources = {name: Source(name, source.address, source.ehlo) for name, source in loaded.source.items()}
@@ -72,12 +84,15 @@ def signing(loaded: config.Config, *, prove: bool = False) -> SigningRules:
 
 
 def sender_sources(loaded: config.Config, streams: Iterable[str]) -> tuple[Seen, ...]:
-    """The addresses, as the world sees them, that mail of these streams leaves from."""
+    """The addresses, as the world sees them, that mail of these streams leaves from; local ones it does not see."""
     pools = {loaded.stream[name].pool for name in streams if name in loaded.stream}
     names = sorted({name for pool in pools for name in loaded.pool[pool].sources})
     sources = [(name, loaded.source[name]) for name in names]
     return tuple(
-        Seen(name, address, source.ehlo) for name, source in sources for address in source.public or source.address
+        Seen(name, address, source.ehlo)
+        for name, source in sources
+        for address in source.public or source.address
+        if not notation.within(address, _LOCAL)
     )
 
 

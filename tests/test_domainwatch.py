@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
@@ -184,9 +185,11 @@ class Watching(TestCase):
         self.held.pop()(None)
         assert (await checking).state == "verified"
 
-    async def test_who_asks_during_a_check_gets_its_result(self) -> None:
+    async def test_who_asks_during_a_check_gets_its_result_and_nothing_is_asked_twice(self) -> None:
         self.dns.load(WELL)
         await self.register()
+        sources = (T1, Source("t2", "192.0.2.11", "t2.relay.test"))
+        self.subjects["crm.test"] = Subject("crm.test", "mx1.relay.test", (KEY,), sources)
         one, other = self.watch.verify("crm.test"), self.watch.verify("crm.test")
         assert await one == await other
         assert len(set(self.dns.questions())) == len(self.dns.questions())
@@ -202,6 +205,17 @@ class Watching(TestCase):
         self.dns.load("")
         await self.later(5, lambda: self.watch._slots.tokens == AT_ONCE)
         await self.later(5, lambda: all(self.row(name).checked for name in names))
+
+    async def test_domains_whose_dns_hangs_keep_no_other_waiting(self) -> None:
+        names = [f"d{n}.test" for n in range(AT_ONCE - 1)]
+        for name in names:
+            await self.register(name)
+            self.subjects[name] = Subject(name, "mx1.relay.test", (rsa(domain=name, selector="k"),))
+        self.dns.load(WELL + "\n".join(f"k._domainkey.{name} DROP" for name in names))
+        await self.later(5, lambda: len(self.dns.asked) == len(names))
+        await self.done(self.directory.register_domain("crm.test", account="crm", now=NOW))
+        self.directory.senders.keep(msgspec.structs.replace(self.row(), due=NOW + 1))
+        await self.later(5, lambda: self.row().state == "verified")
 
     async def test_a_domain_that_is_not_registered_or_not_any_more_is_refused(self) -> None:
         await self.assertFailure(self.watch.verify("crm.test"), InputError)

@@ -80,7 +80,8 @@ def check_spf(subject: Subject) -> Asking[list[Finding]]:
     """Whether every address passes for the domain of the return path."""
     domain = return_path(subject)
     if not subject.sources:
-        text = "no address that its mail is sent from is known, so SPF cannot be judged: give [source] its address"
+        text = "no public address that its mail is sent from is known, so SPF cannot be judged: "
+        text += "give each [source] its address, or public where addresses are translated"
         return [Finding("spf", "warn" if subject.keys else "fail", text)]
     missing: list[Source] = []
     verdicts: list[Verdict] = []
