@@ -148,7 +148,11 @@ class DomainWatch(Service):
         written: Deferred[None] = Deferred()
 
         def done(fault: object) -> None:
-            if not written.called:
+            if written.called:  # stopped meanwhile
+                return
+            if isinstance(fault, Exception):
+                written.errback(fault)
+            else:
                 written.callback(None)
 
         self._keep(encode(record), done)

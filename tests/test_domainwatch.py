@@ -185,6 +185,16 @@ class Watching(TestCase):
         self.held.pop()(None)
         assert (await checking).state == "verified"
 
+    async def test_a_record_that_cannot_be_kept_leaves_the_state_for_the_next_check(self) -> None:
+        self.disk = False
+        self.dns.load(WELL)
+        await self.register()
+        await self.later(5, lambda: self.held)
+        self.held.pop()(RuntimeError("refused"))
+        assert self.row().state == "unverified" and len(self.flushLoggedErrors(RuntimeError)) == 1
+        self.disk = True
+        await self.later(5, lambda: self.row().state == "verified")
+
     async def test_who_asks_during_a_check_gets_its_result_and_nothing_is_asked_twice(self) -> None:
         self.dns.load(WELL)
         await self.register()

@@ -14,7 +14,8 @@ from relayd.errors import InputError
 from relayd.message.dkim import Key
 from relayd.verification import Publish, Subject, records
 
-NOT_CHECKED = "not checked: the domain_check of its account is off"
+OFF = "not checked: the domain_check of its account is off"
+NOT_YET = "not checked yet: show it again in a few seconds, for records that fit what is published already"
 
 
 def name_of(text: str) -> str:
@@ -69,9 +70,8 @@ def removed(row: SenderDomain) -> dict[str, Any]:
 
 def _line(relay: Relay, row: SenderDomain) -> dict[str, Any]:
     keys = [_short(key) for key in _keys(relay, row.domain)]
-    why = row.why if _is_checked(relay, row) else NOT_CHECKED
     told = {"domain": row.domain, "account": row.account, "state": row.state, "checked": row.checked or None}
-    return {**told, "keys": keys, "why": why}
+    return {**told, "keys": keys, "why": _why(relay, row)}
 
 
 def _unregistered(relay: Relay, domain: str) -> dict[str, Any]:
@@ -80,20 +80,26 @@ def _unregistered(relay: Relay, domain: str) -> dict[str, Any]:
 
 
 def _state(relay: Relay, row: SenderDomain) -> dict[str, Any]:
-    is_checked = _is_checked(relay, row)
     return {
         "domain": row.domain,
         "account": row.account,
         "state": row.state,
         "since": row.since,
         "checked": row.checked or None,
-        "due": row.due or relay.now() if is_checked else None,
-        "why": row.why if is_checked or row.checked else NOT_CHECKED,
+        "due": row.due or relay.now() if _is_checked(relay, row) else None,
+        "why": _why(relay, row),
         "findings": [{"check": found.check, "result": found.result, "text": found.text} for found in row.findings],
     }
 
 
+def _why(relay: Relay, row: SenderDomain) -> str:
+    if row.checked:
+        return row.why
+    return NOT_YET if _is_checked(relay, row) else OFF
+
+
 def _is_checked(relay: Relay, row: SenderDomain) -> bool:
+    """Whether it is checked unasked."""
     account = relay.directory.account(row.account)
     return account is not None and account.domain_check != "off"
 
