@@ -96,6 +96,13 @@ def test_what_may_stand_once_stands_once(name):
         parse(f"v=spf1 {name}=a.example {name}=b.example")
 
 
+def test_a_record_without_end_is_no_work():
+    text = "v=spf1 " + "ip4:192.0.2.1 " * 5000
+    with pytest.raises(SPFError, match="longer than 4096 characters"):
+        parse(text)
+    assert len(allowing([text], ["ip4:192.0.2.9"], "-all")) < 5000
+
+
 def test_only_this_version_counts():
     texts = ["v=spf1", "V=SPF1 -all", "v=spf10 -all", "v=spf1-all", "spf1", "v=spf2.0/pra -all", " v=spf1"]
     assert policies(texts) == ["v=spf1", "V=SPF1 -all"]

@@ -6,6 +6,7 @@ In: the text of a record.  Out: its ``Policy``, or ``SPFError`` with a sentence 
 import ipaddress
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Literal
 from urllib.parse import quote
 
@@ -18,6 +19,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Qualifier = Literal["+", "-", "~", "?"]
 
 VERSION = "v=spf1"
+MAX_RECORD = 4096  # characters; a record of one UDP answer has a tenth of that
 _MAX_NAME = 253
 
 _MACRO = r"%(?:\{[slodiphvSLODIPHV]\d{0,3}[rR]?[.+,/_=-]*\}|[%_-])"
@@ -68,8 +70,11 @@ def policies(texts: Sequence[str]) -> list[str]:
     return [text for text in texts if text.lower() == VERSION or text.lower().startswith(VERSION + " ")]
 
 
+@lru_cache(128)  # each is evaluated for every address
 def parse(text: str) -> Policy:
     """Reads a record whole: a fault anywhere voids all of it (section 4.6)."""
+    if len(text) > MAX_RECORD:
+        raise SPFError(f"it is longer than {MAX_RECORD} characters")
     terms: list[Term] = []
     seen: dict[str, str] = {}
     for word in _words(text):
@@ -88,7 +93,7 @@ def parse(text: str) -> Policy:
 
 
 def _words(text: str) -> list[str]:
-    return [word for word in text.split(" ")[1:] if word]
+    return [word for word in text[:MAX_RECORD].split(" ")[1:] if word]
 
 
 def _mechanism(word: str) -> Term:
