@@ -4,6 +4,7 @@ Enter: a ``Config``.  Leave: sources and pools, streams, routes, doors and limit
 """
 
 import ipaddress
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,19 @@ from relayd.shaping.limits import rate as parse_rate
 from relayd.signing import Rules as SigningRules
 from relayd.smtp.events import ServerSettings
 from relayd.tls import ClientTLS, ServerTLS, trust
+from relayd.verification import Source as Seen
+
+# Addresses that only this machine or its own network sees.
+_LOCAL = (
+    "127.0.0.0/8",
+    "10.0.0.0/8",
+    "172.16.0.0/12",
+    "192.168.0.0/16",
+    "100.64.0.0/10",
+    "::1",
+    "fc00::/7",
+    "fe80::/10",
+)
 
 
 def pools(loaded: config.Config) -> Pools:
@@ -78,6 +92,19 @@ def checker(reactor: Any, loaded: config.Config) -> HTTPChecker | None:
         return None
     token = Path(auth.token_file).read_text("ascii").strip() if auth.token_file else ""
     return HTTPChecker(reactor, auth.url, auth.timeout, trust(auth.authorities), token)
+
+
+def sender_sources(loaded: config.Config, streams: Iterable[str]) -> tuple[Seen, ...]:
+    """The addresses, as the world sees them, that mail of these streams leaves from; local ones it does not see."""
+    pools = {loaded.stream[name].pool for name in streams if name in loaded.stream}
+    names = sorted({name for pool in pools for name in loaded.pool[pool].sources})
+    sources = [(name, loaded.source[name]) for name in names]
+    return tuple(
+        Seen(name, address, source.ehlo)
+        for name, source in sources
+        for address in source.public or source.address
+        if not notation.within(address, _LOCAL)
+    )
 
 
 def courier_settings(loaded: config.Config) -> Settings:

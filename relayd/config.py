@@ -130,7 +130,8 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     """This relay.  ``control_group``: who may use the control socket besides root and relayd's own user; ``min_free``:
     with fewer free bytes on the spool's disk no mail is accepted; ``drain``: how long a stop waits for what is in
     flight; ``default_stream``: of connections that name none, "" is the first in the file; ``dkim_domain``: the relay's
-    own domain, whose keys sign everything a second time ("": none)."""
+    own domain, whose keys sign everything a second time ("": none); ``spf``: the name of an SPF record that lists our
+    addresses, which senders include ("": they list them)."""
 
     name: Host
     spool: FilePath
@@ -140,6 +141,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     drain: Duration = 30.0
     default_stream: str = ""
     dkim_domain: Host = ""
+    spf: Host = ""
 
 
 class TLS(msgspec.Struct, frozen=True, kw_only=True):
@@ -199,9 +201,11 @@ class Login(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
-    """An egress IP: one address per family at most, none is the system's choice; ``ehlo`` "" is the node's name."""
+    """An egress IP: one address per family at most, none is the system's choice; ``public``: what the world sees of it
+    where that is another one; ``ehlo`` "" is the node's name."""
 
     address: Annotated[tuple[str, ...], _addresses] = ()
+    public: Annotated[tuple[str, ...], _addresses] = ()
     ehlo: str = ""
 
 

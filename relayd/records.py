@@ -13,10 +13,19 @@ import msgspec
 from relayd.outcome import Evidence
 
 RecordKind = Literal[
-    "Reception", "Rejection", "Delivery", "TransientFailure", "Bounce", "Expiration", "Cancellation", "Unknown"
+    "Reception",
+    "Rejection",
+    "Delivery",
+    "TransientFailure",
+    "Bounce",
+    "Expiration",
+    "Cancellation",
+    "Unknown",
+    "DomainVerified",
+    "DomainFailing",
 ]
 
-# The term each kind adds to, and whether the delivery leaves the queue by it.
+# The term each kind adds to, and whether the delivery leaves the queue by it.  Events of a domain add to none.
 TERM_OF: dict[RecordKind, str] = {
     "Reception": "received",
     "Rejection": "rejected",
@@ -33,7 +42,7 @@ OUT_TERMS = ("delivered", "bounced", "expired", "cancelled", "suppressed", "drop
 
 class Record(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """One event.  Times are unix seconds; ids are as users see them; ``recipients`` of a Reception are in the order of
-    the delivery ids, which follow the message id one by one."""
+    the delivery ids, which follow the message id one by one; ``domain`` is the sender domain that an event is of."""
 
     kind: RecordKind
     time: float
@@ -52,6 +61,7 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     attempts: int = 0
     due: float = 0.0
     evidence: Evidence | None = None
+    domain: str = ""
     note: str = ""
 
 

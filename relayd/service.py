@@ -33,7 +33,8 @@ from relayd.credentials import HTTPChecker, asking
 from relayd.delivery import Courier
 from relayd.delivery.routing import words
 from relayd.delivery.sources import check_sources
-from relayd.directory import Directory, Verifier
+from relayd.directory import Directory, SenderDomain, Verifier
+from relayd.domainwatch import DomainWatch
 from relayd.envelope import Delivery
 from relayd.errors import InputError
 from relayd.guard import Guard
@@ -47,6 +48,7 @@ from relayd.resolver import Resolver
 from relayd.signing import WORKERS, Crew, Keyring, Signer
 from relayd.spool import Audit, Spool, SpoolError
 from relayd.tls import ServerTLS
+from relayd.verification import Subject
 
 _SWITCH = (
     0.0005  # seconds a thread waits for the GIL beside a busy reactor: with Python's 5 ms a commit takes far too long
@@ -144,6 +146,16 @@ class Node(Service):
         self._signing = Crew(WORKERS, "signer")
         signer = Signer(self.keyring, self._signing.submit, post)
         self.resolver = Resolver(reactor, assembly.resolver_settings(loaded), is_ours=self._is_ours)
+        self.domains = DomainWatch(
+            reactor,
+            self.directory.senders,
+            self.resolver,
+            self.subject,
+            self._is_checked,
+            lambda lines, done: self.spool.keep_records(lines, (), done),
+            self.now,
+            random.Random(),
+        )
         self.pools = assembly.pools(loaded)
         check_sources(self.pools)
         self.scheduler = Scheduler(assembly.streams(loaded), self.pools.choose, loaded.egress.sessions)
@@ -181,6 +193,7 @@ class Node(Service):
         self.control = ControlService(reactor, loaded.node.control, self, loaded.node.control_group)
         self.control.startService()
         self.courier.startService()
+        self.domains.startService()
         self._ticker.start(1.0)
         if hasattr(signal, "SIGHUP"):
             signal.signal(signal.SIGHUP, lambda *_: post(self._hang_up))
@@ -232,6 +245,7 @@ class Node(Service):
             self._ticker.stop()
         ending = [listener.stopService() for listener in self.listeners.values()]
         await DeferredList([*ending, self.courier.stopService()], consumeErrors=True)
+        self.domains.stopService()
         self.relay.flush_rejections()
         stopped = self.control.stopService()
         if stopped is not None:
@@ -301,6 +315,29 @@ class Node(Service):
     def _is_ours(self, address: str, port: int) -> bool:
         """Whether one of our listeners answers there: mail for it would come back to us."""
         return assembly.is_ours(self.config, address, port)
+
+    # Sender domains.
+
+    def subject(self, row: SenderDomain) -> Subject:
+        """What the DNS has to agree with for a sender domain: the keys that sign it, the addresses it is sent from."""
+        node, keys = self.config.node, self.keyring.find(row.account, row.domain).keys
+        aligned = tuple(key for key in keys if f".{row.domain}".endswith(f".{key.domain}"))
+        sources = assembly.sender_sources(self.config, self._streams_of(row.account))
+        return Subject(row.domain, node.name, aligned, sources, node.spf)
+
+    def _streams_of(self, account: str) -> set[str]:
+        """The streams that an account, or one below it, may send in; all, while there is no way in."""
+        ways = [(row.account, row.stream) for row in self.directory.connections()]
+        ways += [(entry.account, entry.stream) for door in self.config.listener for entry in door.allow]
+        named = {stream for name, stream in ways if account in self.directory.lineage(name)}
+        return {self.config.stream_named(name) for name in named} or set(self.config.stream)
+
+    def _is_checked(self, row: SenderDomain) -> bool:
+        account = self.directory.account(row.account)
+        return account is not None and account.domain_check != "off"
+
+    def verify(self, domain: str) -> "Deferred[SenderDomain]":
+        return self.domains.verify(domain)
 
     # Reload.
 

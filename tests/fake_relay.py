@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from relayd.config import Config, Node, Pool, Source, Stream
-from relayd.directory import Directory
+from relayd.directory import Directory, SenderDomain
 from relayd.errors import InputError
 from relayd.guard import Guard
 from relayd.signing import Keyring
+from relayd.verification import Source as Seen
+from relayd.verification import Subject
 
 NOW = 1_700_000_000.0
 
@@ -56,6 +58,16 @@ class FakeRelay:
 
     def audit(self) -> Any:
         return self.books
+
+    def subject(self, row: SenderDomain) -> Subject:
+        keys = tuple(self.keyring.find(row.account, row.domain).keys)
+        return Subject(row.domain, self.config.node.name, keys, (Seen("t1", "192.0.2.10", "t1.relay.example"),))
+
+    async def verify(self, domain: str) -> Any:
+        row = self.directory.senders.get(domain)
+        if row is None:
+            raise InputError("name", f"the domain {domain} is not registered")
+        return row
 
     def reload(self) -> Any:
         if isinstance(self.reloaded, Exception):

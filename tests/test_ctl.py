@@ -21,7 +21,8 @@ from twisted.trial.unittest import TestCase
 from relayd import ctl
 from relayd.control.api import ControlService
 from relayd.control.verbs import VERBS
-from relayd.message.dkim import dns_record, to_pem, zone_line
+from relayd.message.dkim import dns_record, to_pem
+from relayd.verification import Publish
 from tests.dkim_kit import rsa
 from tests.fake_relay import opened
 
@@ -180,16 +181,23 @@ class RunningTests(TestCase):
         argv = shlex.split(f"domain add --account crm --selector s1 --key-file {self.directory}/s1.pem crm.example")
         code, out, _ = await self.run_ctl(*argv)
         name, text = dns_record(key)
-        assert code == 0 and re.search(rf"^  {name}  {re.escape(text)}$", out, re.MULTILINE)
+        assert code == 0 and re.search(rf"^  TXT +{name} +{re.escape(text)}$", out, re.MULTILINE)
         code, out, _ = await self.run_ctl("domain", "show", "crm.example")
-        assert code == 0 and text in out and zone_line(key) in out and "PRIVATE" not in out
+        line = Publish(name, "TXT", text).line
+        assert code == 0 and text in out and line in out and "PRIVATE" not in out
         code, out, _ = await self.run_ctl("domain", "list")
-        assert out.splitlines()[1].split()[:5] == ["crm.example", "crm", "s1", "rsa-sha256", "2048"]
+        assert out.splitlines()[1].split()[:7] == ["crm.example", "crm", "unverified", "-", "s1", "rsa-sha256", "2048"]
+
+    async def test_a_domain_that_is_not_verified_exits_1_and_what_is_missing_is_printed(self) -> None:
+        await self.run_ctl("account", "add", "crm")
+        await self.run_ctl(*shlex.split("domain add --account crm --algorithm none crm.example"))
+        code, out, _ = await self.run_ctl("domain", "verify", "crm.example")
+        assert code == 1 and re.search("^verified +no$", out, re.MULTILINE)
 
     async def test_a_key_is_made_where_none_is_given(self) -> None:
         await self.run_ctl("account", "add", "crm")
         code, out, _ = await self.run_ctl(*shlex.split("domain add --account crm --algorithm ed25519 crm.example"))
-        assert code == 0 and "relayd._domainkey.crm.example  v=DKIM1; k=ed25519; p=" in out
+        assert code == 0 and re.search("relayd._domainkey.crm.example +v=DKIM1; k=ed25519; p=", out)
 
     async def test_a_file_that_holds_no_key_is_refused_without_showing_it(self) -> None:
         await self.run_ctl("account", "add", "crm")

@@ -12,10 +12,10 @@ RELAYD = ROOT / "relayd"
 # Each line is a step: its rooms import only rooms of the lines before it, never one another.
 FLOORS: dict[str, list[str]] = {
     "words": ["address envelope errors identity notation reply", "outcome", "records"],
-    "protocol": ["smtp message", "shaping"],
+    "protocol": ["smtp message", "shaping verification"],
     "engine": ["directory egress guard queue quotas spool submission", "signing"],
     # Twisted lives only from here on.
-    "shell": ["pulse resolver tls transport", "control credentials listener", "delivery reception sandbox"],
+    "shell": ["pulse resolver tls transport", "control credentials domainwatch listener", "delivery reception sandbox"],
     "assembly": ["tables", "config", "assembly ctl quickstart", "service"],
 }
 BELOW_THE_LINE = ("words", "protocol", "engine")

@@ -7,7 +7,7 @@ from dkim import load_pk_from_dns
 from dkim_kit import ed25519, key, private
 from dkim_kit import rsa as rsa_key
 
-from relayd.message.dkim import Key, aligned, dns_record, generate, keys, load_key, mismatch, to_pem, zone_line
+from relayd.message.dkim import Key, aligned, dns_record, generate, keys, load_key, mismatch, to_pem
 from relayd.message.dkim.keys import Algorithm, txt_strings
 
 # Two primes of 256 bits: a key that no receiver takes, and that need not be kept secret.
@@ -136,12 +136,6 @@ def test_a_long_record_is_cut_into_strings_that_dns_can_carry() -> None:
     assert len(text) > 255
     assert "".join(txt_strings(text)) == text
     assert max(map(len, txt_strings(text))) == 255
-    assert zone_line(rsa_key()).count('"') == 2 * len(txt_strings(text))
-
-
-def test_the_zone_line_has_the_record_between_its_quotes() -> None:
-    name, text = dns_record(ed25519())
-    assert zone_line(ed25519()) == f'{name}. IN TXT ( "{text}" )'
 
 
 @EACH

@@ -384,6 +384,29 @@ class OtherQueries(Scene):
         self.assertEqual((nodata.records, nodata.exists), ((), True))
         self.assertEqual((nxdomain.records, nxdomain.exists), ((), False))
 
+    async def test_a_long_text_comes_whole_over_tcp(self):
+        strings = " ".join(f'"{n:03}{"x" * 250}"' for n in range(30))
+        self.server.load(f"s1._domainkey.text.test TXT {strings}")
+        (record,) = (await self.resolver.query("s1._domainkey.text.test", "TXT")).records
+        self.assertEqual([string[:3] for string in record.strings], [b"%03d" % n for n in range(30)])
+        self.assertEqual(sum(map(len, record.strings)), 30 * 253)
+        self.assertEqual([asked.transport for asked in self.server.asked], ["udp", "tcp"])
+
+    async def test_a_fresh_answer_is_asked_for_whatever_the_cache_holds(self):
+        for published in ("", 'text.test TXT "new"'):
+            self.server.load(published)
+            fresh = await self.resolver.query("text.test", "TXT", fresh=True)
+            kept = await self.resolver.query("text.test", "TXT")
+            self.assertEqual(len(fresh.records), bool(published))
+            self.assertEqual(kept.records, fresh.records)
+        self.assertEqual(len(self.server.asked), 2)
+
+    async def test_a_fresh_question_that_fails_takes_nothing_from_the_cache(self):
+        await self.resolver.query("text.test", "TXT")
+        self.server.load("text.test SERVFAIL")
+        await self.fails(LookupFailed, self.resolver.query("text.test", "TXT", fresh=True))
+        self.assertEqual(len((await self.resolver.query("text.test", "TXT")).records), 1)
+
     async def test_authenticated_bit_is_passed_on(self):
         self.server.authenticated = True
         self.assertTrue((await self.resolver.query("text.test", "TXT")).authenticated)

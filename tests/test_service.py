@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,9 +15,14 @@ from twisted.logger import capturedLogs, formatEvent
 from relayd import config
 from relayd.directory import Verdict
 from relayd.errors import InputError
+from relayd.message.dkim import dns_record, to_pem
+from relayd.records import decode
 from relayd.service import Node, Options
-from tests.harness import HANG, Host, Reactor, pair
+from relayd.verification import Question
+from tests.dkim_kit import rsa
+from tests.harness import HANG, START, Host, Reactor, pair
 from tests.test_listener import Client
+from tests.verification_kit import Zone
 
 MAIL = b"MAIL FROM:<a@crm.example>\r\nRCPT TO:<b@x.example>\r\nDATA\r\n"
 MESSAGE = b"From: a@crm.example\r\n\r\nhello\r\n.\r\n"
@@ -294,6 +300,84 @@ def test_an_imported_hash_that_cannot_be_replaced_is_told_of_in_the_log(relay: R
         relay.node._renew_hash("login1", SSHA, "scrypt$new")
     (line,) = [formatEvent(event) for event in logged]
     assert line == "The imported hash of login1 stays: the disk is gone"
+
+
+# Sender domains
+
+KEY = rsa(domain="crm.example", selector="s1")
+DNS = f"""
+s1._domainkey.crm.example TXT {dns_record(KEY)[1]}
+crm.example TXT v=spf1 ip4:192.0.2.11 -all
+crm.example MX 10 mx.crm.example
+"""
+
+
+def registered(relay: Running, zone: str, **account: Any) -> Zone:
+    """A domain with a key and a source that the world sees, and the DNS that will be asked."""
+    relay.path.write_text(CONFIG.replace('"127.0.0.11"', '"127.0.0.11"\npublic = "192.0.2.11"'))
+    relay.node.reload()
+    answers = Zone(zone)
+
+    async def query(name: str, rdtype: Any, *, fresh: bool) -> Any:
+        values = answers.answer(Question(name, rdtype)).values
+        return SimpleNamespace(records=[SimpleNamespace(to_text=lambda value=value: value) for value in values])
+
+    relay.node.resolver.query = query  # type: ignore[method-assign, assignment]
+    directory = relay.node.directory
+    asked = [
+        directory.add_account("acme", now=START, **account),
+        directory.add_domain_key("crm.example", account="acme", now=START, selector="s1", pem=to_pem(KEY.private)),
+    ]
+    relay.reactor.until(lambda: all(future.done() for future in asked))
+    return answers
+
+
+def test_a_domain_that_the_dns_bears_out_is_verified_and_recorded_and_the_books_stay_clean(relay: Running):
+    registered(relay, DNS)
+    relay.reactor.advance(5)
+    relay.reactor.until(lambda: relay.node.directory.senders.state("acme", "news.crm.example") == "verified")
+    found: list[Any] = []
+    relay.node.spool.find_records(b"DomainVerified", 0, found.append)
+    relay.reactor.until(lambda: found)
+    (record,) = map(decode, found[0])
+    assert (record.account, record.domain, record.note) == ("acme", "crm.example", "")
+    relay.send()
+    relay.reactor.until(lambda: relay.mx.got and relay.node.scheduler.loaded == 0)
+    assert relay.asked(relay.node.audit())["clean"]
+
+
+def test_what_a_domain_misses_is_told_by_the_addresses_it_is_sent_from(relay: Running):
+    registered(relay, DNS.replace("192.0.2.11", "192.0.2.99"))
+    checked: list[Any] = []
+    relay.node.verify("crm.example").addCallback(checked.append)
+    relay.reactor.until(lambda: checked)
+    assert checked[0].state == "unverified" and "mail from 192.0.2.11 gets fail" in checked[0].why
+
+
+def test_nothing_is_looked_up_for_accounts_without_domain_check(relay: Running):
+    answers = registered(relay, DNS, domain_check="off")
+    relay.reactor.wait(60)
+    assert answers.asked == [] and relay.node.directory.senders.state("acme", "crm.example") == "unverified"
+
+
+def test_a_domain_is_judged_by_keys_that_align_with_it_and_by_the_streams_it_is_sent_in(relay: Running):
+    registered(relay, DNS)
+    node = relay.node
+    relay.path.write_text(
+        CONFIG.replace('"127.0.0.11"', '"192.0.2.11"').replace("min_free", 'dkim_domain = "relay.example"\nmin_free')
+        + '[source.s2]\naddress = "192.0.2.12"\n[stream.news]\npool = "second"\n'
+        + "[pool.default]\nsources = { s1 = 1 }\n[pool.second]\nsources = { s2 = 1 }\n"
+    )
+    node.reload()
+    own = node.directory.add_domain_key("relay.example", account="crm", now=START, pem=to_pem(KEY.private))
+    relay.reactor.until(own.done)
+    row = node.directory.senders.get("crm.example")
+    assert row is not None
+    assert [key.domain for key in node.subject(row).keys] == ["crm.example"]
+    assert [source.address for source in node.subject(row).sources] == ["192.0.2.11", "192.0.2.12"]
+    login = node.directory.add_connection("login", account="acme", now=START, stream="news", password="secret secret")
+    relay.reactor.until(login.done)
+    assert [source.address for source in node.subject(row).sources] == ["192.0.2.12"]
 
 
 def test_check_says_that_all_is_well_or_what_is_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -11,10 +11,11 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from relayd import identity, notation
-from relayd.directory import Directory
+from relayd.directory import Directory, SenderDomain
 from relayd.errors import InputError
 from relayd.guard import Guard
 from relayd.signing import Keyring
+from relayd.verification import Subject
 
 Role = Literal["view", "operate", "admin"]
 ROLES: tuple[Role, ...] = ("view", "operate", "admin")
@@ -40,6 +41,8 @@ class Relay(Protocol):
     ``sources``: [{"name", "address": [...], "ehlo", "state", "why", "sessions"}, ...]
     ``inspect``: {"id", "message": {...}, "deliveries": [...], "records": [...]}; unknown id: InputError("id", ...)
     ``audit``: {"clean": bool, "days": [...], "odd": [text, ...]}
+    ``subject``: what the DNS has to agree with for a sender domain
+    ``verify``: the sender domain after a check of it, made now
     ``reload``: {"changed": [text, ...]}; a faulty file: InputError("", its faults); the old configuration stays
     """
 
@@ -59,6 +62,8 @@ class Relay(Protocol):
     def sources(self) -> Any: ...
     def inspect(self, id: int) -> Any: ...
     def audit(self) -> Any: ...
+    def subject(self, row: SenderDomain) -> Subject: ...
+    def verify(self, domain: str) -> Any: ...
     def reload(self) -> Any: ...
 
 

@@ -12,7 +12,7 @@ import msgspec
 
 import relayd
 from relayd import notation
-from relayd.control import logins, signing
+from relayd.control import domains, logins
 from relayd.control.verb import Arg, Relay, Verb
 from relayd.directory import Account, NewConnection, SubmissionConnection, hashes
 from relayd.errors import InputError
@@ -167,23 +167,36 @@ def _domain_add(
 ) -> "Future[dict[str, Any]]":
     if relay.directory.account(account) is None:
         raise InputError("account", f"there is no account {account!r}{_nearest_account(relay, account)}")
+    asked = selector is not None or key is not None or algorithm is not None
+    keyless = algorithm == "none" or (not asked and domains.name_of(name) in relay.keyring.rules.keys)
+    if keyless:
+        if selector is not None or key is not None:
+            raise InputError("algorithm", "none makes no key: leave out --selector and --key-file")
+        registered = relay.directory.register_domain(name, account=account, now=relay.now())
+        return _then(registered, lambda row: domains.shown(relay, row.domain))
     pem = key.encode() if key else b""
     added = relay.directory.add_domain_key(
         name, account=account, now=relay.now(), selector=selector or "", pem=pem, algorithm=algorithm
     )
-    return _then(added, signing.added)
+    return _then(added, lambda row: domains.shown(relay, row.domain))
 
 
 def _domain_list(relay: Relay, account: str | None) -> list[dict[str, Any]]:
-    return signing.listed(relay.directory, relay.keyring.rules, account)
+    return domains.listed(relay, account)
 
 
 def _domain_show(relay: Relay, name: str) -> dict[str, Any]:
-    return signing.shown(relay.directory, relay.keyring, name)
+    return domains.shown(relay, name)
+
+
+async def _domain_verify(relay: Relay, name: str) -> dict[str, Any]:
+    return domains.checked(relay, await relay.verify(domains.name_of(name)))
 
 
 def _domain_remove(relay: Relay, name: str, selector: str | None) -> "Future[dict[str, Any]]":
-    return _then(relay.directory.remove_domain_key(name, selector or ""), signing.row)
+    if selector is not None:
+        return _then(relay.directory.remove_domain_key(name, selector), domains.key_row)
+    return _then(relay.directory.remove_domain(name), domains.removed)
 
 
 def _queue_list(relay: Relay, limit: int) -> Any:
@@ -358,14 +371,18 @@ VERBS: tuple[Verb, ...] = (
     ),
     Verb(
         name="domain add",
-        help="give a domain a DKIM key, its own or a new one; shows the DNS records to publish",
+        help="register a domain that an account sends from, with a DKIM key; shows the DNS records to publish",
         handler=_domain_add,
         args=(
             _DOMAIN,
-            Arg("account", "the account whose mail it signs", "name", required=True),
+            Arg("account", "the account whose mail it is", "name", required=True),
             Arg("selector", 'the name of the key in DNS; without one, "relayd"'),
             Arg("key", "a private key you have, in PEM; without one, a key is made", "pem"),
-            Arg("algorithm", "of a key that is made; without one, rsa", choices=("rsa", "ed25519")),
+            Arg(
+                "algorithm",
+                "of a key that is made; without one, rsa; none makes no key",
+                choices=("rsa", "ed25519", "none"),
+            ),
         ),
         role="admin",
         effect="change",
@@ -373,23 +390,34 @@ VERBS: tuple[Verb, ...] = (
     ),
     Verb(
         name="domain list",
-        help="the domains whose mail is signed, and by which keys",
+        help="the sender domains: whose, in what state, with which keys",
         handler=_domain_list,
         args=(Arg("account", "only this account's", "name"),),
         example="domain list",
     ),
     Verb(
         name="domain show",
-        help="a domain's keys and the DNS records to publish for them",
+        help="a sender domain: its state, what the checks found, its keys, and the DNS records to publish",
         handler=_domain_show,
         args=(_DOMAIN,),
         example="domain show crm.example",
     ),
     Verb(
+        name="domain verify",
+        help="check a sender domain in the DNS now; shows what is missing there",
+        handler=_domain_verify,
+        args=(_DOMAIN,),
+        role="operate",
+        effect="change",
+        example="domain verify crm.example",
+        verdict="verified",
+        timeout=90.0,
+    ),
+    Verb(
         name="domain remove",
-        help="forget a domain's key; mail is not signed with it any more",
+        help="forget a domain with all its keys, or one of its keys",
         handler=_domain_remove,
-        args=(_DOMAIN, Arg("selector", "which of several keys")),
+        args=(_DOMAIN, Arg("selector", "only this key")),
         role="admin",
         effect="change",
         example="domain remove --selector s1 crm.example",

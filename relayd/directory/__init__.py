@@ -1,9 +1,10 @@
 """The directory: who may submit mail.  Accounts and their submission connections, the check of
-passwords, and the keys that sign."""
+passwords, the keys that sign, and the domains that mail is sent from."""
 
 from relayd.directory.domains import DomainKey
 from relayd.directory.hashes import EXTERNAL
 from relayd.directory.passwords import Ask, Done, Verdict, Verifier, hash_password, verify_password
+from relayd.directory.senders import SenderDomain, Senders, State, judged
 from relayd.directory.store import Account, Directory, NewConnection, SubmissionConnection, domain_name
 
 __all__ = [
@@ -14,10 +15,14 @@ __all__ = [
     "DomainKey",
     "Done",
     "NewConnection",
+    "SenderDomain",
+    "Senders",
+    "State",
     "SubmissionConnection",
     "Verdict",
     "Verifier",
     "domain_name",
     "hash_password",
+    "judged",
     "verify_password",
 ]

@@ -1,4 +1,4 @@
-"""Accounts, submission connections and signing keys: one SQLite file, all of it held in memory as frozen values.
+"""Accounts, connections, signing keys, sender domains: one SQLite file, all of it in memory as frozen values.
 
 Reads are dict look-ups on the main thread.  A change runs as one transaction on the directory's own thread; after its
 commit ``post`` (``reactor.callFromThread``) brings the new value to the main thread, where it is swapped in and then
@@ -17,9 +17,10 @@ import msgspec
 
 from relayd import notation
 from relayd.address import domain_of, parse_address
-from relayd.directory import domains, hashes
+from relayd.directory import domains, hashes, senders
 from relayd.directory.domains import DomainKey
 from relayd.directory.passwords import hash_password
+from relayd.directory.senders import SenderDomain, Senders
 from relayd.errors import InputError
 
 A = TypeVar("A")
@@ -29,8 +30,8 @@ AccountState = Literal["active", "suspended"]
 DomainCheck = Literal["off", "warn", "require"]
 ConnectionState = Literal["active", "blocked", "inactive"]
 
-SCHEMA_VERSION = 2
-_SCRIPTS = ("schema.sql", "domains.sql")
+SCHEMA_VERSION = 3
+_SCRIPTS = ("schema.sql", "domains.sql", "senders.sql")
 # Scripts that bring a file of version n (the key) to n + 1.
 UPGRADES: dict[int, str] = {
     version: (Path(__file__).parent / file).read_text("utf-8") for version, file in enumerate(_SCRIPTS)
@@ -104,6 +105,7 @@ class Directory:
         self._accounts = {row.name: row for row in map(_account, self._db.execute("SELECT * FROM accounts"))}
         self._connections = {row.login: row for row in map(_connection, self._db.execute("SELECT * FROM connections"))}
         self._domains = domains.stored(self._db)
+        self.senders = Senders(self._change, senders.stored(self._db), self.lineage)
 
     def close(self) -> None:
         """Finishes the changes under way and closes the file.  Their futures are done if ``post`` still works."""
@@ -115,6 +117,10 @@ class Directory:
 
     def connection(self, login: str) -> SubmissionConnection | None:
         return self._connections.get(login)
+
+    def lineage(self, account: str) -> tuple[str, ...]:
+        """The account and those above it, whose domains it may use."""
+        return (account,)
 
     def accounts(self) -> list[Account]:
         return sorted(self._accounts.values(), key=lambda row: row.name)
@@ -235,14 +241,18 @@ class Directory:
         pem: bytes = b"",
         algorithm: domains.Kind | None = None,
     ) -> "Future[DomainKey]":
-        """A key for an account's mail from this domain; without ``pem`` a new one is made."""
+        """A key for an account's mail from this domain; without ``pem`` a new one is made.  Registers the domain."""
         name = _field("name", domain_name, domain)
         selector = selector or domains.DEFAULT_SELECTOR
+        lineage = self.lineage(account)
 
-        def write(db: sqlite3.Connection) -> DomainKey:
-            return domains.insert(db, domains.made(name, account, selector, pem, algorithm, now))
+        def write(db: sqlite3.Connection) -> tuple[SenderDomain, DomainKey]:
+            key = domains.made(name, account, selector, pem, algorithm, now)
+            return senders.claim(db, name, account, lineage, now), domains.insert(db, key)
 
-        def keep(row: DomainKey) -> DomainKey:
+        def keep(written: tuple[SenderDomain, DomainKey]) -> DomainKey:
+            sender, row = written
+            self.senders.keep(sender)
             rows = (*self._domains.get(name, ()), row)
             self._domains[name] = tuple(sorted(rows, key=lambda row: row.selector))
             return row
@@ -250,17 +260,40 @@ class Directory:
         return self._change(write, keep)
 
     def remove_domain_key(self, domain: str, selector: str = "") -> "Future[DomainKey]":
-        """Without a selector the domain's only key.  Gives what was removed."""
+        """Without a selector the domain's only key.  Gives what was removed; the domain stays registered."""
         name = _field("name", domain_name, domain)
 
-        def forget(removed: DomainKey) -> DomainKey:
+        def write(db: sqlite3.Connection) -> tuple[SenderDomain | None, DomainKey]:
+            return senders.hasten(db, name), domains.delete(db, name, selector)
+
+        def forget(written: tuple[SenderDomain | None, DomainKey]) -> DomainKey:
+            sender, removed = written
+            if sender:
+                self.senders.keep(sender)
             rows = tuple(row for row in self._domains[name] if row.selector != removed.selector)
             self._domains[name] = rows
             if not rows:
                 del self._domains[name]
             return removed
 
-        return self._change(lambda db: domains.delete(db, name, selector), forget)
+        return self._change(write, forget)
+
+    def register_domain(self, domain: str, *, account: str, now: float) -> "Future[SenderDomain]":
+        """A sender domain without a key of its own."""
+        name = _field("name", domain_name, domain)
+        lineage = self.lineage(account)
+        return self._change(lambda db: senders.claim(db, name, account, lineage, now), self.senders.keep)
+
+    def remove_domain(self, domain: str) -> "Future[SenderDomain]":
+        """Its registration and all its keys.  Gives what was removed."""
+        name = _field("name", domain_name, domain)
+
+        def forget(removed: SenderDomain) -> SenderDomain:
+            self.senders.forget(name)
+            self._domains.pop(name, None)
+            return removed
+
+        return self._change(lambda db: senders.delete(db, name), forget)
 
     def _kept(self, row: SubmissionConnection) -> SubmissionConnection:
         self._connections[row.login] = row

@@ -125,9 +125,10 @@ class Resolver:
             raise found.fault
         raise NoRoute(f"{name} has no address") if found.exists else NoSuchDomain(f"{name} does not exist")
 
-    async def query(self, name: str, rdtype: str) -> Answer:
-        """Any record type; an answer without records is no error.  Raises LookupFailed, NoSuchDomain for no name."""
-        return await self._stub.query(name, rdtype)
+    async def query(self, name: str, rdtype: str, *, fresh: bool = False) -> Answer:
+        """Any record type; an answer without records is no error.  ``fresh`` ones come from the nameserver, not from
+        our cache.  Raises LookupFailed, NoSuchDomain for no name."""
+        return await self._stub.query(name, rdtype, fresh=fresh)
 
     def close(self) -> None:
         """End every look-up; those who wait get LookupFailed."""

@@ -118,10 +118,11 @@ class Stub:
         self._slots = DeferredSemaphore(settings.max_inflight)
         self._closed = False
 
-    async def query(self, name: str, rdtype: str) -> Answer:
-        """The answer, which may be that there is none.  Raises LookupFailed, NoSuchDomain for what is no name."""
+    async def query(self, name: str, rdtype: str, *, fresh: bool = False) -> Answer:
+        """The answer, which may be that there is none; a ``fresh`` one is asked for whatever the cache holds.
+        Raises LookupFailed, NoSuchDomain for what is no name."""
         key = normal(name), rdtype.upper()
-        cached = self._cache.get(key, self._clock.seconds())
+        cached = None if fresh else self._cache.get(key, self._clock.seconds())
         if cached is not None:
             found, left = cached
             if isinstance(found, Answer):
@@ -149,7 +150,10 @@ class Stub:
         except Exception:
             self.log.failure("DNS look-up of {rdtype} for {name} failed by our own fault", rdtype=rdtype, name=name)
             found, ttl = LookupFailed(f"DNS look-up of {rdtype} for {name} failed by our own fault, see the log"), 1.0
-        self._cache.put((name, rdtype), found, self._clock.seconds() + ttl)
+        now = self._clock.seconds()
+        # A fresh question that fails takes nothing from what is known.
+        if isinstance(found, Answer) or self._cache.get((name, rdtype), now) is None:
+            self._cache.put((name, rdtype), found, now + ttl)
         return found
 
     async def _chase(self, name: str, rdtype: str) -> Answer:

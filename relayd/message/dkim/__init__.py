@@ -10,7 +10,6 @@ from relayd.message.dkim.keys import (
     mismatch,
     to_pem,
     txt_strings,
-    zone_line,
 )
 from relayd.message.dkim.sign import ToSign, finish, prepare, sign
 
@@ -28,5 +27,4 @@ __all__ = [
     "sign",
     "to_pem",
     "txt_strings",
-    "zone_line",
 ]

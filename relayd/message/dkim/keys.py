@@ -132,13 +132,6 @@ def txt_strings(text: str) -> list[str]:
     return [text[i : i + _TXT_STRING] for i in range(0, len(text), _TXT_STRING)]
 
 
-def zone_line(key: Key) -> str:
-    """The record as a line for a zone file."""
-    name, text = dns_record(key)
-    strings = '" "'.join(txt_strings(text))
-    return f'{name}. IN TXT ( "{strings}" )'
-
-
 def mismatch(key: Key, text: str) -> str:
     """Why the TXT record that was found would not let this key's signatures pass: a sentence, or "" if it would."""
     tags = {tag.strip(): "".join(value.split()) for tag, _, value in (part.partition("=") for part in text.split(";"))}
