@@ -29,6 +29,7 @@ from relayd.shaping.limits import rate as parse_rate
 from relayd.signing import Rules as SigningRules
 from relayd.smtp.events import ServerSettings
 from relayd.tls import ClientTLS, ServerTLS
+from relayd.validation import Lists, read_lists
 
 
 def pools(loaded: config.Config) -> Pools:
@@ -67,6 +68,11 @@ def signing(loaded: config.Config, *, prove: bool = False) -> SigningRules:
                 faults[domain] = f"{file}: {error}"
     defer = frozenset(name for name, stream in loaded.stream.items() if stream.unsigned == "defer")
     return SigningRules(keys, faults, loaded.node.dkim_domain, defer)
+
+
+def validation_lists(loaded: config.Config) -> Lists:
+    """Raises InputError for a file that cannot be read."""
+    return read_lists(msgspec.structs.asdict(loaded.validation))
 
 
 def courier_settings(loaded: config.Config) -> Settings:
