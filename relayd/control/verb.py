@@ -5,7 +5,7 @@ that gives a JSON-able value, or an awaitable or future of one.  InputError, rai
 fault and names the argument.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -14,6 +14,7 @@ from relayd import identity, notation
 from relayd.directory import Directory
 from relayd.errors import InputError
 from relayd.signing import Keyring
+from relayd.validation import Lists
 
 Role = Literal["view", "operate", "admin"]
 ROLES: tuple[Role, ...] = ("view", "operate", "admin")
@@ -38,6 +39,7 @@ class Relay(Protocol):
     ``inspect``: {"id", "message": {...}, "deliveries": [...], "records": [...]}; unknown id: InputError("id", ...)
     ``audit``: {"clean": bool, "days": [...], "odd": [text, ...]}
     ``reload``: {"changed": [text, ...]}; a faulty file: InputError("", its faults); the old configuration stays
+    ``domain_faults``: {domain: name of the resolver's fault, "" if the domain takes mail or is routed, ...}
     """
 
     @property
@@ -47,6 +49,8 @@ class Relay(Protocol):
     @property
     def keyring(self) -> Keyring: ...
     @property
+    def lists(self) -> Lists: ...
+    @property
     def started(self) -> float: ...
     def now(self) -> float: ...
     def health(self) -> dict[str, Any]: ...
@@ -55,6 +59,7 @@ class Relay(Protocol):
     def inspect(self, id: int) -> Any: ...
     def audit(self) -> Any: ...
     def reload(self) -> Any: ...
+    async def domain_faults(self, domains: Iterable[str]) -> dict[str, str]: ...
 
 
 class Arg(msgspec.Struct, frozen=True):
