@@ -32,6 +32,7 @@ from relayd.shaping.limits import rate as parse_rate
 from relayd.signing import Rules as SigningRules
 from relayd.smtp.events import ServerSettings
 from relayd.tls import ClientTLS, ServerTLS, trust
+from relayd.validation import Lists, read_lists
 from relayd.verification import Source as Seen
 
 # Addresses that only this machine or its own network sees.
@@ -105,6 +106,11 @@ def sender_sources(loaded: config.Config, streams: Iterable[str]) -> tuple[Seen,
         for address in source.public or source.address
         if not notation.within(address, _LOCAL)
     )
+
+
+def validation_lists(loaded: config.Config) -> Lists:
+    """Raises InputError for a file that cannot be read."""
+    return read_lists(msgspec.structs.asdict(loaded.validation))
 
 
 def courier_settings(loaded: config.Config) -> Settings:

@@ -19,8 +19,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from relayd import notation
+from relayd.errors import InputError
 from relayd.shaping import limits
 from relayd.tables import ConfigError, Fault, File, Reader
+from relayd.validation import OFF, Rules, parse_rules, read_lists
 
 __all__ = ["Config", "ConfigError", "Fault", "Routes", "control_path", "load"]
 
@@ -218,7 +220,8 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
 class Stream(msgspec.Struct, frozen=True, kw_only=True):
     """A traffic kind.  ``schedule`` and ``expire`` are those of [retry] unless given; ``reports``: whether a sender is
     told of mail that failed or is late ("none" for bulk: the records tell); ``unsigned``: what becomes of mail whose
-    From domain has no DKIM key that can be used."""
+    From domain has no DKIM key that can be used; ``validation``: what becomes of recipients whose addresses are faulty,
+    "off", "bulk", or a table of what differs from bulk."""
 
     pool: str = "default"
     priority: Annotated[int, notation.whole(0, 100)] = 50
@@ -226,6 +229,7 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
     expire: Duration = 0.0
     reports: Literal["sender", "none"] = "sender"
     unsigned: Literal["send", "defer"] = "send"
+    validation: Annotated[Rules, parse_rules] = OFF
 
 
 class Site(msgspec.Struct, frozen=True, kw_only=True):
@@ -266,6 +270,17 @@ class Resolver(msgspec.Struct, frozen=True, kw_only=True):
     tries: Positive = 3
     cache_size: Positive = 50000
     failure_ttl: Duration = 10.0
+
+
+class Validation(msgspec.Struct, frozen=True, kw_only=True):
+    """Files to be used instead of the lists that relayd brings, "" for these.  ``neighbours``: real domains that look
+    like misspellings of ``providers``."""
+
+    typos: FilePath = ""
+    providers: FilePath = ""
+    neighbours: FilePath = ""
+    roles: FilePath = ""
+    disposable: FilePath = ""
 
 
 class Retry(msgspec.Struct, frozen=True, kw_only=True):
@@ -326,6 +341,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     route: tuple[Route, ...] = ()
     dkim: dict[str, Dkim] = {}
     resolver: Resolver = Resolver()
+    validation: Validation = Validation()
     retry: Retry = Retry()
     egress: Egress = Egress()
     sandbox: Sandbox | None = None
@@ -361,7 +377,8 @@ def _patterns(domain: str) -> Iterator[str]:
 
 
 _SINGLE: dict[str, type[msgspec.Struct]] = {
-    "node": Node, "tls": TLS, "auth": Auth, "login": Login, "resolver": Resolver, "retry": Retry, "egress": Egress,
+    "node": Node, "tls": TLS, "auth": Auth, "login": Login, "resolver": Resolver, "validation": Validation,
+    "retry": Retry, "egress": Egress,
     "sandbox": Sandbox,
 }  # fmt: skip
 _NAMED: dict[str, type[msgspec.Struct]] = {"source": Source, "pool": Pool, "stream": Stream, "site": Site, "dkim": Dkim}
@@ -461,6 +478,10 @@ def _check(config: Config, fault: _Report) -> None:
         except ValueError as error:
             fault(f"dkim.{name}", "", str(error))
     _check_listeners(config, fault)
+    try:
+        read_lists(msgspec.structs.asdict(config.validation))
+    except InputError as error:
+        fault("validation", error.field, error.text)
     if config.tls:
         _check_tls(config.tls, fault)
     if config.auth:

@@ -10,7 +10,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -44,7 +44,7 @@ from relayd.pulse import pulse
 from relayd.queue.scheduler import Scheduler
 from relayd.reception import Relay
 from relayd.records import Record, decode
-from relayd.resolver import Resolver
+from relayd.resolver import ResolveError, Resolver
 from relayd.signing import WORKERS, Crew, Keyring, Signer
 from relayd.spool import Audit, Spool, SpoolError
 from relayd.tls import ServerTLS
@@ -143,6 +143,7 @@ class Node(Service):
         self._ask_at(assembly.checker(reactor, loaded), loaded)
         self.keyring = Keyring(self.directory.domain_keys)
         self.keyring.rules = assembly.signing(loaded)
+        self.lists = assembly.validation_lists(loaded)
         self._signing = Crew(WORKERS, "signer")
         signer = Signer(self.keyring, self._signing.submit, post)
         self.resolver = Resolver(reactor, assembly.resolver_settings(loaded), is_ours=self._is_ours)
@@ -367,6 +368,7 @@ class Node(Service):
         tls = ServerTLS(loaded.tls.certificate, loaded.tls.key) if loaded.tls else None
         router = assembly.router(loaded, self.resolver, self.reactor.seconds)
         signing, checker = assembly.signing(loaded), assembly.checker(self.reactor, loaded)
+        signing, lists = assembly.signing(loaded), assembly.validation_lists(loaded)
         pools, settings = assembly.pools(loaded), assembly.courier_settings(loaded)
         wanted = {door.listen: door for door in loaded.listener}
         if self.tls is None:
@@ -387,6 +389,7 @@ class Node(Service):
         self.guard.settings = assembly.guard_settings(loaded)
         self._ask_at(checker, loaded)
         self.keyring.rules = signing
+        self.lists = lists
         self.relay.signer.fault = ""
         self.pools = pools
         check_sources(pools)
@@ -482,6 +485,20 @@ class Node(Service):
         if wait > 0:
             return f"it waits {wait:.0f} s for its next try after {delivery.attempts} attempts"
         return self.scheduler.why(delivery.queue, self.now())
+
+    async def domain_faults(self, domains: Iterable[str]) -> dict[str, str]:
+        """Why domains take no mail: the names of the resolver's faults, "" for none.  All are looked up at once, those
+        with a static route never."""
+        routes = config.Routes(self.config.route)
+        asked = {name: Deferred.fromCoroutine(self._domain_fault(name)) for name in domains if not routes.find(name)}
+        return {name: await asked[name] if name in asked else "" for name in domains}
+
+    async def _domain_fault(self, domain: str) -> str:
+        try:
+            await self.resolver.hosts(domain)
+        except ResolveError as error:
+            return type(error).__name__
+        return ""
 
     async def audit(self) -> dict[str, Any]:
         found: Audit = await _asked(self.spool.audit)

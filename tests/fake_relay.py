@@ -1,5 +1,6 @@
 """A relay that is only what the verbs ask of it, with a real directory."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from relayd.directory import Directory, SenderDomain
 from relayd.errors import InputError
 from relayd.guard import Guard
 from relayd.signing import Keyring
+from relayd.validation import BULK, read_lists
 from relayd.verification import Source as Seen
 from relayd.verification import Subject
 
@@ -25,8 +27,11 @@ class FakeRelay:
             node=Node(name="mx1.relay.example", spool="/spool", control="/control", default_stream="transactional"),
             source={"t1": Source(address=("192.0.2.10",), ehlo="t1.relay.example")},
             pool={"p": Pool(sources={"t1": 1})},
-            stream={"transactional": Stream(pool="p")},
+            stream={"transactional": Stream(pool="p"), "marketing": Stream(pool="p", validation=BULK)},
         )
+        self.lists = read_lists({})
+        self.asked: list[str] = []
+        self.faults: dict[str, str] = {}
         self.well: dict[str, Any] = {"ok": True, "faults": []}
         self.books: Any = {"clean": True, "odd": []}
         self.reloaded: Any = {"changed": []}
@@ -55,6 +60,10 @@ class FakeRelay:
     def inspect(self, id: int) -> Any:
         self.inspected.append(id)
         raise InputError("id", "there is no such message")
+
+    async def domain_faults(self, domains: Iterable[str]) -> dict[str, str]:
+        self.asked += sorted(domains)
+        return {name: self.faults.get(name, "") for name in domains}
 
     def audit(self) -> Any:
         return self.books

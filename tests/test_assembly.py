@@ -57,6 +57,12 @@ def test_a_password_file_that_cannot_be_read_is_an_oserror(tmp_path: Path):
         assembly.router(loaded(tmp_path, more), Names(), Reactor().seconds)  # type: ignore[arg-type]
 
 
+def test_the_lists_are_those_that_the_configuration_names_and_the_shipped_ones(tmp_path: Path):
+    (tmp_path / "roles").write_text("info")
+    made = assembly.validation_lists(loaded(tmp_path, '[validation]\nroles = "roles"\n'))
+    assert made.roles == {"info"} and "mailinator.com" in made.disposable
+
+
 def test_a_listeners_limits_are_its_sessions(tmp_path: Path):
     keys = "max_connections = 3\nmax_connections_per_ip = 2\nmax_connections_per_login = 1\n"
     keys += 'idle = "4s"\ndata = "5s"\nauth_time = "6s"\n'

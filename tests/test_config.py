@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from relayd import config
 from relayd.config import ConfigError, Routes, control_path, load
+from relayd.validation import BULK, OFF, Rules
 
 EXAMPLE = Path(__file__).parent.parent / "etc" / "relayd.toml"
 NODE = '[node]\nname = "mx1.relay.example"\nspool = "spool"\ncontrol = "control.sock"\n'
@@ -95,6 +96,7 @@ def test_example_names_every_key_that_exists_and_no_other_default(tmp_path):
         config.Dkim: raw["dkim"]["sender.example"],
         config.Login: raw["login"],
         config.Resolver: raw["resolver"],
+        config.Validation: raw["validation"],
         config.Retry: raw["retry"],
         config.Egress: raw["egress"],
         config.Sandbox: raw["sandbox"],
@@ -105,6 +107,7 @@ def test_example_names_every_key_that_exists_and_no_other_default(tmp_path):
     assert (loaded.resolver, loaded.retry, loaded.egress) == (config.Resolver(), config.Retry(), config.Egress())
     assert loaded.login == config.Login()
     assert loaded.auth == config.Auth(url=raw["auth"]["url"])
+    assert (loaded.validation, loaded.stream["transactional"].validation) == (config.Validation(), OFF)
     plain = config.Listener(service="submissions", listen="tcp:465")
     assert loaded.listener[0] == plain
     assert (loaded.node.min_free, loaded.node.drain) == (512 * 2**20, 30.0)
@@ -132,6 +135,13 @@ def test_stream_takes_the_retries_of_the_relay_unless_it_has_its_own(tmp_path):
     loaded = load(written(tmp_path, NODE + retry + streams))
     assert (loaded.stream["a"].schedule, loaded.stream["a"].expire) == ((60.0,), 5400.0)
     assert (loaded.stream["b"].schedule, loaded.stream["b"].expire) == ((2.0, 3.0), 86400.0)
+
+
+def test_a_stream_validates_nothing_unless_it_says_so(tmp_path):
+    text = "[stream.a]\n[stream.b]\nvalidation = 'bulk'\n[stream.c.validation]\nrole = 'accept'\ntypo = 'drop'\n"
+    streams = load(written(tmp_path, NODE + text, later="[stream.c.validation]\ntypo = 'refuse'")).stream
+    assert (streams["a"].validation, streams["b"].validation) == (OFF, BULK)
+    assert streams["c"].validation == Rules("refuse", "refuse", "refuse", "accept", "refuse", "refuse")
 
 
 def test_first_stream_is_the_default_and_stands_in_for_unknown_ones(tmp_path):
@@ -211,6 +221,15 @@ def test_error_reads_as_file_key_and_text_on_a_line_each(tmp_path):
         (NODE + "[pool.p]\nsources = { a = true }", "pool.p.sources", "not a whole number"),
         (NODE + "[stream.s]\npool = 'defualt'", "stream.s.pool", 'did you mean "default"?'),
         (NODE + "[stream.s]\npriority = 101", "stream.s.priority", "0 to 100"),
+        (NODE + "[stream.s]\nvalidation = 'strict'", "stream.s.validation", 'write "off", "bulk"'),
+        (NODE + "[stream.s.validation]\nrolle = 'drop'", "stream.s.validation", 'did you mean "role"?'),
+        (NODE + "[validation]\nrole = 'f'", "validation.role", 'did you mean "roles"?'),
+        (NODE + "[validation]\nroles = 'none.txt'", "validation.roles", "none.txt: No such file or directory"),
+        (
+            NODE + "[validation]\ntypos = 'relayd.toml'",
+            "validation.typos",
+            "relayd.toml, line 1: '[node]' is not a misspelt",
+        ),
         (NODE + "[retry]\nschedule = []", "retry.schedule", "names no wait"),
         (NODE + "[retry]\nschedule = ['0s']", "retry.schedule", "no time at all"),
         (NODE + "[retry]\nexpire = 3", "retry.expire", "is not a duration"),

@@ -13,7 +13,7 @@ RELAYD = ROOT / "relayd"
 FLOORS: dict[str, list[str]] = {
     "words": ["address envelope errors identity notation reply", "outcome", "records"],
     "protocol": ["smtp message", "shaping verification"],
-    "engine": ["directory egress guard queue quotas spool submission", "signing"],
+    "engine": ["directory egress guard queue quotas spool submission validation", "signing"],
     # Twisted lives only from here on.
     "shell": ["pulse resolver tls transport", "control credentials domainwatch listener", "delivery reception sandbox"],
     "assembly": ["tables", "config", "assembly ctl quickstart", "service"],

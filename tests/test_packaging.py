@@ -63,7 +63,13 @@ def test_the_wheel_holds_every_file_of_relayd_and_the_console_and_nothing_else(w
 
 @pytest.mark.parametrize(
     "name",
-    ["relayd/py.typed", "relayd/spool/schema.sql", "relayd/directory/schema.sql", "relayd_console/app.py"],
+    [
+        "relayd/py.typed",
+        "relayd/spool/schema.sql",
+        "relayd/directory/schema.sql",
+        "relayd/validation/lists/typos.txt",
+        "relayd_console/app.py",
+    ],
 )
 def test_the_wheel_holds_what_is_easily_forgotten(wheel: zipfile.ZipFile, name: str) -> None:
     assert name in wheel.namelist()

@@ -239,6 +239,19 @@ def test_an_invalid_change_leaves_the_old_configuration_and_says_why(relay: Runn
     assert relay.node.reload() == {"changed": []} and relay.node.health()["warnings"] == []
 
 
+def test_a_reload_reads_the_validation_lists_again_or_keeps_the_old_ones(relay: Running):
+    relay.path.write_text(CONFIG + '\n[validation]\ndisposable = "mine.txt"\n')
+    mine = relay.path.parent / "mine.txt"
+    for text in ("bin.example", "bin.example\ntrash.example"):
+        mine.write_text(text)
+        relay.node.reload()
+        assert relay.node.lists.disposable == set(text.split())
+    mine.write_text("bin.example\nnot a domain")
+    with pytest.raises(InputError, match=r"validation\.disposable: .*mine\.txt, line 2: 'not a domain'"):
+        relay.node.reload()
+    assert relay.node.lists.disposable == {"bin.example", "trash.example"}
+
+
 @pytest.mark.parametrize("content", [None, "no certificate"])
 def test_authorities_that_cannot_be_read_change_nothing_at_a_reload(relay: Running, content: str | None):
     if content is not None:

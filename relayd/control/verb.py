@@ -5,7 +5,7 @@ that gives a JSON-able value, or an awaitable or future of one.  InputError, rai
 fault and names the argument.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -15,6 +15,7 @@ from relayd.directory import Directory, SenderDomain
 from relayd.errors import InputError
 from relayd.guard import Guard
 from relayd.signing import Keyring
+from relayd.validation import Lists
 from relayd.verification import Subject
 
 Role = Literal["view", "operate", "admin"]
@@ -44,6 +45,7 @@ class Relay(Protocol):
     ``subject``: what the DNS has to agree with for a sender domain
     ``verify``: the sender domain after a check of it, made now
     ``reload``: {"changed": [text, ...]}; a faulty file: InputError("", its faults); the old configuration stays
+    ``domain_faults``: {domain: name of the resolver's fault, "" if the domain takes mail or is routed, ...}
     """
 
     @property
@@ -55,6 +57,8 @@ class Relay(Protocol):
     @property
     def guard(self) -> Guard: ...
     @property
+    def lists(self) -> Lists: ...
+    @property
     def started(self) -> float: ...
     def now(self) -> float: ...
     def health(self) -> dict[str, Any]: ...
@@ -65,6 +69,7 @@ class Relay(Protocol):
     def subject(self, row: SenderDomain) -> Subject: ...
     def verify(self, domain: str) -> Any: ...
     def reload(self) -> Any: ...
+    async def domain_faults(self, domains: Iterable[str]) -> dict[str, str]: ...
 
 
 class Arg(msgspec.Struct, frozen=True):

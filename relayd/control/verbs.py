@@ -12,10 +12,11 @@ import msgspec
 
 import relayd
 from relayd import notation
-from relayd.control import domains, logins
+from relayd.control import domains, logins, recipients
 from relayd.control.verb import Arg, Relay, Verb
 from relayd.directory import Account, NewConnection, SubmissionConnection, hashes
 from relayd.errors import InputError
+from relayd.validation import BULK
 
 T = TypeVar("T")
 
@@ -104,6 +105,11 @@ def _then(future: "Future[T]", shape: Callable[[T], dict[str, Any]]) -> "Future[
     return shaped
 
 
+def _known_stream(relay: Relay, stream: str | None) -> None:
+    if stream is not None and stream not in relay.config.stream:
+        raise InputError("stream", f"there is no stream {stream!r}{notation.nearest(stream, relay.config.stream)}")
+
+
 def _connection_add(
     relay: Relay,
     login: str,
@@ -115,8 +121,7 @@ def _connection_add(
     hash: str | None,
     external: bool,
 ) -> Any:
-    if stream is not None and stream not in relay.config.stream:
-        raise InputError("stream", f"there is no stream {stream!r}{notation.nearest(stream, relay.config.stream)}")
+    _known_stream(relay, stream)
     if relay.directory.account(account) is None:
         raise InputError("account", f"there is no account {account!r}{_nearest_account(relay, account)}")
     added = relay.directory.add_connection(
@@ -197,6 +202,11 @@ def _domain_remove(relay: Relay, name: str, selector: str | None) -> "Future[dic
     if selector is not None:
         return _then(relay.directory.remove_domain_key(name, selector), domains.key_row)
     return _then(relay.directory.remove_domain(name), domains.removed)
+
+
+def _recipient_check(relay: Relay, address: list[str], stream: str | None) -> Any:
+    _known_stream(relay, stream)
+    return recipients.checked(relay, address, relay.config.stream[stream].validation if stream else BULK)
 
 
 def _queue_list(relay: Relay, limit: int) -> Any:
@@ -421,6 +431,16 @@ VERBS: tuple[Verb, ...] = (
         role="admin",
         effect="change",
         example="domain remove --selector s1 crm.example",
+    ),
+    Verb(
+        name="recipient check",
+        help="what becomes of recipients: whether a stream takes their addresses, and why not",
+        handler=_recipient_check,
+        args=(
+            Arg("address", "the addresses", positional=True, required=True, repeated=True),
+            Arg("stream", 'whose rules to go by; without one, those of "bulk"', "name"),
+        ),
+        example="recipient check --stream marketing ivan@gmial.com noreply@crm.example",
     ),
     Verb(
         name="queue list",
