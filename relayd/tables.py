@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_origin, get_type_hints
 import msgspec
 
 from relayd import notation
+from relayd.errors import InputError
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -87,20 +88,12 @@ class Reader:
         for key, field in fields.items():
             if key in raw:
                 try:
-                    values[key] = raw[key] if raw[key] == field.default == "" else self._value(hints[key], raw[key])
+                    values[key] = _read(field, hints[key], raw[key], self.base)
                 except ValueError as error:
                     self.fault(name, key, str(error))
             elif field.required:
                 self.fault(name, key, "is missing")
         return None if name in self.faults else kind(**values)
-
-    def _value(self, kind: Any, raw: object) -> object:
-        parse = kind.__metadata__[0] if get_origin(kind) is Annotated else None
-        if parse is File:
-            if not isinstance(raw, str) or not raw:
-                raise ValueError(f"{raw!r} is not a path")
-            return os.path.join(self.base, raw)
-        return parse(raw) if parse else _plain(kind, raw)
 
     def array(self, name: str) -> list[Any]:
         items = self.raw.get(name, [])
@@ -115,6 +108,33 @@ class Reader:
             return items
         self.fault(name, "", f"holds named tables: write [{name}.NAME]")
         return {}
+
+
+def overridden(base: T, raw: Mapping[str, object]) -> T:
+    """A struct with some of its keys given anew, as in its table.  Raises InputError."""
+    fields = {field.name: field for field in msgspec.structs.fields(base)}
+    hints = get_type_hints(type(base), include_extras=True)
+    values = {}
+    for key, value in raw.items():
+        if key not in fields:
+            raise InputError(key, f"unknown key {key!r}{notation.nearest(key, fields)}")
+        try:
+            values[key] = _read(fields[key], hints[key], value, "/")
+        except ValueError as error:
+            raise InputError(key, f"{key}: {error}") from None
+    return msgspec.structs.replace(base, **values)
+
+
+def _read(field: msgspec.structs.FieldInfo, kind: Any, raw: object, base: str) -> object:
+    """A field's value from its TOML one; files are taken from the directory ``base``.  Raises ValueError."""
+    if raw == field.default == "":
+        return raw
+    parse = kind.__metadata__[0] if get_origin(kind) is Annotated else None
+    if parse is File:
+        if not isinstance(raw, str) or not raw:
+            raise ValueError(f"{raw!r} is not a path")
+        return os.path.join(base, raw)
+    return parse(raw) if parse else _plain(kind, raw)
 
 
 def _parsed(file: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ RELAYD = ROOT / "relayd"
 FLOORS: dict[str, list[str]] = {
     "words": ["address envelope errors identity notation reply", "outcome", "records"],
     "protocol": ["smtp message", "shaping verification"],
-    "engine": ["directory egress guard queue quotas spool submission validation", "signing"],
+    "engine": ["guard quotas validation", "directory egress queue spool", "submission", "signing"],
     # Twisted lives only from here on.
     "shell": ["pulse resolver tls transport", "control credentials domainwatch listener", "delivery reception sandbox"],
     "assembly": ["tables", "config", "assembly ctl quickstart", "service"],
@@ -53,6 +53,7 @@ TESTED_BY = {
     "smtp/parameters.py": "test_smtp_server.py",
     "envelope.py": "test_spool.py",
     "outcome.py": "test_smtp_client.py",
+    "directory/rows.py": "test_directory.py",
     "queue/decisions.py": "test_scheduler.py",
     "queue/state.py": "test_scheduler.py",
     "tables.py": "test_config.py",

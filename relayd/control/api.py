@@ -2,12 +2,13 @@
 
 The peer's user, as the kernel gives it, decides the role: root and relayd's own user are admin, whoever else the
 socket's mode (0660, its group) lets in may view and operate.  Bodies are bounded, every wait has an end, every error is
-JSON: {"error": text, "field": the argument at fault or ""}.  A listener of another kind needs only its own ``role_of``.
+JSON: {"error": text, "field": the argument at fault or ""}.  A listener of another kind needs only its own ``caller``.
 """
 
 import errno
 import grp
 import os
+import pwd
 import socket
 import stat
 import struct
@@ -26,15 +27,16 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from relayd import notation
-from relayd.control.verb import ROLES, Relay, Role, Verb, run
+from relayd.control.verb import ROLES, Relay, Role, Verb, run, without_secrets
 from relayd.control.verbs import BY_PATH
+from relayd.directory import Change
 from relayd.errors import InputError
 from relayd.reply import printable
 
 MAX_BODY = 64 * 1024
 _PEERCRED = struct.Struct("3i")
 
-RoleOf = Callable[[Request], Role | None]
+CallerOf = Callable[[Request], tuple[str, Role | None]]  # who asks, in which role
 
 
 class ControlService(Service):
@@ -46,7 +48,7 @@ class ControlService(Service):
         self._reactor = reactor
         self._path = notation.socket_path(path)
         self._group = group
-        self._site = ControlSite(VerbResource(reactor, relay, role_by_user), reactor=reactor)
+        self._site = ControlSite(VerbResource(reactor, relay, caller_by_user), reactor=reactor)
         self._port: Any = None
 
     def startService(self) -> None:
@@ -83,10 +85,14 @@ def remove_stale(path: str) -> None:
     os.unlink(path)
 
 
-def role_by_user(request: Request) -> Role | None:
-    """The role of a peer on a UNIX socket; the kernel has already kept out whom the file's mode does not admit."""
+def caller_by_user(request: Request) -> tuple[str, Role | None]:
+    """A peer on a UNIX socket; the kernel has already kept out whom the file's mode does not admit."""
     user = peer_user(request)
-    return "admin" if user in (0, os.getuid()) else "operate"
+    try:
+        who = pwd.getpwuid(user).pw_name
+    except KeyError:
+        who = f"uid {user}"
+    return who, "admin" if user in (0, os.getuid()) else "operate"
 
 
 def peer_user(request: Request) -> int:
@@ -132,11 +138,11 @@ class VerbResource(Resource):
     isLeaf = True
     _log = Logger()
 
-    def __init__(self, reactor: IReactorTime, relay: Relay, role_of: RoleOf) -> None:
+    def __init__(self, reactor: IReactorTime, relay: Relay, caller: CallerOf) -> None:
         super().__init__()
         self._reactor = reactor
         self._relay = relay
-        self._role_of = role_of
+        self._caller = caller
 
     def render(self, request: Request) -> int | bytes:
         path = request.path.decode("latin-1")
@@ -146,27 +152,43 @@ class VerbResource(Resource):
         if request.method.decode("latin-1") not in (verb.method, "HEAD" if verb.method == "GET" else ""):
             request.setHeader(b"Allow", verb.method.encode())
             return _answer(request, 405, _error(f"{path} is asked with {verb.method}"))
-        role = self._role_of(request)
+        who, role = self._caller(request)
         if role is None or ROLES.index(role) < ROLES.index(verb.role):
             return _answer(request, 403, _error(f"{verb.name} needs the role {verb.role}; yours is {role or 'none'}"))
-        self._perform(request, verb)
+        self._perform(request, verb, who)
         return NOT_DONE_YET
 
-    def _perform(self, request: Request, verb: Verb) -> None:
+    def _perform(self, request: Request, verb: Verb, who: str) -> None:
         gone: list[Failure] = []
         request.notifyFinish().addErrback(gone.append)
+        given: dict[str, object] = {}
+
+        def begin() -> Any:
+            given.update(_given(request))
+            return _deferred(self._reactor, run(verb, self._relay, given, who))
 
         def done(value: Any) -> None:
             status, body = _failed(value) if isinstance(value, Failure) else _succeeded(verb, value)
             if status == 500:
                 self._log.failure("control: {verb} failed", failure=value, verb=verb.name)
             if verb.effect == "change":
-                self._log.info("control: {verb} ended with {status}", verb=verb.name, status=status)
+                self._note(verb, who, given, value)
             if not gone:
                 _answer(request, status, body, finish=True)
 
-        answer = maybeDeferred(lambda: _deferred(self._reactor, run(verb, self._relay, _given(request))))
-        answer.addTimeout(verb.timeout, self._reactor).addBoth(done)
+        maybeDeferred(begin).addTimeout(verb.timeout, self._reactor).addBoth(done)
+
+    def _note(self, verb: Verb, who: str, given: dict[str, object], value: Any) -> None:
+        """Who changed what, or tried to: into the directory's trail, and the log."""
+        result = printable(value.getErrorMessage(), 500) if isinstance(value, Failure) else "done"
+        self._log.info("control: {who}: {verb}: {result}", who=who, verb=verb.name, result=result)
+        change = Change(self._relay.now(), who, verb.name, without_secrets(verb, given), result)
+
+        def noted(future: "Future[Change]") -> None:
+            if error := future.exception():
+                self._log.error("control: {verb} by {who} was not noted: {error}", verb=verb.name, who=who, error=error)
+
+        self._relay.directory.note(change).add_done_callback(noted)
 
 
 def _given(request: Request) -> dict[str, object]:

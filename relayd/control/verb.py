@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from relayd import identity, notation
-from relayd.directory import Directory, SenderDomain
+from relayd.directory import AccountStream, Directory, SenderDomain
 from relayd.errors import InputError
 from relayd.guard import Guard
 from relayd.signing import Keyring
@@ -38,6 +38,7 @@ class Relay(Protocol):
     """What handlers ask of the running relay.  All values are JSON-able; ids in them are text (``identity.show``).
 
     ``health``: {"ok": bool, "faults": [text, ...], ...}
+    ``stream_of``: what holds for a stream of an account;  ``stream_fault``: what is wrong with one, "" if nothing
     ``queues``: [{"account", "stream", "domain", "count", "due": unix seconds, "why": text}, ...], largest first
     ``sources``: [{"name", "address": [...], "ehlo", "state", "why", "sessions"}, ...]
     ``inspect``: {"id", "message": {...}, "deliveries": [...], "records": [...]}; unknown id: InputError("id", ...)
@@ -62,6 +63,8 @@ class Relay(Protocol):
     def started(self) -> float: ...
     def now(self) -> float: ...
     def health(self) -> dict[str, Any]: ...
+    def stream_of(self, account: str, name: str) -> dict[str, Any]: ...
+    def stream_fault(self, row: AccountStream) -> str: ...
     def queues(self, limit: int) -> Any: ...
     def sources(self) -> Any: ...
     def inspect(self, id: int) -> Any: ...
@@ -88,7 +91,8 @@ class Arg(msgspec.Struct, frozen=True):
 
 class Verb(msgspec.Struct, frozen=True, kw_only=True):
     """One row.  ``verdict`` names the boolean of the value that says whether all is well: relayctl exits 1 if it is
-    false, and HTTP answers with the status ``unwell``.  ``timeout`` is in seconds; ``example`` follows "relayctl"."""
+    false, and HTTP answers with the status ``unwell``; a ``signed`` handler also takes ``who`` asks.  ``timeout`` is in
+    seconds; ``example`` follows "relayctl"."""
 
     name: str
     help: str
@@ -97,6 +101,7 @@ class Verb(msgspec.Struct, frozen=True, kw_only=True):
     role: Role = "view"
     effect: Literal["read", "change"] = "read"
     example: str
+    signed: bool = False
     verdict: str = ""
     unwell: int = 200
     timeout: float = 60.0
@@ -110,9 +115,16 @@ class Verb(msgspec.Struct, frozen=True, kw_only=True):
         return "GET" if self.effect == "read" else "POST"
 
 
-def run(verb: Verb, relay: Relay, given: Mapping[str, object]) -> Any:
+def run(verb: Verb, relay: Relay, given: Mapping[str, object], who: str = "") -> Any:
     """The handler's answer to these arguments.  Raises InputError for any that are unknown, missing or malformed."""
-    return verb.handler(relay, **arguments(verb, given))
+    signature = {"who": who} if verb.signed else {}
+    return verb.handler(relay, **arguments(verb, given), **signature)
+
+
+def without_secrets(verb: Verb, given: Mapping[str, object]) -> dict[str, object]:
+    """What was given, fit to be shown for ever."""
+    secret = {arg.name for arg in verb.args if arg.kind in ("secret", "pem")}
+    return {name: "(secret)" if name in secret else value for name, value in given.items()}
 
 
 def arguments(verb: Verb, given: Mapping[str, object]) -> dict[str, Any]:

@@ -4,7 +4,6 @@ A verb named "connection add" is ``/v1/connection/add``: GET with a query if it 
 changes something.  A new verb is a handler and a row.
 """
 
-from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -12,9 +11,9 @@ import msgspec
 
 import relayd
 from relayd import notation
-from relayd.control import domains, logins, recipients
+from relayd.control import accounts, connections, domains, logins, recipients
+from relayd.control.answers import then
 from relayd.control.verb import Arg, Relay, Verb
-from relayd.directory import Account, NewConnection, SubmissionConnection, hashes
 from relayd.errors import InputError
 from relayd.validation import BULK
 
@@ -46,144 +45,22 @@ def _verbs(relay: Relay) -> list[dict[str, Any]]:
     return [{**{key: getattr(verb, key) for key in keys}, "args": msgspec.to_builtins(verb.args)} for verb in VERBS]
 
 
-def _account_add(relay: Relay, name: str, domain_check: Any) -> "Future[Account]":
-    return relay.directory.add_account(name, now=relay.now(), domain_check=domain_check)
-
-
-def _account_list(relay: Relay) -> list[Account]:
-    return relay.directory.accounts()
-
-
-def _account_show(relay: Relay, name: str) -> dict[str, Any]:
-    account = relay.directory.account(name)
-    if account is None:
-        raise InputError("name", f"there is no account {name!r}{_nearest_account(relay, name)}")
-    return {**msgspec.structs.asdict(account), "connections": _connection_list(relay, name)}
-
-
-def _account_suspend(relay: Relay, name: str) -> "Future[Account]":
-    return relay.directory.set_account_state(name, "suspended")
-
-
-def _account_resume(relay: Relay, name: str) -> "Future[Account]":
-    return relay.directory.set_account_state(name, "active")
-
-
-def _nearest_account(relay: Relay, name: str) -> str:
-    return notation.nearest(name, (account.name for account in relay.directory.accounts()))
-
-
-def _shown(connection: SubmissionConnection) -> dict[str, Any]:
-    """A connection without its hash."""
-    row = msgspec.structs.asdict(connection)
-    row["credential"] = hashes.kind(row.pop("password"))
-    return row
-
-
-def _revealed(made: NewConnection) -> dict[str, Any]:
-    password = {"password": made.password} if made.password else {}
-    return {"login": made.connection.login, **password, **_shown(made.connection)}
-
-
-def _may_ask(relay: Relay, external: bool) -> bool:
-    if external and relay.config.auth is None:
-        raise InputError("external", "there is no other system to ask: write its url into the table [auth] first")
-    return external
-
-
-def _then(future: "Future[T]", shape: Callable[[T], dict[str, Any]]) -> "Future[dict[str, Any]]":
-    """A future of what ``shape`` makes of the first one's result."""
-    shaped: Future[dict[str, Any]] = Future()
-
-    def settle(done: "Future[T]") -> None:
-        if error := done.exception():
-            shaped.set_exception(error)
-        else:
-            shaped.set_result(shape(done.result()))
-
-    future.add_done_callback(settle)
-    return shaped
-
-
-def _known_stream(relay: Relay, stream: str | None) -> None:
-    if stream is not None and stream not in relay.config.stream:
-        raise InputError("stream", f"there is no stream {stream!r}{notation.nearest(stream, relay.config.stream)}")
-
-
-def _connection_add(
-    relay: Relay,
-    login: str,
-    account: str,
-    sender: list[str],
-    client: list[str],
-    stream: str | None,
-    password: str | None,
-    hash: str | None,
-    external: bool,
-) -> Any:
-    _known_stream(relay, stream)
-    if relay.directory.account(account) is None:
-        raise InputError("account", f"there is no account {account!r}{_nearest_account(relay, account)}")
-    added = relay.directory.add_connection(
-        login,
-        account=account,
-        now=relay.now(),
-        password=password or "",
-        hash=hash or "",
-        external=_may_ask(relay, external),
-        senders=sender,
-        clients=client,
-        stream=stream or "",
-    )
-    return _then(added, _revealed)
-
-
-def _connection_list(relay: Relay, account: str | None) -> list[dict[str, Any]]:
-    return [_shown(row) for row in relay.directory.connections() if account in (None, row.account)]
-
-
-def _connection_show(relay: Relay, login: str) -> dict[str, Any]:
-    connection = relay.directory.connection(login)
-    if connection is None:
-        near = notation.nearest(login, (row.login for row in relay.directory.connections()))
-        raise InputError("login", f"there is no connection {login!r}{near}")
-    return _shown(connection)
-
-
-def _connection_activate(relay: Relay, login: str) -> Any:
-    return _then(relay.directory.set_connection_state(login, "active"), _shown)
-
-
-def _connection_block(relay: Relay, login: str, reason: str) -> Any:
-    return _then(relay.directory.set_connection_state(login, "blocked", reason), _shown)
-
-
-def _connection_password(relay: Relay, login: str, password: str | None, hash: str | None, external: bool) -> Any:
-    _may_ask(relay, external)
-    return _then(relay.directory.set_password(login, password or "", hash=hash or "", external=external), _revealed)
-
-
-def _connection_remove(relay: Relay, login: str) -> Any:
-    return _then(relay.directory.remove_connection(login), _shown)
-
-
 def _domain_add(
     relay: Relay, name: str, account: str, selector: str | None, key: str | None, algorithm: Any
 ) -> "Future[dict[str, Any]]":
-    if relay.directory.account(account) is None:
-        raise InputError("account", f"there is no account {account!r}{_nearest_account(relay, account)}")
+    accounts.known(relay, account)
     asked = selector is not None or key is not None or algorithm is not None
     keyless = algorithm == "none" or (not asked and domains.name_of(name) in relay.keyring.rules.keys)
     if keyless:
         if selector is not None or key is not None:
             raise InputError("algorithm", "none makes no key: leave out --selector and --key-file")
         registered = relay.directory.register_domain(name, account=account, now=relay.now())
-        return _then(registered, lambda row: domains.shown(relay, row.domain))
+        return then(registered, lambda row: domains.shown(relay, row.domain))
     pem = key.encode() if key else b""
     added = relay.directory.add_domain_key(
         name, account=account, now=relay.now(), selector=selector or "", pem=pem, algorithm=algorithm
     )
-    return _then(added, lambda row: domains.shown(relay, row.domain))
+    return then(added, lambda row: domains.shown(relay, row.domain))
 
 
 def _domain_list(relay: Relay, account: str | None) -> list[dict[str, Any]]:
@@ -200,13 +77,18 @@ async def _domain_verify(relay: Relay, name: str) -> dict[str, Any]:
 
 def _domain_remove(relay: Relay, name: str, selector: str | None) -> "Future[dict[str, Any]]":
     if selector is not None:
-        return _then(relay.directory.remove_domain_key(name, selector), domains.key_row)
-    return _then(relay.directory.remove_domain(name), domains.removed)
+        return then(relay.directory.remove_domain_key(name, selector), domains.key_row)
+    return then(relay.directory.remove_domain(name), domains.removed)
 
 
 def _recipient_check(relay: Relay, address: list[str], stream: str | None) -> Any:
-    _known_stream(relay, stream)
+    if stream is not None and stream not in relay.config.stream:
+        raise InputError("stream", f"there is no stream {stream!r}{notation.nearest(stream, relay.config.stream)}")
     return recipients.checked(relay, address, relay.config.stream[stream].validation if stream else BULK)
+
+
+def _change_list(relay: Relay, limit: int, about: str | None) -> Any:
+    return relay.directory.changes(limit, about or "")
 
 
 def _queue_list(relay: Relay, limit: int) -> Any:
@@ -233,12 +115,7 @@ def _config_reload(relay: Relay) -> Any:
     return relay.reload()
 
 
-_LOGIN = Arg("login", "the connection's login", "name", positional=True, required=True)
-_NAME = Arg("name", "the account's name", "name", positional=True, required=True)
 _DOMAIN = Arg("name", "the domain of the From addresses", positional=True, required=True)
-_PASSWORD = Arg("password", "a password of your own; without one, one is made up", "secret")
-_HASH = Arg("hash", "or the hash of one that works elsewhere: bcrypt, SHA-crypt, Django, LDAP", "secret")
-_EXTERNAL = Arg("external", "or let the system that [auth] names decide at each login", "bool", default=False)
 
 VERBS: tuple[Verb, ...] = (
     Verb(
@@ -252,116 +129,17 @@ VERBS: tuple[Verb, ...] = (
     Verb(name="status", help="who this relay is, since when, and how it does", handler=_status, example="status"),
     Verb(name="version", help="the version of the running relayd", handler=_version, example="version"),
     Verb(name="verbs", help="this table", handler=_verbs, example="verbs"),
+    *accounts.VERBS,
+    *connections.VERBS,
     Verb(
-        name="account add",
-        help="make an account, a customer",
-        handler=_account_add,
+        name="change list",
+        help="who changed what, the latest first",
+        handler=_change_list,
         args=(
-            _NAME,
-            Arg(
-                "domain_check",
-                "what an unproven sender domain means",
-                default="require",
-                choices=("off", "warn", "require"),
-            ),
+            Arg("limit", "how many at most", "int", default=50),
+            Arg("about", "only those that name this account, login, domain, ..."),
         ),
-        role="admin",
-        effect="change",
-        example="account add crm",
-    ),
-    Verb(name="account list", help="all accounts", handler=_account_list, example="account list"),
-    Verb(
-        name="account show",
-        help="an account and its connections",
-        handler=_account_show,
-        args=(_NAME,),
-        example="account show crm",
-    ),
-    Verb(
-        name="account suspend",
-        help="take no more mail from an account",
-        handler=_account_suspend,
-        args=(_NAME,),
-        role="operate",
-        effect="change",
-        example="account suspend crm",
-    ),
-    Verb(
-        name="account resume",
-        help="take mail from a suspended account again",
-        handler=_account_resume,
-        args=(_NAME,),
-        role="operate",
-        effect="change",
-        example="account resume crm",
-    ),
-    Verb(
-        name="connection add",
-        help="make a login for an account; its password is shown this once",
-        handler=_connection_add,
-        args=(
-            _LOGIN,
-            Arg("account", "the account it belongs to", "name", required=True),
-            Arg("sender", 'an address it may send as, "@domain" for a whole domain, "*" for any', repeated=True),
-            Arg("client", "an IP address or CIDR it may come from; without any, all", "network", repeated=True),
-            Arg("stream", "the stream of its mail; without one, the default stream", "name"),
-            _PASSWORD,
-            _HASH,
-            _EXTERNAL,
-        ),
-        role="admin",
-        effect="change",
-        example="connection add --account crm --sender sales@crm.example --stream transactional login1",
-    ),
-    Verb(
-        name="connection list",
-        help="all connections, or an account's",
-        handler=_connection_list,
-        args=(Arg("account", "only this account's", "name"),),
-        example="connection list --account crm",
-    ),
-    Verb(
-        name="connection show",
-        help="a connection",
-        handler=_connection_show,
-        args=(_LOGIN,),
-        example="connection show login1",
-    ),
-    Verb(
-        name="connection activate",
-        help="let a blocked connection log in again",
-        handler=_connection_activate,
-        args=(_LOGIN,),
-        role="operate",
-        effect="change",
-        example="connection activate login1",
-    ),
-    Verb(
-        name="connection block",
-        help="let a connection log in no more",
-        handler=_connection_block,
-        args=(_LOGIN, Arg("reason", "why, for those who wonder later", required=True)),
-        role="operate",
-        effect="change",
-        example='connection block --reason "password on a pastebin" login1',
-    ),
-    Verb(
-        name="connection password",
-        help="give a connection a new password; it is shown this once, the old one is void",
-        handler=_connection_password,
-        args=(_LOGIN, _PASSWORD, _HASH, _EXTERNAL),
-        role="admin",
-        effect="change",
-        example="connection password login1",
-    ),
-    Verb(
-        name="connection remove",
-        help="forget a connection",
-        handler=_connection_remove,
-        args=(_LOGIN,),
-        role="admin",
-        effect="change",
-        example="connection remove login1",
+        example="change list --about crm-1",
     ),
     Verb(
         name="login failures",

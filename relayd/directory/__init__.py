@@ -4,13 +4,16 @@ passwords, the keys that sign, and the domains that mail is sent from."""
 from relayd.directory.domains import DomainKey
 from relayd.directory.hashes import EXTERNAL
 from relayd.directory.passwords import Ask, Done, Verdict, Verifier, hash_password, verify_password
+from relayd.directory.rows import Account, AccountStream, Change, SubmissionConnection, domain_name
 from relayd.directory.senders import SenderDomain, Senders, State, judged
-from relayd.directory.store import Account, Directory, NewConnection, SubmissionConnection, domain_name
+from relayd.directory.store import Directory, NewConnection
 
 __all__ = [
     "EXTERNAL",
     "Account",
+    "AccountStream",
     "Ask",
+    "Change",
     "Directory",
     "DomainKey",
     "Done",

@@ -1,4 +1,4 @@
-"""Accounts, connections, signing keys, sender domains: one SQLite file, all of it in memory as frozen values.
+"""Accounts, streams, connections, signing keys, sender domains: one SQLite file, held in memory as frozen values.
 
 Reads are dict look-ups on the main thread.  A change runs as one transaction on the directory's own thread; after its
 commit ``post`` (``reactor.callFromThread``) brings the new value to the main thread, where it is swapped in and then
@@ -11,72 +11,46 @@ import sqlite3
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
 from relayd import notation
-from relayd.address import domain_of, parse_address
-from relayd.directory import domains, hashes, senders
+from relayd.directory import domains, hashes, rows, senders
 from relayd.directory.domains import DomainKey
 from relayd.directory.passwords import hash_password
+from relayd.directory.rows import (
+    Account,
+    AccountStream,
+    Change,
+    DomainCheck,
+    SubmissionConnection,
+    account_of,
+    account_row,
+    change_of,
+    change_row,
+    connection_of,
+    connection_row,
+    domain_name,
+    stream_of,
+    stream_row,
+)
 from relayd.directory.senders import SenderDomain, Senders
 from relayd.errors import InputError
+from relayd.quotas import parse_limits
 
 A = TypeVar("A")
 R = TypeVar("R")
 Post = Callable[[Callable[[], None]], None]
-AccountState = Literal["active", "suspended"]
-DomainCheck = Literal["off", "warn", "require"]
-ConnectionState = Literal["active", "blocked", "inactive"]
 
-SCHEMA_VERSION = 3
-_SCRIPTS = ("schema.sql", "domains.sql", "senders.sql")
+SCHEMA_VERSION = 4
+_SCRIPTS = ("schema.sql", "domains.sql", "senders.sql", "tenancy.sql")
 # Scripts that bring a file of version n (the key) to n + 1.
 UPGRADES: dict[int, str] = {
     version: (Path(__file__).parent / file).read_text("utf-8") for version, file in enumerate(_SCRIPTS)
 }
 
-_ANY = "*"
-
-
-class Account(msgspec.Struct, frozen=True):
-    """A customer.  ``created`` is unix seconds."""
-
-    name: str
-    state: AccountState = "active"
-    domain_check: DomainCheck = "require"
-    created: float = 0.0
-
-
-class SubmissionConnection(msgspec.Struct, frozen=True):
-    """A login and what it may do.  ``password`` is a hash or ``hashes.EXTERNAL``; ``version`` rises with every change.
-
-    ``senders``: addresses, "@domain" for all of a domain, or "*" for any; none means that it may send as nobody.
-    ``clients``: addresses and CIDRs that may log in; none means any.  ``stream`` "" is the default stream.
-    """
-
-    login: str
-    account: str
-    password: str
-    senders: tuple[str, ...] = ()
-    clients: tuple[str, ...] = ()
-    stream: str = ""
-    state: ConnectionState = "active"
-    reason: str = ""
-    created: float = 0.0
-    version: int = 1
-
-    def may_send_as(self, address: str) -> bool:
-        """Whether the address (null sender: "") is one of the connection's.  Case does not matter."""
-        if self.senders == (_ANY,):
-            return True
-        text = _folded(address)
-        return text in self.senders or text[text.rindex("@") :] in self.senders
-
-    def may_connect_from(self, client: str) -> bool:
-        """Whether a client at this IP address may use the login."""
-        return not self.clients or notation.within(client, self.clients)
+CHANGES = 100_000  # changes that are remembered
 
 
 class NewConnection(msgspec.Struct, frozen=True):
@@ -98,55 +72,143 @@ class Directory:
         """``accounts`` are there when this returns: made, active and without domain check, if they were not."""
         self._post = post
         self._db = _opened(path)
-        rows = [msgspec.structs.astuple(Account(name, "active", "off", now)) for name in accounts]
+        fresh = [account_row(Account(name, "active", "off", now)) for name in accounts]
         with self._db:
-            self._db.executemany("INSERT OR IGNORE INTO accounts VALUES (?, ?, ?, ?)", rows)
+            self._db.executemany("INSERT OR IGNORE INTO accounts VALUES (?, ?, ?, ?, ?, ?)", fresh)
         self._writer = ThreadPoolExecutor(1, "directory")
-        self._accounts = {row.name: row for row in map(_account, self._db.execute("SELECT * FROM accounts"))}
-        self._connections = {row.login: row for row in map(_connection, self._db.execute("SELECT * FROM connections"))}
+        self._accounts = {row.name: row for row in map(account_of, self._db.execute("SELECT * FROM accounts"))}
+        connections = map(connection_of, self._db.execute("SELECT * FROM connections"))
+        self._connections = {row.login: row for row in connections}
+        streams = map(stream_of, self._db.execute("SELECT * FROM streams"))
+        self._streams = {(row.account, row.name): row for row in streams}
         self._domains = domains.stored(self._db)
         self.senders = Senders(self._change, senders.stored(self._db), self.lineage)
+        self.version = 0  # rises with every change: what is derived from rows is good as long as it does not
 
     def close(self) -> None:
         """Finishes the changes under way and closes the file.  Their futures are done if ``post`` still works."""
         self._writer.shutdown(wait=True)
         self._db.close()
 
+    # Accounts.
+
     def account(self, name: str) -> Account | None:
         return self._accounts.get(name)
-
-    def connection(self, login: str) -> SubmissionConnection | None:
-        return self._connections.get(login)
-
-    def lineage(self, account: str) -> tuple[str, ...]:
-        """The account and those above it, whose domains it may use."""
-        return (account,)
 
     def accounts(self) -> list[Account]:
         return sorted(self._accounts.values(), key=lambda row: row.name)
 
-    def connections(self) -> list[SubmissionConnection]:
-        return sorted(self._connections.values(), key=lambda row: row.login)
+    def lineage(self, account: str) -> tuple[str, ...]:
+        """The account and those above it, whose domains, streams and lists it may use, the nearest first."""
+        found = [account]
+        row = self._accounts.get(account)
+        while row is not None and row.parent and row.parent not in found:
+            found.append(row.parent)
+            row = self._accounts.get(row.parent)
+        return tuple(found)
 
-    def add_account(self, name: str, *, now: float, domain_check: DomainCheck = "require") -> "Future[Account]":
+    def add_account(
+        self, name: str, *, now: float, domain_check: DomainCheck = "require", **fields: Any
+    ) -> "Future[Account]":
+        """``fields`` as in ``change_account``."""
         account = Account(_field("name", notation.name, name), "active", domain_check, now)
-        insert = "INSERT INTO accounts VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING *"
-        refusal = f"there is already an account {name!r}"
-        return self._account_change("name", refusal, insert, msgspec.structs.astuple(account))
+        account = msgspec.structs.replace(account, **_parsed(_ACCOUNT_FIELDS, fields))
+        self._check_parent(account)
+        insert = "INSERT INTO accounts VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+
+        def write(db: sqlite3.Connection) -> Account:
+            if not db.execute(insert, account_row(account)).rowcount:
+                raise InputError("name", f"there is already an account {name!r}")
+            return account
+
+        return self._change(write, self._keep_account)
 
     def ensure_account(self, name: str, *, now: float) -> "Future[Account]":
         """The account, made active and without domain check if there is none: for accounts that a listener names."""
-        if known := self._accounts.get(name):
-            done: Future[Account] = Future()
-            done.set_result(known)
-            return done
         account = Account(_field("name", notation.name, name), "active", "off", now)
-        insert = "INSERT INTO accounts VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET name = name RETURNING *"
-        return self._account_change("name", "", insert, msgspec.structs.astuple(account))
+        insert = "INSERT INTO accounts VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET name = name RETURNING *"
+        return self._change(
+            lambda db: account_of(db.execute(insert, account_row(account)).fetchall()[0]), self._keep_account
+        )
 
-    def set_account_state(self, name: str, state: AccountState) -> "Future[Account]":
-        update = "UPDATE accounts SET state = ? WHERE name = ? RETURNING *"
-        return self._account_change("name", f"there is no account {name!r}", update, (state, name))
+    def change_account(self, name: str, **fields: Any) -> "Future[Account]":
+        """Any of state, domain_check, parent, risk, zone, sessions; limits and client_limits as ``parse_limits``
+        reads them."""
+        changed = _parsed(_ACCOUNT_FIELDS, fields)
+        known = self._accounts.get(name)
+        if known is None:
+            raise InputError("name", f"there is no account {name!r}{notation.nearest(name, self._accounts)}")
+        self._check_parent(msgspec.structs.replace(known, **changed))
+
+        def write(db: sqlite3.Connection) -> Account:
+            row = account_of(db.execute("SELECT * FROM accounts WHERE name = ?", (name,)).fetchone())
+            row = msgspec.structs.replace(row, **changed)
+            db.execute("INSERT OR REPLACE INTO accounts VALUES (?, ?, ?, ?, ?, ?)", account_row(row))
+            return row
+
+        return self._change(write, self._keep_account)
+
+    def _check_parent(self, account: Account) -> None:
+        if not account.parent:
+            return
+        if account.parent not in self._accounts:
+            near = notation.nearest(account.parent, self._accounts)
+            raise InputError("parent", f"there is no account {account.parent!r}{near}")
+        if account.name in self.lineage(account.parent):
+            raise InputError("parent", f"{account.parent} is {account.name} itself or below it")
+
+    def _keep_account(self, row: Account) -> Account:
+        self._accounts[row.name] = row
+        return row
+
+    # Streams of accounts.
+
+    def stream(self, account: str, name: str) -> AccountStream | None:
+        """What the account, or else the nearest above it, calls so."""
+        return next(filter(None, (self._streams.get((owner, name)) for owner in self.lineage(account))), None)
+
+    def streams(self, account: str | None = None) -> list[AccountStream]:
+        """All, or an account's own, by account and name."""
+        return [self._streams[key] for key in sorted(self._streams) if account in (None, key[0])]
+
+    def set_stream(self, account: str, name: str, template: str, overrides: dict[str, Any]) -> "Future[AccountStream]":
+        """Makes or replaces one.  Whether template and overrides are any good is the configuration's to say."""
+        row = AccountStream(account, _field("name", notation.name, name), template, overrides)
+
+        def write(db: sqlite3.Connection) -> AccountStream:
+            _known_account(db, account)
+            db.execute("INSERT OR REPLACE INTO streams VALUES (?, ?, ?, ?)", stream_row(row))
+            return row
+
+        def keep(row: AccountStream) -> AccountStream:
+            self._streams[account, name] = row
+            return row
+
+        return self._change(write, keep)
+
+    def remove_stream(self, account: str, name: str) -> "Future[AccountStream]":
+        """Gives what was removed: the template of that name, if there is one, holds again."""
+
+        def write(db: sqlite3.Connection) -> AccountStream:
+            delete = "DELETE FROM streams WHERE account = ? AND name = ? RETURNING *"
+            rows = db.execute(delete, (account, name)).fetchall()
+            if not rows:
+                raise InputError("name", f"account {account} has no stream {name!r} of its own")
+            return stream_of(rows[0])
+
+        def forget(row: AccountStream) -> AccountStream:
+            self._streams.pop((account, name), None)
+            return row
+
+        return self._change(write, forget)
+
+    # Connections.
+
+    def connection(self, login: str) -> SubmissionConnection | None:
+        return self._connections.get(login)
+
+    def connections(self) -> list[SubmissionConnection]:
+        return sorted(self._connections.values(), key=lambda row: row.login)
 
     def add_connection(
         self,
@@ -157,71 +219,88 @@ class Directory:
         password: str = "",
         hash: str = "",
         external: bool = False,
-        senders: Iterable[str] = (),
-        clients: Iterable[str] = (),
-        stream: str = "",
+        **fields: Any,
     ) -> "Future[NewConnection]":
         """A new login; without a password, an imported hash or another system to ask, a password is made up.  The
-        result is the only place it is ever shown."""
+        result is the only place it is ever shown.  ``fields`` as in ``change_connection``."""
         secret, kept = _kept_as(password, hash, external)
-        row = SubmissionConnection(
-            login=_field("login", notation.name, login),
-            account=account,
-            password="",
-            senders=_field("sender", _senders, senders),
-            clients=_field("client", lambda texts: tuple(map(notation.network, texts)), clients),
-            stream=_field("stream", notation.name, stream) if stream else "",
-            created=now,
-        )
+        row = SubmissionConnection(_field("login", notation.name, login), account, "", created=now)
+        row = msgspec.structs.replace(row, **_parsed(_CONNECTION_FIELDS, fields))
 
         def write(db: sqlite3.Connection) -> SubmissionConnection:
-            if not db.execute("SELECT 1 FROM accounts WHERE name = ?", (account,)).fetchone():
-                raise InputError("account", f"there is no account {account!r}")
+            _known_account(db, account)
             stored = msgspec.structs.replace(row, password=kept())
-            insert = "INSERT INTO connections VALUES (?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING"
-            if not db.execute(insert, _values(stored)).rowcount:
+            insert = "INSERT INTO connections VALUES (?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING"
+            if not db.execute(insert, connection_row(stored)).rowcount:
                 raise InputError("login", f"there is already a connection {login!r}")
             return stored
 
         return self._change(write, lambda stored: NewConnection(self._kept(stored), secret))
 
-    def set_connection_state(
-        self, login: str, state: ConnectionState, reason: str = ""
-    ) -> "Future[SubmissionConnection]":
-        update = "UPDATE connections SET state = ?, reason = ?, version = version + 1 WHERE login = ? RETURNING *"
-        return self._change(lambda db: _updated(db, update, (state, reason, login), login), self._kept)
+    def change_connection(self, login: str, **fields: Any) -> "Future[SubmissionConnection]":
+        """Any of senders, clients, streams, lists, state, reason, by, sessions; limits as ``parse_limits`` reads
+        them."""
+        changed = _parsed(_CONNECTION_FIELDS, fields)
+        return self._change(lambda db: _edited(db, login, lambda row: changed), self._kept)
 
     def set_password(
         self, login: str, password: str = "", *, hash: str = "", external: bool = False
     ) -> "Future[NewConnection]":
         """A new password, given as in ``add_connection``; the old one fails from the moment the future is done."""
         secret, kept = _kept_as(password, hash, external)
-        update = "UPDATE connections SET password = ?, version = version + 1 WHERE login = ? RETURNING *"
         return self._change(
-            lambda db: _updated(db, update, (kept(), login), login),
+            lambda db: _edited(db, login, lambda row: {"password": kept()}),
             lambda stored: NewConnection(self._kept(stored), secret),
         )
 
-    def renew_hash(self, login: str, old: str, new: str) -> "Future[SubmissionConnection | None]":
-        """Another hash of the same password; gives None if the password has been changed meanwhile."""
-        update = (
-            "UPDATE connections SET password = ?, version = version + 1 WHERE login = ? AND password = ? RETURNING *"
+    def renew_hash(self, login: str, old: str, new: str) -> "Future[SubmissionConnection]":
+        """Another hash of the same password; the row stays as it is if the password has been changed meanwhile."""
+        return self._change(
+            lambda db: _edited(db, login, lambda row: {"password": new} if row.password == old else {}), self._kept
         )
-
-        def write(db: sqlite3.Connection) -> SubmissionConnection | None:
-            return next(map(_connection, db.execute(update, (new, login, old)).fetchall()), None)
-
-        return self._change(write, lambda stored: stored and self._kept(stored))
 
     def remove_connection(self, login: str) -> "Future[SubmissionConnection]":
         """Gives what was removed."""
-        delete = "DELETE FROM connections WHERE login = ? RETURNING *"
+
+        def write(db: sqlite3.Connection) -> SubmissionConnection:
+            rows = db.execute("DELETE FROM connections WHERE login = ? RETURNING *", (login,)).fetchall()
+            if not rows:
+                raise InputError("login", f"there is no connection {login!r}")
+            return connection_of(rows[0])
 
         def forget(removed: SubmissionConnection) -> SubmissionConnection:
             self._connections.pop(removed.login, None)
             return removed
 
-        return self._change(lambda db: _updated(db, delete, (login,), login), forget)
+        return self._change(write, forget)
+
+    def _kept(self, row: SubmissionConnection) -> SubmissionConnection:
+        self._connections[row.login] = row
+        return row
+
+    # Who changed what.
+
+    def note(self, change: Change) -> "Future[Change]":
+        """Keeps it, among the last CHANGES."""
+
+        def write(db: sqlite3.Connection) -> Change:
+            insert = "INSERT INTO changes (time, who, verb, arguments, result) VALUES (?, ?, ?, ?, ?)"
+            db.execute(insert, change_row(change))
+            db.execute("DELETE FROM changes WHERE id <= last_insert_rowid() - ?", (CHANGES,))
+            return change
+
+        return self._run(write, lambda kept: kept)
+
+    def changes(self, limit: int, about: str = "") -> "Future[list[Change]]":
+        """The latest first; ``about``: those of which an argument is this text."""
+        found = "SELECT 1 FROM json_each(arguments) WHERE value = ?2"
+        select = f"SELECT time, who, verb, arguments, result FROM changes WHERE ?2 = '' OR EXISTS ({found})"
+        return self._run(
+            lambda db: [change_of(row) for row in db.execute(f"{select} ORDER BY id DESC LIMIT ?1", (limit, about))],
+            lambda rows: rows,
+        )
+
+    # Signing keys and sender domains.
 
     def domain_keys(self, domain: str) -> tuple[DomainKey, ...]:
         """The keys of exactly this domain (lower case, A-labels), whoever's they are."""
@@ -295,38 +374,27 @@ class Directory:
 
         return self._change(lambda db: senders.delete(db, name), forget)
 
-    def _kept(self, row: SubmissionConnection) -> SubmissionConnection:
-        self._connections[row.login] = row
-        return row
-
-    def _account_change(self, field: str, refusal: str, sql: str, values: tuple[object, ...]) -> "Future[Account]":
-        """A statement that returns the account's row; none is the refusal."""
-
-        def write(db: sqlite3.Connection) -> Account:
-            rows = db.execute(sql, values).fetchall()
-            if not rows:
-                raise InputError(field, refusal)
-            return _account(rows[0])
-
-        def keep(row: Account) -> Account:
-            self._accounts[row.name] = row
-            return row
-
-        return self._change(write, keep)
-
     def _change(self, write: Callable[[sqlite3.Connection], A], swap: Callable[[A], R]) -> "Future[R]":
         """``write`` as one transaction on the thread, then ``swap`` on the main thread; the future is what it gives."""
+
+        def swapped(written: A) -> R:
+            self.version += 1
+            return swap(written)
+
+        return self._run(write, swapped)
+
+    def _run(self, work: Callable[[sqlite3.Connection], A], then: Callable[[A], R]) -> "Future[R]":
         future: Future[R] = Future()
 
         def run() -> None:
             try:
                 with self._db:
-                    written = write(self._db)
+                    worked = work(self._db)
             except Exception as error:
                 fault = error
                 self._post(lambda: future.set_exception(fault))
             else:
-                self._post(lambda: future.set_result(swap(written)))
+                self._post(lambda: future.set_result(then(worked)))
 
         self._writer.submit(run)
         return future
@@ -353,28 +421,6 @@ def _field(field: str, parse: Callable[[A], R], value: A) -> R:
         raise InputError(field, str(error)) from None
 
 
-def _senders(texts: Iterable[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(map(_sender, texts)))
-
-
-def _sender(text: str) -> str:
-    """Lower case with an A-label domain: the form that ``may_send_as`` compares."""
-    if text == _ANY:
-        return text
-    if text.startswith("@"):
-        return "@" + domain_name(domain_of(parse_address("x" + text)))
-    return _folded(parse_address(text))
-
-
-def domain_name(text: str) -> str:
-    """A domain as it is looked up: lower case with A-labels.  Raises ValueError."""
-    return notation.hostname(domain_of("x@" + text))
-
-
-def _folded(address: str) -> str:
-    return f"{address.rpartition('@')[0].lower()}@{domain_of(address)}"
-
-
 def _opened(path: str | Path) -> sqlite3.Connection:
     # Made here and not by SQLite: hashes are nobody else's to read.
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
@@ -391,33 +437,53 @@ def _opened(path: str | Path) -> sqlite3.Connection:
     return db
 
 
-def _account(row: tuple[Any, ...]) -> Account:
-    name, state, domain_check, created = row
-    # RETURNING shows the value before the column makes it REAL: a whole number comes back as an int.
-    return Account(name, state, domain_check, float(created))
+def _parsed(parsers: dict[str, Callable[[Any], Any]], fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: _field(name, parsers[name], value) for name, value in fields.items()}
 
 
-def _connection(row: tuple[Any, ...]) -> SubmissionConnection:
-    login, account, password, senders, clients, stream, state, reason, created, version = row
-    lists = _texts(senders), _texts(clients)
-    return SubmissionConnection(login, account, password, *lists, stream, state, reason, float(created), version)
+def _optional(parse: Callable[[Any], str]) -> Callable[[Any], str]:
+    return lambda value: parse(value) if value else ""
 
 
-def _texts(stored: str) -> tuple[str, ...]:
-    return msgspec.json.decode(stored, type=tuple[str, ...])
+def _same(value: Any) -> Any:
+    return value
 
 
-def _values(row: SubmissionConnection) -> tuple[object, ...]:
-    login, account, password, senders, clients, *rest = msgspec.structs.astuple(row)
-    return login, account, password, _stored(senders), _stored(clients), *rest
+_ACCOUNT_FIELDS: dict[str, Callable[[Any], Any]] = {
+    "state": _same,
+    "domain_check": _same,
+    "risk": _same,
+    "sessions": _same,
+    "parent": _optional(notation.name),
+    "zone": _optional(notation.hostname),
+    "limits": parse_limits,
+    "client_limits": parse_limits,
+}
+_CONNECTION_FIELDS: dict[str, Callable[[Any], Any]] = {
+    "state": _same,
+    "reason": _same,
+    "by": _same,
+    "sessions": _same,
+    "senders": rows.senders,
+    "clients": rows.networks,
+    "streams": rows.names,
+    "lists": rows.names,
+    "limits": parse_limits,
+}
 
 
-def _stored(texts: tuple[str, ...]) -> str:
-    return msgspec.json.encode(texts).decode()
+def _known_account(db: sqlite3.Connection, name: str) -> None:
+    if not db.execute("SELECT 1 FROM accounts WHERE name = ?", (name,)).fetchone():
+        raise InputError("account", f"there is no account {name!r}")
 
 
-def _updated(db: sqlite3.Connection, sql: str, values: tuple[object, ...], login: str) -> SubmissionConnection:
-    rows = db.execute(sql, values).fetchall()
-    if not rows:
+def _edited(
+    db: sqlite3.Connection, login: str, edit: Callable[[SubmissionConnection], dict[str, Any]]
+) -> SubmissionConnection:
+    found = db.execute("SELECT * FROM connections WHERE login = ?", (login,)).fetchone()
+    if found is None:
         raise InputError("login", f"there is no connection {login!r}")
-    return _connection(rows[0])
+    row = connection_of(found)
+    row = msgspec.structs.replace(row, **edit(row), version=row.version + 1)
+    db.execute("INSERT OR REPLACE INTO connections VALUES (?,?,?,?,?,?,?,?,?,?,?)", connection_row(row))
+    return row
