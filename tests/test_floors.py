@@ -11,7 +11,7 @@ RELAYD = ROOT / "relayd"
 
 # Each line is a step: its rooms import only rooms of the lines before it, never one another.
 FLOORS: dict[str, list[str]] = {
-    "words": ["address envelope errors identity notation reply", "outcome", "records"],
+    "words": ["address envelope errors identity lease notation reply", "outcome", "records"],
     "protocol": ["smtp message", "shaping"],
     "engine": ["directory egress queue spool submission", "signing"],
     # Twisted lives only from here on.
