@@ -18,6 +18,7 @@ import msgspec
 from relayd import notation
 from relayd.address import domain_of, parse_address
 from relayd.directory import domains
+from relayd.directory.balances import Balances
 from relayd.directory.domains import DomainKey
 from relayd.directory.passwords import hash_password
 from relayd.errors import InputError
@@ -29,8 +30,8 @@ AccountState = Literal["active", "suspended"]
 DomainCheck = Literal["off", "warn", "require"]
 ConnectionState = Literal["active", "blocked", "inactive"]
 
-SCHEMA_VERSION = 2
-_SCRIPTS = ("schema.sql", "domains.sql")
+_SCRIPTS = ("schema.sql", "domains.sql", "balances.sql")
+SCHEMA_VERSION = len(_SCRIPTS)
 # Scripts that bring a file of version n (the key) to n + 1.
 UPGRADES: dict[int, str] = {
     version: (Path(__file__).parent / file).read_text("utf-8") for version, file in enumerate(_SCRIPTS)
@@ -103,6 +104,7 @@ class Directory:
         self._accounts = {row.name: row for row in map(_account, self._db.execute("SELECT * FROM accounts"))}
         self._connections = {row.login: row for row in map(_connection, self._db.execute("SELECT * FROM connections"))}
         self._domains = domains.stored(self._db)
+        self.balances = Balances(self._db, self._change)
 
     def close(self) -> None:
         """Finishes the changes under way and closes the file.  Their futures are done if ``post`` still works."""
