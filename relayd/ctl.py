@@ -223,7 +223,7 @@ def _table(rows: list[dict[str, Any]]) -> list[str]:
     return ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in cells]
 
 
-_MOMENTS = frozenset({"created", "started", "due", "received", "time", "expires"})
+_MOMENTS = frozenset({"created", "started", "due", "received", "time", "expires", "since", "until"})
 _EPOCH = 1e9  # less is a count that bears the same name
 
 

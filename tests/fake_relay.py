@@ -6,6 +6,7 @@ from typing import Any
 from relayd.config import Config, Node, Pool, Source, Stream
 from relayd.directory import Directory
 from relayd.errors import InputError
+from relayd.lease import Lease
 from relayd.signing import Keyring
 
 NOW = 1_700_000_000.0
@@ -27,6 +28,8 @@ class FakeRelay:
         self.books: Any = {"clean": True, "odd": []}
         self.reloaded: Any = {"changed": []}
         self.inspected: list[int] = []
+        self.leases: dict[str, tuple[Lease, int]] = {}
+        self.booked: list[str] = []
 
     def now(self) -> float:
         return NOW
@@ -51,6 +54,12 @@ class FakeRelay:
     def inspect(self, id: int) -> Any:
         self.inspected.append(id)
         raise InputError("id", "there is no such message")
+
+    async def lease(self, account: str) -> tuple[Lease, int]:
+        return self.leases.get(account, (Lease(), 0))
+
+    async def book(self, account: str) -> None:
+        self.booked.append(account)
 
     def audit(self) -> Any:
         return self.books

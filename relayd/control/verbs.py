@@ -12,7 +12,7 @@ import msgspec
 
 import relayd
 from relayd import notation
-from relayd.control import signing
+from relayd.control import balances, signing
 from relayd.control.verb import Arg, Relay, Verb
 from relayd.directory import Account, NewConnection, SubmissionConnection
 from relayd.errors import InputError
@@ -404,6 +404,7 @@ VERBS: tuple[Verb, ...] = (
         effect="change",
         example="config reload",
     ),
+    *balances.VERBS,
 )
 
 BY_PATH: dict[str, Verb] = {verb.path: verb for verb in VERBS}
