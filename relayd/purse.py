@@ -14,7 +14,6 @@ Each step is one transaction and each may be the last before a crash: the totals
 good what is missing at the next start, when every lease returns whole before anything is granted.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from math import inf
@@ -56,16 +55,20 @@ class _Pocket:
         self.mark = 0  # with fewer units left more is asked for
         self.until = self.asked = self.last = 0.0
         self.used = 0  # since it was asked for
-        self.waiting: deque[_Waiter] = deque()
+        self.waiting: list[_Waiter] = []
 
     def take(self, units: int, now: float) -> None:
         self.left -= units
         self.reserved += units
         self.used += units
-        self.last = now
+        self.last = now if units else self.last
+
+    @property
+    def needed(self) -> int:
+        return sum(waiter.units for waiter in self.waiting)
 
     def idle(self, now: float) -> bool:
-        return not self.waiting and now >= self.last + IDLE
+        return now >= self.last + IDLE and not self.needed
 
     def wanted(self, now: float) -> int:
         """Units for the time ahead, by what was used since the last time."""
@@ -145,12 +148,12 @@ class Purse:
         for payer in {*self._asked, *self._round}:
             waiting = self._pocket(payer).waiting
             while waiting and waiting[0].until <= now:
-                late.append(waiting.popleft().done)
+                late.append(waiting.pop(0).done)
         if now >= self._swept + SWEEP and not self._round:
             self._swept = now
             self._ask([payer for payer, pocket in self._pockets.items() if pocket.left and pocket.idle(now)], now)
             for payer in [payer for payer, pocket in self._pockets.items() if pocket.idle(now)]:
-                if not self._pockets[payer].reserved and payer not in self._round and payer not in self._asked:
+                if not (self._pockets[payer].reserved or payer in self._round or payer in self._asked):
                     del self._pockets[payer]
         _answer([(done, None) for done in late])
 
@@ -186,11 +189,12 @@ class Purse:
             done()
 
     def _back(self, pocket: _Pocket) -> int:
-        """Units that the lease is to give back: a new period or plan begins with a new lease."""
+        """Units that the lease is to give back: a new period or plan begins with a new lease.  Until there is one,
+        nobody is told that nothing is left."""
         if pocket.came is None:
             return ALL
         if self._stopping or self._now >= pocket.until or pocket.idle(self._now):
-            back, pocket.left = pocket.left, 0
+            back, pocket.left, pocket.until = pocket.left, 0, 0.0
             return back
         return 0
 
@@ -207,8 +211,7 @@ class Purse:
             pocket = self._pockets[payer]
             pocket.told(lease)
             quiet = self._stopping or pocket.idle(self._now)
-            needed = 0 if self._stopping else sum(waiter.units for waiter in pocket.waiting)
-            wants.append(Want(payer, lease, needed, 0 if quiet else pocket.wanted(self._now)))
+            wants.append(Want(payer, lease, *((0, 0) if quiet else (pocket.needed, pocket.wanted(self._now)))))
         self._balances.settle(wants, self._now).add_done_callback(self._granted)
 
     def _granted(self, settled: "Future[list[Grant]]") -> None:
@@ -229,7 +232,7 @@ class Purse:
             pocket.told(lease)
             pocket.asked, pocket.used = self._now, 0
             if grant := self._grants.get(payer):
-                pocket.there, pocket.until = grant.there, grant.until or inf
+                pocket.there, pocket.until = grant.there, inf if grant.until is None else grant.until
                 pocket.mark = pocket.left // 2 if grant.there else 0
         self._end(None)
 
@@ -254,7 +257,7 @@ class Purse:
                     break
                 else:
                     answer = False
-                pocket.waiting.popleft()
+                pocket.waiting.pop(0)
                 answers.append((done, answer))
             if self._stopping and pocket.left and not error:
                 self._asked[payer] = None

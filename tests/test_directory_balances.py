@@ -110,7 +110,7 @@ def test_a_credit_tells_by_whom_when_and_why(book):
 def test_units_granted_are_granted_to_nobody_else_and_used_when_they_are_charged(book):
     book.plan("prepaid")
     book.credit(300)
-    assert book.settle(wanted=100) == Grant("crm", 100, 200, 0.0)
+    assert book.settle(wanted=100) == Grant("crm", 100, 200, None)
     assert (book.left(), book.settle(needed=250).there) == (300, 0)
     book.spool(charged=120)
     assert (book.settle().there, book.left()) == (0, 180)
@@ -177,7 +177,7 @@ def test_an_ended_trial_grants_nothing_until_the_account_gets_a_plan(book):
     book.plan("prepaid", trial=True)
     over = NOW + 7 * 86400
     assert book.settle(needed=5) == Grant("crm", 5, 45, over)
-    assert book.settle(needed=5, at=over) == Grant("crm", 5, 0, 0.0)
+    assert book.settle(needed=5, at=over) == Grant("crm", 5, 0, None)
     book.plan("pack", at=over)
     assert book.settle(needed=5, at=over).there == 490
     assert book.ledger() == [("plan", 50), ("lapse", -50), ("plan", 500)]
@@ -224,6 +224,16 @@ def test_a_lease_that_no_row_tells_of_is_taken_as_it_is(book):
     book.spool(charged=10)
     book.settle()
     assert book.left() == 490
+
+
+def test_a_directory_older_than_its_spool_learns_what_was_granted_and_charged(book):
+    """It came from a backup."""
+    book.plan("prepaid")
+    book.credit(1000)
+    book.settle(wanted=100)
+    book.leases["crm"] = Lease(500, 300, 0, 50)
+    assert book.settle(needed=10) == Grant("crm", 510, 540, None)
+    assert book.left() == 700
 
 
 def test_a_lease_that_is_behind_is_of_a_new_spool(book):

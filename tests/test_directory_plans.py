@@ -47,7 +47,7 @@ def test_every_moment_is_in_its_period_and_the_next_begins_where_it_ends(now, re
 
 def test_a_new_plan_has_all_its_units_until_the_calendars_period_ends():
     assert plans.begun("crm", MONTHLY, NOON) == Balance("crm", "monthly", False, NOON, at("2026-02-01"), 1000)
-    assert plans.begun("crm", PREPAID, NOON) == Balance("crm", "prepaid", False, NOON, 0.0, 0)
+    assert plans.begun("crm", PREPAID, NOON) == Balance("crm", "prepaid", False, NOON, None, 0)
 
 
 def test_units_renew_when_the_period_is_over_and_not_before():
@@ -63,13 +63,13 @@ def test_a_pause_of_many_periods_renews_once_into_the_present_one():
 
 
 def test_what_is_leased_cannot_be_leased_again():
-    balance = Balance("crm", "monthly", False, 0, 0, 1000, 300)
+    balance = Balance("crm", "monthly", False, 0, None, 1000, 300)
     assert [plans.available(balance, MONTHLY, leased, NOON) for leased in (0, 100, 700, 900)] == [700, 600, 0, 0]
 
 
 def test_overage_stops_nobody_but_a_trial_is_a_hard_limit():
     plan = structs.replace(MONTHLY, overage=True, trial_units=50)
-    used_up = Balance("crm", "monthly", False, 0, 0, 1000, 1000)
+    used_up = Balance("crm", "monthly", False, 0, None, 1000, 1000)
     assert plans.available(used_up, plan, 0, NOON) == BOUNDLESS
     assert plans.available(structs.replace(plans.tried("crm", plan, 0), used=50), plan, 0, NOON) == 0
 
@@ -102,7 +102,7 @@ def test_a_credit_adds_to_the_period_and_may_be_taken_back():
 
 def test_who_buys_prepaid_units_in_a_trial_has_ended_it():
     trial = structs.replace(plans.tried("crm", PREPAID, NOON), used=20)
-    assert plans.credited(trial, PREPAID, 100, NOON) == Balance("crm", "prepaid", False, NOON, 0.0, 150, 20)
+    assert plans.credited(trial, PREPAID, 100, NOON) == Balance("crm", "prepaid", False, NOON, None, 150, 20)
     after = plans.credited(trial, PREPAID, 100, trial.until)  # its own units are gone by then
     assert (after.trial, after.left) == (False, 100)
     assert plans.credited(trial, PREPAID, -10, NOON).trial
@@ -119,7 +119,7 @@ def test_an_ended_trial_of_a_renewing_plan_takes_no_credit():
 
 def costs(steps: list[tuple[int, str]], used: int) -> Decimal:
     plan = Plan("p", steps=tuple((start, Decimal(price)) for start, price in steps))
-    return plans.cost(plan, Balance("crm", "p", False, 0, 0, 0, used))
+    return plans.cost(plan, Balance("crm", "p", False, 0, None, 0, used))
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,21 @@ def proved(till: Till) -> None:
     assert odd(till.balances.leases, spool, till.balances.leases) == []
 
 
+def holding(till: Till) -> list[tuple[Any, Any]]:
+    """The spool's answers to the purse from now on, as (whom to tell, what): they are the test's to give."""
+    held: list[tuple[Any, Any]] = []
+    ask = till.spool.settle_leases
+    till.spool.settle_leases = lambda rows, done: ask(rows, lambda leases: held.append((done, leases)))  # type: ignore
+    return held
+
+
+def give(till: Till, held: list[tuple[Any, Any]]) -> None:
+    """The next of those answers."""
+    till.main.until(lambda: held)
+    done, leases = held.pop(0)
+    done(leases)
+
+
 # Reserving
 
 
@@ -103,22 +118,14 @@ def test_a_credit_takes_effect_at_once(till):
 def test_a_credit_that_comes_while_the_directory_answers_is_not_overlooked(till):
     till.give(1)
     till.accept(1)
-    held: list[Any] = []
-    ask = till.spool.settle_leases
-
-    def hold(rows: Any, done: Any) -> None:
-        ask(rows, lambda leases: held.append((done, leases)))
-
-    till.spool.settle_leases = hold
+    held = holding(till)
     got: list[Any] = []
     till.purse.want("crm", 1, till.now, got.append)
-    till.main.until(lambda: len(held) == 1)
-    held[0][0](held[0][1])
-    till.main.until(lambda: len(held) == 2)  # by now the directory has said no
+    give(till, held)
+    till.main.until(lambda: held)  # by now the directory has said no
     till.give(5)
-    till.spool.settle_leases = ask
-    held[1][0](held[1][1])
-    till.main.until(lambda: got)
+    while not got:
+        give(till, held)
     assert got == [True]
     till.purse.release("crm", 1)
 
@@ -153,6 +160,26 @@ def test_payers_do_not_share(till):
     till.give(4, "other")
     assert till.accept(3) and not till.accept(1)
     assert till.accept(4, "other")
+
+
+def test_booking_takes_no_units(till):
+    till.give(1000)
+    for _ in range(2):
+        till.book()
+    assert till.lease() == Lease() and till.balances.leases == {"crm": Lease()}
+
+
+def test_booking_tells_what_was_charged_while_another_round_was_under_way(till):
+    till.give(1000)
+    till.accept(1)
+    held, got = holding(till), []
+    till.purse.want("crm", 1, till.now, lambda answer: till.purse.release("crm", 1))
+    till.main.until(lambda: held)  # the spool has been asked
+    till.accept(5)
+    till.purse.want("crm", 0, till.now, got.append)
+    while not got:
+        give(till, held)
+    assert till.balance().used == 6
 
 
 # Ahead of use
@@ -192,6 +219,18 @@ def test_a_lease_that_nobody_uses_returns_and_is_forgotten(till):
         till.rest()
     assert till.lease() == Lease(100, 1, 0, 99) and not till.purse._pockets
     assert till.balance().left == 999
+
+
+def test_nobody_is_refused_because_a_lease_is_just_returning(till):
+    till.give(10)
+    till.asked(10)
+    till.purse.release("crm", 10)  # all of the balance is in the lease
+    till.now += room.IDLE - 1
+    till.book()
+    till.now += 2
+    till.purse.tick(till.now)
+    assert till.purse._round and till.purse.reserve("crm", 1, till.now) is None
+    assert till.accept(10)
 
 
 def test_a_promise_is_kept_however_long_it_takes(till):
@@ -287,13 +326,15 @@ def test_a_directory_that_cannot_be_written_is_told_and_asked_again(till, tmp_pa
 def test_a_spool_that_refuses_keeps_what_was_to_return(till):
     till.give(1000)
     till.accept(1)
+    ask = till.spool.settle_leases
     till.spool.settle_leases = lambda rows, done: till.main.post(done, sqlite3.IntegrityError("no"))
     till.now += 400
     till.purse.tick(till.now)
     till.rest()
-    assert till.faults == ["balances cannot be asked for: no"]
-    assert till.purse.reserve("crm", 99, till.now) is True
-    till.purse.release("crm", 99)
+    assert till.faults == ["balances cannot be asked for: no"] and till.lease().left == 99
+    till.spool.settle_leases = ask
+    assert till.asked(999) is True and till.faults[1:] == [None]
+    till.purse.release("crm", 999)
 
 
 def test_nobody_waits_for_ever(till):

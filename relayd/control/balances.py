@@ -98,7 +98,6 @@ def _row(relay: Relay, balance: Balance) -> dict[str, Any]:
     left = plans.available(current, plan, 0, now)
     return {
         **msgspec.structs.asdict(current),
-        "until": current.until or None,
         "left": left if left < plans.BOUNDLESS else None,
         "low": left < plan.low,
         "cost": plans.cost(plan, current),

@@ -38,12 +38,12 @@ class Want(msgspec.Struct, frozen=True):
 
 class Grant(msgspec.Struct, frozen=True):
     """The answer: all that was granted to the lease so far, what is still there behind it, and until when that holds
-    (0: until somebody changes the balance)."""
+    (None: until somebody changes the balance)."""
 
     account: str
     granted: int
     there: int
-    until: float
+    until: float | None
 
 
 class Movement(msgspec.Struct, frozen=True):
@@ -237,7 +237,7 @@ def _settled(db: sqlite3.Connection, want: Want, now: float) -> tuple[Grant, Lea
     given = min(there, max(want.needed, min(want.wanted, (there + 1) // 2)))
     lease = msgspec.structs.replace(told, granted=granted + given)
     db.execute("INSERT OR REPLACE INTO leases VALUES (?,?,?,?,?)", (account, *msgspec.structs.astuple(lease)))
-    until = balance.until if balance and not balance.over(now) else 0.0
+    until = balance.until if balance and not balance.over(now) else None
     return Grant(account, lease.granted, there - given, until), lease, balance
 
 

@@ -17,7 +17,7 @@ CREATE TABLE balances (
     plan    TEXT NOT NULL REFERENCES plans (name),
     trial   INTEGER NOT NULL,
     since   REAL NOT NULL,                -- the period
-    until   REAL NOT NULL,                -- 0: no end
+    until   REAL,                         -- NULL: no end
     units   INTEGER NOT NULL,             -- what the period offers
     used    INTEGER NOT NULL              -- of them, as far as the spool has told
 ) STRICT, WITHOUT ROWID;

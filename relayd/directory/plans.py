@@ -43,14 +43,14 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 class Balance(msgspec.Struct, frozen=True):
-    """What an account has of its plan from ``since`` to ``until`` (0: without an end).  ``used`` is charged less
+    """What an account has of its plan from ``since`` to ``until`` (None: without an end).  ``used`` is charged less
     refunded, and negative if the last period's mail was refunded in this one."""
 
     account: str
     plan: str
     trial: bool
     since: float
-    until: float
+    until: float | None
     units: int
     used: int = 0
 
@@ -59,14 +59,14 @@ class Balance(msgspec.Struct, frozen=True):
         return self.units - self.used
 
     def over(self, now: float) -> bool:
-        return bool(self.until) and now >= self.until
+        return self.until is not None and now >= self.until
 
 
-def period(renews: Renews, now: float) -> tuple[float, float]:
+def period(renews: Renews, now: float) -> tuple[float, float | None]:
     """(since, until) of the period of UTC that ``now`` is in."""
-    day = datetime.fromtimestamp(now, UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     if renews == "never":
-        return now, 0.0
+        return now, None
+    day = datetime.fromtimestamp(now, UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     if renews == "daily":
         return day.timestamp(), (day + timedelta(days=1)).timestamp()
     first = day.replace(day=1)
@@ -99,13 +99,13 @@ def tried(account: str, plan: Plan, now: float) -> Balance:
     """The trial of a plan.  Raises InputError if it has none."""
     if not plan.trial_units:
         raise InputError("trial", f"the plan {plan.name} has no trial")
-    until = now + plan.trial_days * _DAY if plan.trial_days else 0.0
+    until = now + plan.trial_days * _DAY if plan.trial_days else None
     return Balance(account, plan.name, True, now, until, plan.trial_units)
 
 
 def prepaid(balance: Balance) -> bool:
     """Whether its units were bought without an end: they go along to another prepaid plan, all others lapse."""
-    return not balance.trial and not balance.until
+    return not balance.trial and balance.until is None
 
 
 def credited(balance: Balance, plan: Plan, units: int, now: float) -> Balance:
@@ -117,7 +117,7 @@ def credited(balance: Balance, plan: Plan, units: int, now: float) -> Balance:
         balance = msgspec.structs.replace(balance, units=balance.used)
     ends = balance.trial and plan.renews == "never" and units > 0
     changed = msgspec.structs.replace(balance, units=balance.units + units)
-    return msgspec.structs.replace(changed, trial=False, until=0.0) if ends else changed
+    return msgspec.structs.replace(changed, trial=False, until=None) if ends else changed
 
 
 def cost(plan: Plan, balance: Balance) -> Decimal:
