@@ -39,7 +39,8 @@ class Edits(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class Message(msgspec.Struct, frozen=True):
     """What was submitted.  ``head`` is the original's header section with its empty line; ``body`` the rest, or None
-    where it lies in a file of its own; ``size`` counts both.  ``received`` is unix seconds."""
+    where it lies in a file of its own; ``size`` counts both.  ``received`` is unix seconds.  ``payer`` is the account
+    that was charged for it, "" if nobody was."""
 
     id: int
     received: float
@@ -54,6 +55,7 @@ class Message(msgspec.Struct, frozen=True):
     message_id: str = ""
     client: str = ""
     eightbit: bool = False
+    payer: str = ""
 
 
 class Delivery(msgspec.Struct):

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 from OpenSSL import SSL
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred, DeferredList, TimeoutError
 from twisted.internet.error import ReactorNotRunning
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
@@ -38,9 +38,11 @@ from relayd.domainwatch import DomainWatch
 from relayd.envelope import Delivery
 from relayd.errors import InputError
 from relayd.guard import Guard
-from relayd.identity import Identities, received_at, show
+from relayd.identity import DAY, Identities, received_at, show
+from relayd.lease import Lease, odd
 from relayd.listener import ListenerService
 from relayd.pulse import pulse
+from relayd.purse import Purse
 from relayd.queue.scheduler import Scheduler
 from relayd.reception import Relay
 from relayd.records import Record, decode
@@ -55,6 +57,7 @@ _SWITCH = (
 )
 _COLLECT = (20_000, 20, 50)  # allocations between collections: a message makes hundreds of objects and few cycles
 _STALLED = 15.0  # seconds without a sign of life from the writer
+_RETURNED = 5.0  # seconds that a stop waits for leases to return; what does not, returns at the next start
 _SOURCES = 30  # seconds between looks at the sources' addresses
 
 
@@ -109,6 +112,7 @@ class Node(Service):
         self.started = 0.0
         self.spool_fault = ""
         self.space_fault = ""
+        self.balance_fault = ""
         self.reload_fault = ""
         self.auth_fault = ""
         self.stopping = False
@@ -136,6 +140,8 @@ class Node(Service):
         self.spool = Spool(Path(loaded.node.spool), post, self._spool_fault)
         directory = Path(loaded.node.spool) / "directory.sqlite"
         self.directory = Directory(directory, post, loaded.accounts(), self.now())
+        self.purse = Purse(self.directory.balances, self.spool, self._balance_fault)
+        self.purse.start(self.now())
         self._scrypt = ThreadPoolExecutor(2, "scrypt")
         self.guard = Guard(assembly.guard_settings(loaded))
         self.verifier = Verifier(self._password_of, self._scrypt.submit, post, reactor.seconds, self._renew_hash)
@@ -174,6 +180,7 @@ class Node(Service):
             self.now,
             signer,
         )
+        self.courier.outcomes.refunds = self.directory.balances.refunds
         self.relay = Relay(
             loaded.node.name,
             self.spool,
@@ -248,6 +255,7 @@ class Node(Service):
         await DeferredList([*ending, self.courier.stopService()], consumeErrors=True)
         self.domains.stopService()
         self.relay.flush_rejections()
+        await self._return_leases()
         stopped = self.control.stopService()
         if stopped is not None:
             await stopped
@@ -261,11 +269,20 @@ class Node(Service):
         self.directory.close()
         self.log.info("relayd has stopped: everything accepted is on disk")
 
+    async def _return_leases(self) -> None:
+        returned: Deferred[None] = Deferred()
+        self.purse.stop(self.now(), lambda: returned.callback(None))
+        try:
+            await returned.addTimeout(_RETURNED, self.reactor)
+        except TimeoutError:
+            self.log.warn("The leases of balances did not return in time; they will at the next start")
+
     # The pulse.
 
     def _tick(self) -> None:
         self._ticks += 1
         self.relay.flush_rejections()
+        self.purse.tick(self.now())
         try:
             free = self.spool.free_bytes()
             short = free < self.config.node.min_free
@@ -285,6 +302,10 @@ class Node(Service):
         if (fault or "") != self.spool_fault:
             self.log.error("{what}", what=fault or "The spool can be written again")
         self.spool_fault = fault or ""
+
+    def _balance_fault(self, fault: str | None) -> None:
+        self.log.error("{what}", what=fault or "Balances can be asked for again")
+        self.balance_fault = fault or ""
 
     def _password_of(self, login: str) -> str:
         connection = self.directory.connection(login)
@@ -403,7 +424,8 @@ class Node(Service):
 
     def health(self) -> dict[str, Any]:
         stalled = time.monotonic() - self.spool.writer.beat > _STALLED
-        faults = [self.spool_fault, self.space_fault, "the spool's writer shows no sign of life" if stalled else ""]
+        faults = [self.spool_fault, self.space_fault, self.balance_fault]
+        faults += ["the spool's writer shows no sign of life" if stalled else ""]
         if self.stopping:
             faults.append("relayd is stopping")
         warnings = [f"source {name}: {fault}" for name, fault in self.pools.out_of_use.items()]
@@ -500,13 +522,23 @@ class Node(Service):
             return type(error).__name__
         return ""
 
+    async def lease(self, account: str) -> tuple[Lease, int]:
+        found: tuple[Lease, int] = await _asked(self.spool.lease_today, account, int(self.now() // DAY))
+        return found
+
+    async def book(self, account: str) -> None:
+        await _asked(self.purse.want, account, 0, self.now())
+
     async def audit(self) -> dict[str, Any]:
+        before = dict(self.directory.balances.leases)
         found: Audit = await _asked(self.spool.audit)
+        faults = found.faults + odd(before, found.leases, self.directory.balances.leases)
+        faults += await _done(self.directory.balances.audit())
         days = [
             {"day": line.day, "account": line.account, "stream": line.stream, **line.terms, "queued": line.queued}
             for line in found.lines
         ]
-        return {"clean": found.clean, "days": days, "odd": found.faults}
+        return {"clean": not faults, "days": days, "odd": faults}
 
 
 def _asked(question: Callable[..., None], *args: Any) -> "Deferred[Any]":
@@ -521,3 +553,8 @@ def _asked(question: Callable[..., None], *args: Any) -> "Deferred[Any]":
 
     question(*args, done)
     return answer
+
+
+def _done(future: "Future[Any]") -> "Deferred[Any]":
+    """A change of the directory, which ends on the main thread, as a Deferred."""
+    return _asked(lambda done: future.add_done_callback(lambda future: done(future.exception() or future.result())))

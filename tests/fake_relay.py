@@ -8,6 +8,7 @@ from relayd.config import Config, Node, Pool, Source, Stream
 from relayd.directory import Directory, SenderDomain
 from relayd.errors import InputError
 from relayd.guard import Guard
+from relayd.lease import Lease
 from relayd.signing import Keyring
 from relayd.validation import BULK, read_lists
 from relayd.verification import Source as Seen
@@ -36,6 +37,8 @@ class FakeRelay:
         self.books: Any = {"clean": True, "odd": []}
         self.reloaded: Any = {"changed": []}
         self.inspected: list[int] = []
+        self.leases: dict[str, tuple[Lease, int]] = {}
+        self.booked: list[str] = []
 
     def now(self) -> float:
         return NOW
@@ -64,6 +67,12 @@ class FakeRelay:
     async def domain_faults(self, domains: Iterable[str]) -> dict[str, str]:
         self.asked += sorted(domains)
         return {name: self.faults.get(name, "") for name in domains}
+
+    async def lease(self, account: str) -> tuple[Lease, int]:
+        return self.leases.get(account, (Lease(), 0))
+
+    async def book(self, account: str) -> None:
+        self.booked.append(account)
 
     def audit(self) -> Any:
         return self.books

@@ -352,6 +352,7 @@ class MemorySpool:
         self.rows: dict[int, Delivery] = {}
         self.records: list[Record] = []
         self.entries: list[Entry] = []  # of reports
+        self.refunds: list[Any] = []
         self.disk = True
         self.waiting: deque[Callable[[], None]] = deque()
         self.bodies = MemoryBodies(reactor)
@@ -378,6 +379,7 @@ class MemorySpool:
         def change() -> None:
             del self.rows[departure.delivery.id]  # KeyError: it left twice
             self.records.append(decode(departure.line))
+            self.refunds += [departure.refund] if departure.refund else []
             self._come_in(departure.report)
             done(None)
 

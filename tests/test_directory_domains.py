@@ -8,6 +8,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 
 from relayd.directory import Directory
+from relayd.directory.store import UPGRADES
 from relayd.errors import InputError
 from relayd.message.dkim import dns_record, to_pem
 from tests.dkim_kit import ed25519, rsa
@@ -114,11 +115,8 @@ def test_a_row_shows_no_key_in_a_traceback(directory):
 
 def test_a_directory_of_the_first_version_gets_the_table_and_keeps_its_accounts(tmp_path):
     path = tmp_path / "old.sqlite"
-    old = Directory(path, now)
-    old.add_account("crm", now=NOW).result(10)
-    old.close()
     db = sqlite3.connect(path)
-    db.executescript("DROP TABLE senders; DROP TABLE domains; PRAGMA user_version = 1")
+    db.executescript(f"{UPGRADES[0]}; INSERT INTO accounts VALUES ('crm', 'active', 'off', 1); PRAGMA user_version = 1")
     db.close()
     again = Directory(path, now)
     assert again.account("crm") and add(again, pem=PEM).domain == "crm.example"

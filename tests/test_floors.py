@@ -11,9 +11,9 @@ RELAYD = ROOT / "relayd"
 
 # Each line is a step: its rooms import only rooms of the lines before it, never one another.
 FLOORS: dict[str, list[str]] = {
-    "words": ["address envelope errors identity notation reply", "outcome", "records"],
+    "words": ["address envelope errors identity lease notation reply", "outcome", "records"],
     "protocol": ["smtp message", "shaping verification"],
-    "engine": ["guard quotas validation", "directory egress queue spool", "submission", "signing"],
+    "engine": ["guard quotas validation", "directory egress queue spool", "purse submission", "signing"],
     # Twisted lives only from here on.
     "shell": ["pulse resolver tls transport", "control credentials domainwatch listener", "delivery reception sandbox"],
     "assembly": ["tables", "config", "assembly ctl quickstart", "service"],

@@ -4,9 +4,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from relayd.envelope import Delivery
 from relayd.identity import show
+from relayd.lease import Charge, Lease
+from relayd.spool import leases
 from relayd.spool.ledger import Audit, audit
 from relayd.spool.segments import Mover
 from relayd.spool.store import Batch, Store, connect, create
@@ -158,6 +161,32 @@ def test_records_removed_from_a_segment_are_told_and_the_deliveries_named(books:
     assert f"records {file.name}: " in faults
     assert "bytes are missing" in faults
     assert "was never received" in faults
+
+
+def paid(books: Books) -> None:
+    batch = Batch()
+    batch.jobs.append(leases.settle([("parent", 9, 0)]))
+    books.store.apply(batch)
+    batch = Batch()
+    batch.receptions.append(structs.replace(books.mail.reception("x.example"), charge=Charge("parent", 1)))
+    books.store.apply(batch)
+
+
+@pytest.mark.parametrize("moved", [True, False])
+def test_what_payers_were_charged_is_in_the_ledger_and_the_records(books: Books, moved: bool) -> None:
+    books.live(random.Random(1), 5)
+    paid(books)
+    if moved:
+        books.mover.move()
+    found = books.audit()
+    assert found.faults == [] and found.leases == {"parent": Lease(9, 1)}
+    assert [line.terms for line in found.lines if line.account == "parent"] == [{"charged": 1}]
+
+
+def test_a_lease_that_was_altered_is_told(books: Books) -> None:
+    paid(books)
+    books.db.execute("UPDATE lease SET charged = 3")
+    assert books.faults() == "payer parent: the ledger counts 1 charged, the lease 3"
 
 
 def test_the_audit_leaves_its_connection_free(books: Books) -> None:

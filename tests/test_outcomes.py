@@ -7,9 +7,13 @@ from email.message import EmailMessage
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from relayd.delivery.outcomes import Rules
+from relayd.directory import plans
+from relayd.directory.plans import Plan
 from relayd.envelope import Recipient
+from relayd.lease import Charge
 from relayd.queue.retry import Schedule
 from tests.harness import Delivering
 
@@ -133,3 +137,40 @@ def test_what_we_find_ourselves_carries_its_status_into_the_report():
     relay.wait(2)
     (report,) = told(home)
     assert fields(report)["Status"] == "5.3.4"
+
+
+def refunding(payer: str, attempts: int, *terms: str) -> list[Any]:
+    """What is refunded when a delivery expires on disk after so many attempts, and the plan says so of these terms."""
+    relay = Delivering(rules={"bulk": Rules(Schedule((600.0,), 3600.0), "none")})
+    relay.courier.outcomes.refunds = lambda payer, term, attempts: plans.refunds(
+        Plan("p", refunds=terms), term, attempts
+    )
+    waiting = relay.delivery()
+    waiting.message = structs.replace(waiting.message, payer=payer)
+    waiting.attempts, waiting.due = attempts, 9e15
+    relay.wait(4000)
+    assert relay.spool.kinds() == ["Expiration"]
+    return relay.spool.refunds
+
+
+@pytest.mark.parametrize(
+    ("payer", "attempts", "terms", "back"),
+    [
+        ("parent", 0, ("expired",), [Charge("parent", 1)]),
+        ("parent", 1, ("expired",), []),
+        ("parent", 0, ("suppressed",), []),
+        ("", 0, ("expired",), []),
+    ],
+)
+def test_what_never_left_gives_its_unit_back_to_its_payer_where_the_plan_says_so(payer, attempts, terms, back):
+    assert refunding(payer, attempts, *terms) == back
+
+
+def test_what_was_delivered_gives_nothing_back():
+    relay = Delivering()
+    relay.courier.outcomes.refunds = lambda payer, term, attempts: plans.refunds(Plan("p"), term, attempts)
+    delivery = relay.delivery()
+    delivery.message = structs.replace(delivery.message, payer="crm")
+    relay.courier.received((delivery,))
+    relay.wait(2)
+    assert relay.spool.kinds() == ["Delivery"] and relay.spool.refunds == []

@@ -14,7 +14,9 @@ from twisted.logger import capturedLogs, formatEvent
 
 from relayd import config
 from relayd.directory import Verdict
+from relayd.directory.plans import Plan
 from relayd.errors import InputError
+from relayd.lease import Lease
 from relayd.message.dkim import dns_record, to_pem
 from relayd.records import decode
 from relayd.service import Node, Options
@@ -403,3 +405,70 @@ def test_check_says_that_all_is_well_or_what_is_not(tmp_path: Path, capsys: pyte
         assert left.value.code == code
     out = capsys.readouterr()
     assert "all is well" in out.out and "alow" in out.err
+
+
+def prepaid(relay: Running, units: int) -> Any:
+    """Gives the account so many units; gives its balances."""
+    balances = relay.node.directory.balances
+    changes = [
+        balances.add_plan(Plan("prepaid")),
+        balances.set_plan("crm", "prepaid", now=START, by="test"),
+        balances.credit("crm", units, now=START, by="test"),
+    ]
+    relay.reactor.until(lambda: all(change.done() for change in changes))
+    return balances
+
+
+def leased(relay: Running) -> None:
+    """Has one unit reserved, and given up again."""
+    got: list[Any] = []
+    relay.node.purse.want("crm", 1, relay.node.now(), got.append)
+    relay.reactor.until(lambda: got)
+    relay.node.purse.release("crm", 1)
+    assert got == [True] and relay.asked(relay.node.lease("crm")) == (Lease(100), 0)
+
+
+def test_a_stop_returns_the_leases_of_balances(relay: Running, tmp_path: Path):
+    balances = prepaid(relay, 1000)
+    leased(relay)
+    relay.stop()
+    assert balances.leases == {"crm": Lease(100, returned=100)}
+
+
+def test_a_stop_does_not_wait_long_for_leases_that_cannot_return(relay: Running):
+    prepaid(relay, 1000)
+    leased(relay)
+    relay.node.spool.settle_leases = lambda rows, done: None  # type: ignore[method-assign]
+    stopped = relay.node.stopService()
+    relay.reactor.wait(6)
+    relay.reactor.until(lambda: stopped.called)
+
+
+def test_the_audit_proves_balances_too(relay: Running):
+    balances = prepaid(relay, 1000)
+    leased(relay)
+    assert relay.asked(relay.node.audit()) == {"clean": True, "days": [], "odd": []}
+    balances.leases["crm"] = Lease(50, 7)
+    assert relay.asked(relay.node.audit())["odd"] == [
+        "payer crm: 100 units granted, but the other store knows of 50",
+        "payer crm: 7 units charged, but the other store knows of 0",
+    ]
+
+
+def test_balances_that_cannot_be_asked_for_are_a_fault_until_they_can(relay: Running):
+    prepaid(relay, 1000)
+    real, got = relay.node.spool.settle_leases, []
+    relay.node.spool.settle_leases = lambda rows, done: relay.reactor.callFromThread(done, OSError("no"))
+    relay.node.purse.want("crm", 1, relay.node.now(), got.append)
+    relay.reactor.until(lambda: got)
+    assert got == [None] and relay.node.health()["faults"] == ["balances cannot be asked for: no"]
+    relay.node.spool.settle_leases = real
+    leased(relay)
+    assert relay.node.health()["ok"]
+
+
+def test_what_was_used_can_be_booked_and_shown_at_once(relay: Running):
+    balances = prepaid(relay, 1000)
+    leased(relay)
+    assert relay.asked(relay.node.book("crm")) is None
+    assert balances.balance("crm").used == 0 and relay.node.courier.outcomes.refunds("crm", "suppressed", 0)

@@ -214,7 +214,9 @@ def _deferred(reactor: Any, value: Any) -> Any:
         # A future may be done on any thread.
         value.add_done_callback(lambda done: reactor.callFromThread(_settle, waiting, done))
         return waiting
-    return Deferred.fromCoroutine(value) if isinstance(value, Coroutine) else value
+    if isinstance(value, Coroutine):
+        return Deferred.fromCoroutine(value).addCallback(lambda result: _deferred(reactor, result))
+    return value
 
 
 def _settle(waiting: "Deferred[Any]", done: "Future[Any]") -> None:

@@ -1,8 +1,8 @@
 """What a verb is: its row, its typed arguments, the relay that its handler is given.
 
 ``run`` checks the arguments against the row and calls the handler, a plain function ``handler(relay, **arguments)``
-that gives a JSON-able value, or an awaitable or future of one.  InputError, raised at once or later, is the caller's
-fault and names the argument.
+that gives a JSON-able value, or an awaitable or future of one, or an awaitable of a future.  InputError, raised at once
+or later, is the caller's fault and names the argument.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -42,6 +42,8 @@ class Relay(Protocol):
     ``queues``: [{"account", "stream", "domain", "count", "due": unix seconds, "why": text}, ...], largest first
     ``sources``: [{"name", "address": [...], "ehlo", "state", "why", "sessions"}, ...]
     ``inspect``: {"id", "message": {...}, "deliveries": [...], "records": [...]}; unknown id: InputError("id", ...)
+    ``lease``: (the account's Lease in the spool, units it paid for mail of today)
+    ``book``: done when the directory knows what the spool has charged to the account by now
     ``audit``: {"clean": bool, "days": [...], "odd": [text, ...]}
     ``subject``: what the DNS has to agree with for a sender domain
     ``verify``: the sender domain after a check of it, made now
@@ -68,6 +70,8 @@ class Relay(Protocol):
     def queues(self, limit: int) -> Any: ...
     def sources(self) -> Any: ...
     def inspect(self, id: int) -> Any: ...
+    def lease(self, account: str) -> Any: ...
+    def book(self, account: str) -> Any: ...
     def audit(self) -> Any: ...
     def subject(self, row: SenderDomain) -> Subject: ...
     def verify(self, domain: str) -> Any: ...

@@ -11,7 +11,7 @@ import msgspec
 
 import relayd
 from relayd import notation
-from relayd.control import accounts, connections, domains, logins, recipients
+from relayd.control import accounts, balances, connections, domains, logins, recipients
 from relayd.control.answers import then
 from relayd.control.verb import Arg, Relay, Verb
 from relayd.errors import InputError
@@ -262,6 +262,7 @@ VERBS: tuple[Verb, ...] = (
         effect="change",
         example="config reload",
     ),
+    *balances.VERBS,
 )
 
 BY_PATH: dict[str, Verb] = {verb.path: verb for verb in VERBS}

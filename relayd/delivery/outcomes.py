@@ -15,6 +15,7 @@ from relayd.address import domain_of
 from relayd.delivery.routing import words
 from relayd.envelope import Delivery, Edits, Envelope, Message, Recipient, queue_name
 from relayd.identity import Identities, day_of, lower_bound, show
+from relayd.lease import Charge
 from relayd.message import dsn, headers
 from relayd.message.render import render
 from relayd.outcome import Evidence, Outcome
@@ -56,7 +57,7 @@ class Settings(msgspec.Struct, frozen=True):
 
 class Outcomes:
     """Has the spool record outcomes.  ``durable(delivery)`` is called when one is on disk, ``generated(deliveries)``
-    when a report is."""
+    when a report is.  ``refunds(payer, term, attempts)``: whether a delivery that leaves so gives its unit back."""
 
     log = Logger()
 
@@ -79,6 +80,7 @@ class Outcomes:
         self.wall = wall
         self.durable = durable
         self.generated = generated
+        self.refunds: Callable[[str, str, int], bool] = lambda payer, term, attempts: False
         self.unanswered = 0
         self.totals: dict[str, int] = dict.fromkeys(_RECORD_OF, 0)
         self._expiring = False
@@ -155,7 +157,9 @@ class Outcomes:
                 Requeue(delivery, due, attempts, evidence.source, last, line, entries, told, report), done
             )
         else:
-            self.spool.depart(Departure(delivery, line, entries, report), done)
+            paid_back = message.payer and self.refunds(message.payer, TERM_OF[name], attempts)
+            refund = Charge(message.payer, 1) if paid_back else None
+            self.spool.depart(Departure(delivery, line, entries, report, refund), done)
 
     # Reports to senders.
 

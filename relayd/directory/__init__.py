@@ -1,6 +1,7 @@
 """The directory: who may submit mail.  Accounts and their submission connections, the check of
 passwords, the keys that sign, and the domains that mail is sent from."""
 
+from relayd.directory.balances import Balances
 from relayd.directory.domains import DomainKey
 from relayd.directory.hashes import EXTERNAL
 from relayd.directory.passwords import Ask, Done, Verdict, Verifier, hash_password, verify_password
@@ -13,6 +14,7 @@ __all__ = [
     "Account",
     "AccountStream",
     "Ask",
+    "Balances",
     "Change",
     "Directory",
     "DomainKey",

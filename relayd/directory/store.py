@@ -17,6 +17,7 @@ import msgspec
 
 from relayd import notation
 from relayd.directory import domains, hashes, rows, senders
+from relayd.directory.balances import Balances
 from relayd.directory.domains import DomainKey
 from relayd.directory.passwords import hash_password
 from relayd.directory.rows import (
@@ -43,8 +44,8 @@ A = TypeVar("A")
 R = TypeVar("R")
 Post = Callable[[Callable[[], None]], None]
 
-SCHEMA_VERSION = 4
-_SCRIPTS = ("schema.sql", "domains.sql", "senders.sql", "tenancy.sql")
+_SCRIPTS = ("schema.sql", "domains.sql", "senders.sql", "tenancy.sql", "balances.sql")
+SCHEMA_VERSION = len(_SCRIPTS)
 # Scripts that bring a file of version n (the key) to n + 1.
 UPGRADES: dict[int, str] = {
     version: (Path(__file__).parent / file).read_text("utf-8") for version, file in enumerate(_SCRIPTS)
@@ -84,6 +85,7 @@ class Directory:
         self._domains = domains.stored(self._db)
         self.senders = Senders(self._change, senders.stored(self._db), self.lineage)
         self.version = 0  # rises with every change: what is derived from rows is good as long as it does not
+        self.balances = Balances(self._db, self._change)
 
     def close(self) -> None:
         """Finishes the changes under way and closes the file.  Their futures are done if ``post`` still works."""

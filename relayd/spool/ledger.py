@@ -1,7 +1,8 @@
 """The audit: proves that every delivery ever received is accounted for, or names the odd ones.
 
 Three tellings of the same history are held against each other, all in one snapshot of the database: the ledger
-(``tally``), the rows still in the spool, and the records (totals of the segments plus what is in the outbox).
+(``tally``), the rows still in the spool, and the records (totals of the segments plus what is in the outbox).  What the
+ledger says was charged to payers is held against their leases.
 Only where they disagree are the record files read, to name the deliveries.
 """
 
@@ -16,7 +17,9 @@ import msgspec
 
 from relayd.envelope import queue_parts
 from relayd.identity import DAY, day_of, read, show
+from relayd.lease import Lease
 from relayd.records import IN_TERMS, OUT_TERMS, TERM_OF, decode
+from relayd.spool.leases import all_leases
 
 Key = tuple[int, str, str]  # day, account, stream
 _NAMED = 20  # odd deliveries named per account, stream and day
@@ -33,11 +36,12 @@ class Line(msgspec.Struct, frozen=True):
 
 
 class Audit(msgspec.Struct, frozen=True):
-    """``faults`` are sentences, each naming what is odd; empty when all is accounted for."""
+    """``faults`` are sentences, each naming what is odd; empty when all is accounted for.  ``leases`` by payer."""
 
     clean: bool
     lines: list[Line]
     faults: list[str]
+    leases: dict[str, Lease] = {}
 
 
 def audit(connection: sqlite3.Connection, segments: Path) -> Audit:
@@ -48,7 +52,8 @@ def audit(connection: sqlite3.Connection, segments: Path) -> Audit:
         queued, misplaced = _queued(connection)
         recorded = _recorded(connection)
         short = _short_segments(connection, segments)
-        faults = misplaced + short
+        leases = all_leases(connection)
+        faults = misplaced + short + _unpaid(tally, leases)
         lines = []
         odd: dict[Key, None] = dict.fromkeys(sorted({*tally, *queued}) if short else ())
         for key in sorted({*tally, *queued}):
@@ -69,7 +74,7 @@ def audit(connection: sqlite3.Connection, segments: Path) -> Audit:
                     odd[key] = None
         if odd:
             faults += _odd_ones(connection, segments, set(odd))
-        return Audit(not faults, lines, faults)
+        return Audit(not faults, lines, faults, leases)
     finally:
         connection.execute("ROLLBACK")
 
@@ -119,6 +124,21 @@ def _queued(connection: sqlite3.Connection) -> tuple[dict[Key, int], list[str]]:
     ).fetchall()
     faults += [f"delivery {show(identity)} has lost its message" for (identity,) in orphans]
     return found, faults
+
+
+def _unpaid(tally: dict[Key, dict[str, int]], leases: dict[str, Lease]) -> list[str]:
+    """Payers who were charged or refunded other units than the ledger counts."""
+    sums: dict[tuple[str, str], int] = defaultdict(int)
+    for (_, account, _), terms in tally.items():
+        for term in ("charged", "refunded"):
+            sums[account, term] += terms.get(term, 0)
+    faults = []
+    for account in sorted({*leases, *(account for account, _ in sums)}):
+        lease = leases.get(account, Lease())
+        for term, units in (("charged", lease.charged), ("refunded", lease.refunded)):
+            if units != sums[account, term]:
+                faults.append(f"payer {account}: the ledger counts {sums[account, term]} {term}, the lease {units}")
+    return faults
 
 
 def _short_segments(connection: sqlite3.Connection, segments: Path) -> list[str]:

@@ -110,6 +110,7 @@ def stored_message(identity: int, size: int, meta: str, head: bytes, body: bytes
         known.message_id,
         known.client,
         known.eightbit,
+        known.payer,
     )
 
 

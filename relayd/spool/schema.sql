@@ -5,10 +5,8 @@ CREATE TABLE message (
     size       INTEGER NOT NULL,
     meta       TEXT    NOT NULL,          -- envelope, account, edits ...: JSON
     head       BLOB    NOT NULL,          -- the original header section
-    body       BLOB,                      -- NULL: in the file bodies/<id>
-    place      INTEGER                    -- of head and body in the landing; NULL: they are here
+    body       BLOB                       -- NULL: in the file bodies/<id>
 );
-CREATE INDEX message_place ON message (place) WHERE place IS NOT NULL;
 CREATE TABLE delivery (
     id        INTEGER PRIMARY KEY,
     message   INTEGER NOT NULL,

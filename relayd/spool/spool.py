@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from relayd.spool import reader, store
+from relayd.spool import leases, reader, store
 from relayd.spool.bodies import Bodies
 from relayd.spool.landing import Landing
 from relayd.spool.ledger import Audit, audit
@@ -94,6 +94,10 @@ class Spool:
         """``done(due)``: the queue's true next due time; only while none of its deliveries is in memory."""
         self.writer.submit(Settle(queue), done)
 
+    def settle_leases(self, rows: list[tuple[str, int, int]], done: Done) -> None:
+        """Of each (account, granted, back): what ``leases.settle`` does.  ``done({account: Lease})``."""
+        self.writer.submit(leases.settle(rows), done)
+
     def keep_records(self, lines: bytes, entries: Any, done: Done | None = None) -> None:
         """Records that go with no delivery: rejections."""
         self.writer.submit(lambda connection: store.Store(connection).keep_records(lines, entries), done)
@@ -118,6 +122,10 @@ class Spool:
 
     def queued_total(self, done: Done) -> None:
         self._ask(done, reader.queued_total)
+
+    def lease_today(self, account: str, day: int, done: Done) -> None:
+        """``done((lease, units paid for mail of that day))``."""
+        self._ask(done, leases.lease_today, account, day)
 
     def audit(self, done: Done) -> None:
         """``done(Audit)``; long, so on a thread and a connection of its own."""

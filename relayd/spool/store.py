@@ -13,41 +13,45 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from importlib.resources import files
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from relayd.envelope import Delivery, Message
+from relayd.identity import day_of
+from relayd.lease import Charge
 from relayd.records import Entry
+from relayd.spool import leases
 from relayd.spool.landing import Landing, span
 
 NEVER = 9e15  # a due time that does not come: nothing waits, or held
-SCHEMA_VERSION = 2
-# What brings a spool of a version (the key) to the next one.
-UPGRADES = {
-    1: """ALTER TABLE message ADD COLUMN place INTEGER;
-          CREATE INDEX message_place ON message (place) WHERE place IS NOT NULL""",
-}
+_SCRIPTS = ("schema.sql", "landing.sql", "leases.sql")  # that of place n brings a file of version n to n + 1
+SCHEMA_VERSION = len(_SCRIPTS)
 _WIDEST = 64  # rows in one VALUES statement: wider ones gain nothing, and each width is a prepared statement
 
 
 class Reception(msgspec.Struct, frozen=True, gc=False):
-    """A message to keep, with its deliveries, the line of its record and what that adds to the ledger."""
+    """A message to keep, with its deliveries, the line of its record and what that adds to the ledger.  ``charge`` is
+    debited to the payer's lease, and the ledger counts it for him as ``charged``."""
 
     message: Message
     deliveries: tuple[Delivery, ...]
     line: bytes
     entries: tuple[Entry, ...]
+    charge: Charge | None = None
 
 
 class Departure(msgspec.Struct, frozen=True, gc=False):
-    """A delivery that leaves the spool: delivered, bounced, expired ...  ``report`` comes in with it."""
+    """A delivery that leaves the spool: delivered, bounced, expired ...  ``report`` comes in with it; ``refund`` goes
+    back to the payer's lease, and the ledger counts it for him as ``refunded``."""
 
     delivery: Delivery
     line: bytes
     entries: tuple[Entry, ...]
     report: Reception | None = None
+    refund: Charge | None = None
 
 
 class Requeue(msgspec.Struct, frozen=True, gc=False):
@@ -96,6 +100,7 @@ class Meta(msgspec.Struct, frozen=True, omit_defaults=True):
     message_id: str = ""
     client: str = ""
     eightbit: bool = False
+    payer: str = ""
 
 
 encode_json = msgspec.json.Encoder().encode
@@ -119,14 +124,13 @@ def create(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA page_size=4096")
         connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
         connection.execute("PRAGMA journal_mode=WAL")
-        schema = files("relayd.spool").joinpath("schema.sql").read_text()
-        connection.executescript(f"BEGIN;{schema};PRAGMA user_version={SCHEMA_VERSION};COMMIT")
-    elif not 1 <= version <= SCHEMA_VERSION:
+    elif version > SCHEMA_VERSION:
         raise sqlite3.NotSupportedError(
             f"{path} has format {version}, this relayd writes {SCHEMA_VERSION}: run the relayd that made it"
         )
-    for step in range(max(1, version), SCHEMA_VERSION if version else 1):
-        connection.executescript(f"BEGIN IMMEDIATE;{UPGRADES[step]};PRAGMA user_version={step + 1};COMMIT")
+    for step in range(version, SCHEMA_VERSION):
+        script = files("relayd.spool").joinpath(_SCRIPTS[step]).read_text()
+        connection.executescript(f"BEGIN IMMEDIATE;{script};PRAGMA user_version={step + 1};COMMIT")
     connection.execute("PRAGMA wal_autocheckpoint=8000")  # 32 MB: rare enough to be cheap
     connection.execute("PRAGMA journal_size_limit=67108864")
     return connection
@@ -148,7 +152,7 @@ class Store:
             gone = self._depart(batch.departures)
             self._requeue(batch.requeues)
             self._receive(batch.receptions, places)
-            self._count(batch)
+            self._count(batch, self._charge(batch))
             settled = self._settle(batch.settles)
             results = [job(self._connection) for job in batch.jobs]
             execute("COMMIT")
@@ -249,7 +253,21 @@ class Store:
             values = [value for row in part for value in row]
             self._connection.execute(insert_statement(table, columns, len(part)), values)
 
-    def _count(self, batch: Batch) -> None:
+    def _charge(self, batch: Batch) -> list[Entry]:
+        """Debits and refunds leases; gives what that adds to the ledger, on the day of the reception.  Refunds come
+        first: what one gives back another may need."""
+        refunds = [(d.delivery.message, d.refund, "refunded") for d in batch.departures if d.refund]
+        charges = [(r.message, r.charge, "charged") for r in batch.receptions if r.charge]
+        if refunds:
+            leases.refund(self._connection, [refund for _, refund, _ in refunds])
+        if charges:
+            leases.charge(self._connection, [charge for _, charge, _ in charges])
+        return [
+            Entry(day_of(message.id), charge.payer, message.stream, term, charge.units)
+            for message, charge, term in refunds + charges
+        ]
+
+    def _count(self, batch: Batch, paid: list[Entry]) -> None:
         """Queue counters, the day's ledger and the outbox of records, each in one statement."""
         queues: dict[str, list[float]] = defaultdict(lambda: [0, NEVER])
         for reception in batch.receptions:
@@ -270,7 +288,7 @@ class Store:
                 (encode_json([(name, *row) for name, row in queues.items()]).decode(),),
             )
         told: list[Departure | Requeue | Reception] = [*batch.departures, *batch.requeues, *batch.receptions]
-        self.keep_records(b"".join([t.line for t in told]), (e for t in told for e in t.entries))
+        self.keep_records(b"".join([t.line for t in told]), chain(paid, (e for t in told for e in t.entries)))
 
     def keep_records(self, lines: bytes, entries: Iterable[Entry]) -> None:
         """Adds record lines to the outbox and their entries to the ledger, inside the open transaction."""
@@ -319,6 +337,7 @@ def message_row(message: Message, recipients: int, place: int | None = None) -> 
         message.message_id,
         message.client,
         message.eightbit,
+        message.payer,
     )
     content = (b"", b"") if place is not None else (message.head, message.body)
     return (message.id, recipients, message.size, encode_json(meta).decode(), *content, place)
