@@ -79,13 +79,16 @@ class Running:
         return client.heard.decode()
 
     def later(self, seconds: float, fact: Any) -> None:
-        """Lets time pass, and then second by second until something is so; the spool answers within each."""
+        """Lets time pass, and then second by second until something is so; the spool reads and writes within each."""
         self.reactor.wait(seconds)
         for _ in range(60):
             if fact():
                 return
             self.reactor.wait(1)
             self.asked(self.node.queues(1))
+            written: list[Any] = []
+            self.node.spool.writer.submit(lambda connection: True, written.append)
+            self.reactor.until(lambda written=written: written)
         raise AssertionError("it did not come to be")
 
     def asked(self, answer: Any) -> Any:
