@@ -186,6 +186,31 @@ def test_a_delivery_goes_when_it_is_due_and_not_before(relay: Relay) -> None:
     assert len(relay.send()) == 1
 
 
+def test_new_mail_that_is_to_go_later_waits_on_disk_for_its_time(relay: Relay) -> None:
+    made = relay.store("x.example", due=NOW + 100)
+    relay.scheduler.received(made, relay.now)
+    assert (relay.send(), relay.scheduler.queues) == ([], {})
+    for _ in range(99):
+        relay.tick()
+        assert relay.send() == []
+    relay.tick(2)
+    assert relay.send() == made
+
+
+def test_new_mail_for_later_is_found_though_its_queue_is_in_memory_all_the_time(relay: Relay) -> None:
+    relay.receive("x.example")
+    relay.settle_down()
+    made = relay.store("x.example", due=NOW + 100)
+    relay.scheduler.received(made, relay.now)
+    sent: list[Delivery] = []
+    while made[0] not in sent:
+        assert relay.now < NOW + 100 + room.LOOK + 5
+        relay.receive("x.example")
+        sent += relay.send()
+        relay.tick(2)
+    assert relay.now > NOW + 100
+
+
 def test_a_blocked_site_with_900_000_deliveries_delays_nobody_and_takes_no_memory(relay: Relay) -> None:
     blocked = queue_name("crm", "news", "blocked.example")
     pattern = relay.store("blocked.example")[0]
@@ -615,9 +640,15 @@ class Life(RuleBasedStateMachine):
 
     domains = st.sampled_from(["x.example", "y.example", "z.example"])
 
-    @rule(domain=domains, copies=st.integers(1, 90), told=st.booleans(), stream=st.sampled_from(["news", "other"]))
-    def receive(self, domain: str, copies: int, told: bool, stream: str) -> None:
-        made = self.relay.store(*[domain] * copies, stream=stream)
+    @rule(
+        domain=domains,
+        copies=st.integers(1, 90),
+        told=st.booleans(),
+        stream=st.sampled_from(["news", "other"]),
+        wait=st.sampled_from([0, 0, 0, 20, 900]),
+    )
+    def receive(self, domain: str, copies: int, told: bool, stream: str, wait: float) -> None:
+        made = self.relay.store(*[domain] * copies, stream=stream, due=self.relay.now + wait)
         self.made |= {d.id for d in made}
         if told:
             self.relay.scheduler.received(made, self.relay.now)

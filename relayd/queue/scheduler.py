@@ -108,8 +108,11 @@ class Scheduler:
     # What the spool says.
 
     def received(self, deliveries: Iterable[Delivery], now: float) -> None:
-        """New deliveries that are on disk and due: straight to their paths, if nothing older waits before them."""
+        """New deliveries that are on disk: straight to their paths, if they are due and nothing older waits before
+        them.  What is to go later is found like a retry, by its queue's next due time."""
         for delivery in deliveries:
+            if delivery.due > now:
+                continue
             if delivery.queue not in self.queues and len(self.queues) >= QUEUES:
                 self._rescan = min(self._rescan, now + RECHECK)
                 continue
