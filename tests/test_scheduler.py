@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from relayd.egress.pools import Pools, Source
-from relayd.envelope import Delivery, queue_name
+from relayd.envelope import UNSTEERED, Delivery, Steering, queue_name
 from relayd.queue import scheduler as room
 from relayd.queue.decisions import Poll, Pull, Route, Settle, Work
 from relayd.queue.scheduler import Scheduler, Stream
 from relayd.queue.state import Path
-from relayd.shaping.limits import Limits
+from relayd.shaping.limits import Limits, rate
 from tests.spool_kit import NOW, Mail
 
 NEVER = 9e15
@@ -42,9 +42,12 @@ class Relay:
 
     # The disk.
 
-    def store(self, *domains: str, stream: str = "news", due: float | None = None) -> list[Delivery]:
+    def store(
+        self, *domains: str, stream: str = "news", due: float | None = None, steering: Steering = UNSTEERED
+    ) -> list[Delivery]:
         self.mail.now = self.now
-        made = self.mail.reception(*domains, stream=stream, due=self.now if due is None else due).deliveries
+        due = self.now if due is None else due
+        made = self.mail.reception(*domains, stream=stream, due=due, steering=steering).deliveries
         for d in made:
             self.disk[d.queue][d.id] = d
             self.next_due[d.queue] = min(self.next_due.get(d.queue, NEVER), d.due)
@@ -615,6 +618,24 @@ def test_queues_whose_mail_is_gone_leave_no_trace(relay: Relay) -> None:
     relay.tick(61)
     assert (relay.scheduler.queues, relay.scheduler.sites) == ({}, {})
     assert relay.scheduler.sessions == 0
+
+
+def test_what_may_not_go_now_costs_its_path_nothing(relay: Relay) -> None:
+    relay.limits = Limits(1, rate("1/min"))
+    times = Steering(window="09:00-10:00")
+    closed = [relay.store("x.example", steering=times)[0] for _ in range(5)]
+    (plain,) = relay.store("x.example")
+    relay.scheduler.received([*closed, plain], relay.now)
+    relay.settle_down()
+    relay.connect()
+    asked: list[Delivery] = []
+
+    def timely(delivery: Delivery, now: float) -> bool:
+        asked.append(delivery)
+        return False
+
+    assert relay.scheduler.take(relay.open[0], relay.now, timely) is plain
+    assert asked == closed
 
 
 def test_nothing_new_begins_while_stopping(relay: Relay) -> None:

@@ -17,21 +17,30 @@ from typing import Any
 
 import msgspec
 
-from relayd.envelope import Delivery, Message
+from relayd.envelope import UNSTEERED, Delivery, Message, Steering
+from relayd.identity import lower_bound
 from relayd.records import Entry
 
 NEVER = 9e15  # a due time that does not come: nothing waits, or held
-SCHEMA_VERSION = 1
+_SCRIPTS = ("schema.sql", "steering.sql")
+# Scripts that bring a spool of version n (the key) to n + 1.
+UPGRADES: dict[int, str] = {
+    version: files("relayd.spool").joinpath(file).read_text("utf-8") for version, file in enumerate(_SCRIPTS)
+}
+SCHEMA_VERSION = len(UPGRADES)
+KEY_LIFE = lower_bound(86400)  # a day, in the steps of identities: for so long an idempotency key counts
 _WIDEST = 64  # rows in one VALUES statement: wider ones gain nothing, and each width is a prepared statement
 
 
 class Reception(msgspec.Struct, frozen=True, gc=False):
-    """A message to keep, with its deliveries, the line of its record and what that adds to the ledger."""
+    """A message to keep, with its deliveries, the line of its record and what that adds to the ledger.  With a ``key``
+    it is kept only if it is the first of its account with that key within a day."""
 
     message: Message
     deliveries: tuple[Delivery, ...]
     line: bytes
     entries: tuple[Entry, ...]
+    key: str = ""
 
 
 class Departure(msgspec.Struct, frozen=True, gc=False):
@@ -45,7 +54,7 @@ class Departure(msgspec.Struct, frozen=True, gc=False):
 
 class Requeue(msgspec.Struct, frozen=True, gc=False):
     """A delivery that stays, with the due time, attempts, source and last words it now has; its sender may be
-    told of the delay by a ``report`` that comes in with it."""
+    told of the delay by a ``report`` that comes in with it.  Without an attempt there is no ``line`` to record."""
 
     delivery: Delivery
     due: float
@@ -71,11 +80,13 @@ class Batch:
 
 class Applied(msgspec.Struct, frozen=True):
     """What a transaction found out: next due time of each settled queue, the messages that are gone but for their
-    body files, and what the odd jobs returned."""
+    body files, what the odd jobs returned, and the receptions that were not kept, each with the message that had come
+    with its key before."""
 
     settled: dict[str, float]
     gone: list[int]
     results: list[Any]
+    twins: dict[int, int]
 
 
 class Meta(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -89,6 +100,7 @@ class Meta(msgspec.Struct, frozen=True, omit_defaults=True):
     message_id: str = ""
     client: str = ""
     eightbit: bool = False
+    steering: Steering = UNSTEERED
 
 
 encode_json = msgspec.json.Encoder().encode
@@ -112,12 +124,12 @@ def create(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA page_size=16384")
         connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
         connection.execute("PRAGMA journal_mode=WAL")
-        schema = files("relayd.spool").joinpath("schema.sql").read_text()
-        connection.executescript(f"BEGIN;{schema};PRAGMA user_version={SCHEMA_VERSION};COMMIT")
-    elif version != SCHEMA_VERSION:
+    elif version > SCHEMA_VERSION:
         raise sqlite3.NotSupportedError(
             f"{path} has format {version}, this relayd writes {SCHEMA_VERSION}: run the relayd that made it"
         )
+    for step in range(version, SCHEMA_VERSION):
+        connection.executescript(f"BEGIN IMMEDIATE; {UPGRADES[step]} PRAGMA user_version={step + 1}; COMMIT")
     connection.execute("PRAGMA wal_autocheckpoint=2000")  # 32 MB: rare enough to be cheap
     connection.execute("PRAGMA journal_size_limit=67108864")
     return connection
@@ -136,6 +148,10 @@ class Store:
         try:
             gone = self._depart(batch.departures)
             self._requeue(batch.requeues)
+            twins = self._claim([r for r in batch.receptions if r.key])
+            if twins:
+                gone += [r.message.id for r in batch.receptions if r.message.id in twins and r.message.body is None]
+                batch.receptions = [r for r in batch.receptions if r.message.id not in twins]
             self._receive(batch.receptions)
             self._count(batch)
             settled = self._settle(batch.settles)
@@ -145,7 +161,7 @@ class Store:
             if self._connection.in_transaction:
                 execute("ROLLBACK")
             raise
-        return Applied(settled, gone, results)
+        return Applied(settled, gone, results, twins)
 
     def _depart(self, departures: list[Departure]) -> list[int]:
         if not departures:
@@ -183,13 +199,37 @@ class Store:
             if found.rowcount != len(requeues):
                 raise sqlite3.IntegrityError("a delivery that is put back is not in the spool")
 
+    def _claim(self, keyed: list[Reception]) -> dict[int, int]:
+        """Takes the keys of these for their messages.  Gives those that come too late, each with who has its key.
+        Whoever brings keys also removes old ones, twice as many, so none is kept much longer than it counts."""
+        if not keyed:
+            return {}
+        execute = self._connection.execute
+        argument = (encode_json([(r.message.account, r.key, r.message.id) for r in keyed]).decode(),)
+        execute(
+            "INSERT INTO idempotency SELECT value->>0, value->>1, value->>2 FROM json_each(?) WHERE true "
+            f"ON CONFLICT DO UPDATE SET message = excluded.message WHERE excluded.message - message >= {KEY_LIFE}",
+            argument,
+        )
+        found = execute(
+            "SELECT json_group_array(json_array(value->>2, i.message)) FROM json_each(?) "
+            "JOIN idempotency i ON i.account = value->>0 AND i.key = value->>1 WHERE i.message != value->>2",
+            argument,
+        ).fetchone()[0]
+        execute(
+            "DELETE FROM idempotency WHERE (account, key) IN ("
+            "SELECT account, key FROM idempotency WHERE message <= ? ORDER BY message LIMIT ?)",
+            (keyed[-1].message.id - KEY_LIFE, 2 * len(keyed)),
+        )
+        return dict(msgspec.json.decode(found))
+
     def _receive(self, receptions: list[Reception]) -> None:
         if not receptions:
             return
         messages = [message_row(r.message, len(r.deliveries)) for r in receptions]
         self._insert("message", "id, recipients, size, meta, head, body", messages)
         deliveries = [delivery_row(d) for r in receptions for d in r.deliveries]
-        self._insert("delivery", "id, message, queue, due, recipient", deliveries)
+        self._insert("delivery", "id, message, queue, due, recipient, begins, ends", deliveries)
 
     def _insert(self, table: str, columns: str, rows: list[tuple[Any, ...]]) -> None:
         for start in range(0, len(rows), _WIDEST):
@@ -267,14 +307,16 @@ def message_row(message: Message, recipients: int) -> tuple[Any, ...]:
         message.message_id,
         message.client,
         message.eightbit,
+        message.steering,
     )
     return (message.id, recipients, message.size, encode_json(meta).decode(), message.head, message.body)
 
 
 def delivery_row(delivery: Delivery) -> tuple[Any, ...]:
-    """(id, message, queue, due, recipient)."""
-    recipient = encode_json(delivery.recipient).decode()
-    return (delivery.id, delivery.message.id, delivery.queue, delivery.due, recipient)
+    """(id, message, queue, due, recipient, begins, ends) of a new one."""
+    recipient, due = encode_json(delivery.recipient).decode(), delivery.due
+    message = delivery.message
+    return (delivery.id, message.id, delivery.queue, due, recipient, due, message.steering.expire or None)
 
 
 @lru_cache(maxsize=4 * _WIDEST)
