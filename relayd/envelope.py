@@ -37,6 +37,26 @@ class Edits(msgspec.Struct, frozen=True, omit_defaults=True):
     unsigned: bytes = b""
 
 
+class Steering(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """What the sender asked for in headers (``message.steering`` reads them).  ``send_at`` and ``expire`` are unix
+    seconds, 0 where nothing was said; ``window`` is the text of a ``message.window``; ``track`` is "" (as the stream
+    says), "none", "opens", "clicks" or "all"; ``key`` is the idempotency key."""
+
+    track_id: str = ""
+    stream: str = ""
+    client: str = ""
+    tags: tuple[str, ...] = ()
+    meta: dict[str, str] = {}
+    send_at: float = 0.0
+    window: str = ""
+    expire: float = 0.0
+    track: str = ""
+    key: str = ""
+
+
+UNSTEERED = Steering()
+
+
 class Message(msgspec.Struct, frozen=True):
     """What was submitted.  ``head`` is the original's header section with its empty line; ``body`` the rest, or None
     where it lies in a file of its own; ``size`` counts both.  ``received`` is unix seconds.  ``payer`` is the account
@@ -56,6 +76,7 @@ class Message(msgspec.Struct, frozen=True):
     client: str = ""
     eightbit: bool = False
     payer: str = ""
+    steering: Steering = UNSTEERED
 
 
 class Delivery(msgspec.Struct):

@@ -15,11 +15,11 @@ import msgspec
 
 from relayd import submission
 from relayd.directory import Directory, Verdict, Verifier
-from relayd.envelope import Edits, Envelope, Message, Recipient
+from relayd.envelope import UNSTEERED, Edits, Envelope, Message, Recipient
 from relayd.guard import Guard
 from relayd.identity import Identities, show
 from relayd.listener import UNAVAILABLE, Receiver, Session
-from relayd.message import headers, trace
+from relayd.message import headers, steering, trace
 from relayd.message.dkim import BodyHash
 from relayd.message.render import header
 from relayd.records import Entry, Record, encode
@@ -274,6 +274,8 @@ class Intake:
         self._head_too_long = False
         self._eightbit = False
         self._survey: headers.Head | None = None
+        self._steering = UNSTEERED
+        self._due = self.now
         self._hash: BodyHash | None = None  # of a body that goes to a file; one in memory is hashed at the end
 
     def write(self, chunk: bytes) -> None:
@@ -354,6 +356,10 @@ class Intake:
         assert self._head is not None
         if self._survey is None:
             self._survey = headers.survey(self._head)
+        steered = submission.steered(self._survey, self.now)
+        if isinstance(steered, Reply):
+            return steered
+        self._steering, self._due = steered, steering.starts(steered, self.now)
         return submission.refuse_head(self.session.state, self._survey)
 
     def _filed(self, error: OSError | None) -> None:
@@ -369,7 +375,7 @@ class Intake:
         assert self._head is not None and self._survey is not None
         session = self.session
         came = submission.Session(self.relay.node, session.helo, session.peer, self._protocol())
-        edits, message_id = submission.edits(came, self.identity, self.envelope, self._survey, self.now)
+        edits, message_id = submission.edits(came, self.identity, self.envelope, self._survey, self.now, self._due)
         self._sign(edits, body, lambda signed: self._store(body, came, signed, message_id))
 
     def _sign(self, edits: Edits, body: bytes | None, then: Callable[[Edits], None]) -> None:
@@ -422,14 +428,16 @@ class Intake:
             body,
             self.size,
             message_id,
-            self._survey.client,
+            self._steering.client,
             self._eightbit,
+            self._steering,
         )
         recipients = self.envelope.recipients
-        self._deliveries = submission.deliveries(message, recipients, self.now)
+        self._deliveries = submission.deliveries(message, recipients, self._due)
         record, entry = submission.reception(message, recipients, came, session.tls)
         self._promised = True
-        self.relay.spool.receive(Reception(message, self._deliveries, encode(record), (entry,)), self._kept)
+        reception = Reception(message, self._deliveries, encode(record), (entry,), key=self._steering.key)
+        self.relay.spool.receive(reception, self._kept)
 
     def _protocol(self) -> str:
         session = self.session
@@ -437,16 +445,18 @@ class Intake:
             extended=session.extended, tls=session.secure, auth=bool(session.login), utf8=self.envelope.smtputf8
         )
 
-    def _kept(self, error: sqlite3.Error | None) -> None:
-        """The transaction is on disk, or has failed.  That the session is gone by now changes nothing."""
-        if error is not None:
-            self._failed(error)
+    def _kept(self, outcome: sqlite3.Error | int | None) -> None:
+        """The transaction is on disk, or has failed, or the message has come before (then ``outcome`` is the first one,
+        and it is answered alike).  That the session is gone by now changes nothing."""
+        if isinstance(outcome, Exception):
+            self._failed(outcome)
             return
         self._hold(-self._held)
         try:
-            self.relay.on_received(self._deliveries)
+            if outcome is None:
+                self.relay.on_received(self._deliveries)
         finally:  # on disk is on disk, whatever fails behind it
-            self._answer(Reply(250, "2.0.0", f"queued as {show(self.identity)}"))
+            self._answer(Reply(250, "2.0.0", f"queued as {show(outcome or self.identity)}"))
 
     def _failed(self, error: Exception) -> None:
         self._promised = False

@@ -42,7 +42,8 @@ OUT_TERMS = ("delivered", "bounced", "expired", "cancelled", "suppressed", "drop
 
 class Record(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """One event.  Times are unix seconds; ids are as users see them; ``recipients`` of a Reception are in the order of
-    the delivery ids, which follow the message id one by one; ``domain`` is the sender domain that an event is of."""
+    the delivery ids, which follow the message id one by one.  ``track_id``, ``tags`` and ``meta`` are the sender's own
+    words of the message (``envelope.Steering``); ``domain`` is the sender domain that an event is of."""
 
     kind: RecordKind
     time: float
@@ -57,6 +58,9 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     message_id: str = ""
     size: int = 0
     client: str = ""
+    track_id: str = ""
+    tags: tuple[str, ...] = ()
+    meta: dict[str, str] = {}
     received: float = 0.0
     attempts: int = 0
     due: float = 0.0

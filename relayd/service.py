@@ -504,6 +504,8 @@ class Node(Service):
         if session:
             return f"it is being delivered: {session}"
         wait = delivery.due - self.now()
+        if wait > 0 and not delivery.attempts:
+            return f"it waits {wait:.0f} s for the time at which its sender wants it sent"
         if wait > 0:
             return f"it waits {wait:.0f} s for its next try after {delivery.attempts} attempts"
         return self.scheduler.why(delivery.queue, self.now())

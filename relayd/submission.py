@@ -9,9 +9,9 @@ from collections.abc import Callable
 import msgspec
 
 from relayd.address import domain_of
-from relayd.envelope import Delivery, Edits, Envelope, Message, Recipient, queue_name
+from relayd.envelope import UNSTEERED, Delivery, Edits, Envelope, Message, Recipient, Steering, queue_name
 from relayd.identity import day_of, show
-from relayd.message import trace
+from relayd.message import steering, trace
 from relayd.message.headers import Head
 from relayd.records import Entry, Record
 from relayd.reply import Reply, printable
@@ -68,8 +68,19 @@ def refuse_head(submitter: Submitter, head: Head) -> Reply | None:
     return LOOP if head.received >= MAX_HOPS else None
 
 
-def edits(session: Session, identity: int, envelope: Envelope, head: Head, now: float) -> tuple[Edits, str]:
-    """What is changed in the header section, and the message's Message-ID (its own, or the one it is given)."""
+def steered(head: Head, now: float) -> Steering | Reply:
+    """What the message's own headers ask for, or the refusal of one that cannot be followed."""
+    if not head.steering:
+        return UNSTEERED
+    try:
+        return steering.read(head.steering, now)
+    except steering.SteeringError as error:
+        return Reply(550, "5.6.0", str(error))
+
+
+def edits(session: Session, identity: int, envelope: Envelope, head: Head, now: float, due: float) -> tuple[Edits, str]:
+    """What is changed in the header section, and the message's Message-ID (its own, or the one it is given).  A Date
+    that is missing is that of the first attempt, ``due``: mail that waited for its Send-At is not weeks old."""
     recipient = envelope.recipients[0].address if len(envelope.recipients) == 1 else ""
     queue_id = show(identity)
     prepend = trace.received(session.node, queue_id, session.protocol, session.helo, session.peer, recipient, now)
@@ -78,19 +89,22 @@ def edits(session: Session, identity: int, envelope: Envelope, head: Head, now: 
         message_id = f"<{queue_id}@{session.node}>"
         prepend += f"Message-ID: {message_id}\r\n".encode()
     if b"date" not in head.names:
-        prepend += f"Date: {trace.date(now)}\r\n".encode()
-    return Edits(prepend, tuple(name for name in DROPPED if name.encode() in head.names)), message_id
+        prepend += f"Date: {trace.date(due)}\r\n".encode()
+    drop = tuple(name for name in DROPPED if name.encode() in head.names)
+    if head.steering:
+        drop += tuple(dict.fromkeys(name.decode() for name, _ in head.steering))
+    return Edits(prepend, drop), message_id
 
 
-def deliveries(message: Message, recipients: tuple[Recipient, ...], now: float) -> tuple[Delivery, ...]:
-    """One for each recipient, due at once."""
+def deliveries(message: Message, recipients: tuple[Recipient, ...], due: float) -> tuple[Delivery, ...]:
+    """One for each recipient."""
     return tuple(
         Delivery(
             message.id + n,
             message,
             recipient,
             queue_name(message.account, message.stream, domain_of(recipient.address)),
-            now,
+            due,
         )
         for n, recipient in enumerate(recipients, 1)
     )
@@ -111,6 +125,9 @@ def reception(message: Message, to: tuple[Recipient, ...], session: Session, tls
         message_id=message.message_id,
         size=message.size,
         client=message.client,
+        track_id=message.steering.track_id,
+        tags=message.steering.tags,
+        meta=message.steering.meta,
         note=f"from {session.peer} ({trace.safe_name(session.helo)}) by {session.protocol} {tls}".rstrip(),
     )
     return record, Entry(day_of(message.id), message.account, message.stream, "received", len(recipients))

@@ -25,8 +25,9 @@ from relayd.delivery.outcomes import Settings as OutcomeSettings
 from relayd.delivery.routing import Policy, Router
 from relayd.delivery.session import Timeouts
 from relayd.egress.pools import Pools, Source
-from relayd.envelope import Delivery, Edits, Envelope, Message, Recipient, queue_name
+from relayd.envelope import UNSTEERED, Delivery, Edits, Envelope, Message, Recipient, queue_name
 from relayd.identity import Identities
+from relayd.message.steering import starts
 from relayd.queue.retry import Schedule
 from relayd.queue.scheduler import Scheduler, Stream
 from relayd.records import Entry, Record, decode
@@ -390,7 +391,8 @@ class MemorySpool:
             old = self.rows[requeue.delivery.id]
             row = (requeue.due, requeue.attempts, requeue.source, requeue.last, requeue.told)
             self.rows[old.id] = Delivery(old.id, old.message, old.recipient, old.queue, *row)
-            self.records.append(decode(requeue.line))
+            if requeue.line:
+                self.records.append(decode(requeue.line))
             self._come_in(requeue.report)
             done(None)
 
@@ -417,8 +419,16 @@ class MemorySpool:
         found = [d for d in self.rows.values() if d.queue == queue and d.due <= now and d.id not in but]
         self._post(done, self.fault or sorted(found, key=lambda d: (d.due, d.id))[:limit])
 
-    def old_deliveries(self, stream: str, before: int, limit: int, done: Any) -> None:
-        found = [d for d in self.rows.values() if d.id < before and d.message.stream == stream]
+    def old_deliveries(self, stream: str, before: float, limit: int, done: Any) -> None:
+        found = [
+            d
+            for d in self.rows.values()
+            if starts(d.message.steering, d.message.received) < before and d.message.stream == stream
+        ]
+        self._post(done, self.fault or found[:limit])
+
+    def ended_deliveries(self, now: float, limit: int, done: Any) -> None:
+        found = [d for d in self.rows.values() if 0 < d.message.steering.expire <= now]
         self._post(done, self.fault or found[:limit])
 
 
@@ -520,13 +530,15 @@ class Delivering:
         body: bytes | None = content
         in_file = more.pop("in_file", False)
         now = more.pop("received", self.reactor.seconds())
+        steering = more.pop("steering", UNSTEERED)
         id_ = self.identities.block(now, 1)
         if in_file:
             self.spool.bodies.files[id_], body = content, None
         envelope = Envelope("a@crm.example", (Recipient(to),), **more)
         size = len(head) + len(content)
-        message = Message(id_, now, "crm", "login", stream, envelope, Edits(), head, body, size)
-        made = Delivery(id_ + 1, message, Recipient(to), queue_name("crm", stream, to.rpartition("@")[2]), now)
+        message = Message(id_, now, "crm", "login", stream, envelope, Edits(), head, body, size, steering=steering)
+        queue = queue_name("crm", stream, to.rpartition("@")[2])
+        made = Delivery(id_ + 1, message, Recipient(to), queue, starts(steering, now))
         self.spool.put(made)
         return made
 

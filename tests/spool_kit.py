@@ -5,7 +5,7 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from relayd.envelope import Delivery, Edits, Envelope, Message, Recipient, queue_name
+from relayd.envelope import UNSTEERED, Delivery, Edits, Envelope, Message, Recipient, Steering, queue_name
 from relayd.identity import Identities, day_of, show
 from relayd.records import TERM_OF, Entry, Record, RecordKind, encode
 from relayd.spool.store import Departure, Reception, Requeue
@@ -57,12 +57,17 @@ class Mail:
         self._ids = Identities()
 
     def message(
-        self, recipients: int = 1, body: bytes | None = b"body\r\n", account: str = "crm", stream: str = "news"
+        self,
+        recipients: int = 1,
+        body: bytes | None = b"body\r\n",
+        account: str = "crm",
+        stream: str = "news",
+        steering: Steering = UNSTEERED,
     ) -> Message:
         identity = self._ids.block(self.now, recipients)
         envelope = Envelope("a@sender.example")
         size = len(HEAD) + len(body or b"")
-        return Message(identity, self.now, account, "c", stream, envelope, Edits(), HEAD, body, size)
+        return Message(identity, self.now, account, "c", stream, envelope, Edits(), HEAD, body, size, steering=steering)
 
     def reception(
         self,
@@ -71,10 +76,11 @@ class Mail:
         due: float | None = None,
         account: str = "crm",
         stream: str = "news",
+        steering: Steering = UNSTEERED,
     ) -> Reception:
         """A message with one recipient at each of these domains."""
         domains = domains or ("x.example",)
-        message = self.message(len(domains), body, account, stream)
+        message = self.message(len(domains), body, account, stream, steering)
         deliveries = tuple(
             Delivery(
                 message.id + n,
@@ -94,7 +100,7 @@ class Mail:
             recipients=tuple(d.recipient.address for d in deliveries),
         )
         entries = (Entry(day_of(message.id), account, stream, "received", len(deliveries)),)
-        return Reception(message, deliveries, encode(record), entries)
+        return Reception(message, deliveries, encode(record), entries, steering.key)
 
     def told(self, kind: RecordKind, delivery: Delivery) -> tuple[bytes, tuple[Entry, ...]]:
         m = delivery.message

@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 
 from relayd import config, ctl, quickstart, service
+from relayd.envelope import UNSTEERED
+from relayd.message import steering
+from relayd.message.headers import survey
+from relayd.submission import steered
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -70,6 +74,27 @@ def test_the_configuration_in_the_readme_is_valid(tmp_path: Path) -> None:
 def test_every_link_leads_somewhere(page: Path) -> None:
     for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text("utf-8")):
         assert (page.parent / link).exists(), link
+
+
+HEADERS = ROOT / "docs" / "headers.md"
+
+
+def test_every_header_that_steers_is_explained_and_has_an_example() -> None:
+    explained = re.findall(r"^\| `(X-[A-Za-z-]+)` \|", HEADERS.read_text("utf-8"), re.MULTILINE)
+    assert list(dict.fromkeys(explained)) == list(steering.NAMES.values())
+    examples = {line.partition(":")[0] for block in blocks(HEADERS) for line in block.splitlines()}
+    assert set(explained) <= examples
+
+
+@pytest.mark.parametrize("line", [b for block in blocks(HEADERS) for b in block.splitlines() if b.startswith("X-")])
+def test_every_example_of_a_header_that_steers_is_understood(line: str) -> None:
+    now = 1_797_000_000.0  # in December 2026
+    assert steering.read(survey(f"{line}\r\n\r\n".encode()).steering, now) is not UNSTEERED
+
+
+def test_the_refusal_of_a_header_is_told_as_it_is() -> None:
+    (said,) = (line.strip() for line in HEADERS.read_text("utf-8").splitlines() if line.strip().startswith("550"))
+    assert said == str(steered(survey(b"X-Relayd-Send-At: tomorrow\r\n\r\n"), 0.0))
 
 
 @pytest.mark.parametrize("name", ["flow.md", "architecture.md"])

@@ -204,9 +204,15 @@ def test_a_signed_part_in_ascii_is_kept_while_its_neighbour_changes() -> None:
     assert signed in made_7bit(message(multipart(signed, leaf(b"text/plain", PRIVET), boundary=b"out")))
 
 
-def test_a_dkim_signature_stops_nothing() -> None:
-    content = message(leaf(b"text/plain", PRIVET), b"DKIM-Signature: v=1; d=x.example; b=abc\r\n")
-    assert b"DKIM-Signature: v=1; d=x.example; b=abc\r\n" in made_7bit(content)
+def test_a_message_that_came_with_a_dkim_signature_is_left_to_the_caller() -> None:
+    signed = b"DKIM-Signature: v=1; d=x.example; b=abc\r\n"
+    assert impossible(message(leaf(b"text/plain", PRIVET), signed))
+    assert impossible(signed + b"Subject: " + PRIVET + b"\r\n\r\nplain\r\n")
+
+
+def test_what_is_signed_in_its_decoded_form_can_be_encoded() -> None:
+    inline = b"-----BEGIN PGP SIGNED MESSAGE-----\r\n" + PRIVET
+    assert b"-----BEGIN PGP SIGNED MESSAGE-----" in made_7bit(message(leaf(b"text/plain", inline)))
 
 
 def test_depth_beyond_the_limit_cannot_be_downgraded() -> None:

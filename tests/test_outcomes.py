@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from relayd.delivery.outcomes import Rules
+from relayd.delivery.outcomes import EXPIRY, Rules
+from relayd.delivery.session import Timeouts
 from relayd.directory import plans
 from relayd.directory.plans import Plan
-from relayd.envelope import Recipient
+from relayd.envelope import Recipient, Steering
 from relayd.lease import Charge
 from relayd.queue.retry import Schedule
-from tests.harness import Delivering
+from tests.harness import HANG, START, Delivering
 
 PATIENT = Schedule((600.0,), 86400.0)
 
@@ -174,3 +175,108 @@ def test_what_was_delivered_gives_nothing_back():
     relay.courier.received((delivery,))
     relay.wait(2)
     assert relay.spool.kinds() == ["Delivery"] and relay.spool.refunds == []
+
+
+# Times that senders set, and words that come back.  It is Friday 2027-01-15 08:00:00 UTC.
+
+
+def steered(relay: Delivering, **said: Any) -> Any:
+    """One delivery, received and told to the courier."""
+    return relay.send(steering=Steering(**said))[0]
+
+
+def test_what_is_to_be_sent_later_is_sent_then():
+    relay = Delivering()
+    steered(relay, send_at=START + 3600)
+    relay.wait(3599)
+    assert relay.mx.got == [] and relay.reactor.dialled == []
+    relay.wait(3)
+    assert len(relay.mx.got) == 1 and relay.spool.kinds() == ["Delivery"]
+
+
+def test_what_comes_in_while_its_window_is_closed_is_sent_when_it_opens():
+    relay = Delivering()
+    steered(relay, window="Fri 09:00-10:00")
+    relay.wait(3599)
+    assert relay.mx.got == []
+    relay.wait(3)
+    assert len(relay.mx.got) == 1
+
+
+def kept_waiting(relay: Delivering, seconds: float, **said: Any) -> None:
+    """A delivery that is ready, while the server lets its session wait."""
+    relay.mx.says["BANNER"] = HANG
+    steered(relay, **said)
+    relay.wait(seconds)
+    del relay.mx.says["BANNER"]
+    relay.mx.sessions[0].wake()
+    relay.reactor.pump()
+
+
+def test_what_is_not_sent_before_its_window_closes_waits_for_the_next_without_an_attempt():
+    relay = Delivering(timeouts=Timeouts(banner=600))
+    kept_waiting(relay, 61, window="08:00-08:01")
+    assert relay.mx.got == [] and relay.spool.kinds() == []
+    (row,) = relay.spool.rows.values()
+    assert (row.due, row.attempts) == (START + 86400, 0)
+    relay.wait(86400)
+    assert len(relay.mx.got) == 1 and relay.spool.records[-1].attempts == 1
+
+
+def test_what_is_not_sent_before_its_window_closes_for_good_expires():
+    relay, home = telling(timeouts=Timeouts(banner=600))
+    kept_waiting(relay, 61, window="Fri 08:00-08:01")
+    assert relay.mx.got == [] and relay.spool.kinds()[0] == "Expiration"
+    assert fields(told(home)[0])["Status"] == "4.4.7"
+
+
+def test_nothing_is_sent_once_its_senders_end_has_come():
+    relay, home = telling(timeouts=Timeouts(banner=600))
+    kept_waiting(relay, 300, expire=START + 300)
+    assert relay.mx.got == [] and relay.spool.kinds()[0] == "Expiration"
+    assert "it was never tried" in relay.spool.records[0].evidence.error
+    assert fields(told(home)[0])["Action"] == "failed"
+
+
+def test_a_retry_that_would_come_after_its_senders_end_comes_to_nothing_at_that_end():
+    relay = Delivering()
+    relay.mx.says["RCPT"] = "451 4.2.1 Not now"
+    steered(relay, expire=START + 200)
+    assert relay.spool.records[0].due == START + 200
+    relay.mx.says.clear()
+    relay.wait(205)
+    assert relay.spool.kinds() == ["TransientFailure", "Expiration"] and relay.mx.got == []
+    assert relay.evidence.error == "not delivered in time; last: rcpt: 451 4.2.1 Not now"
+
+
+def test_what_waits_behind_a_dead_server_expires_at_its_senders_end():
+    relay = Delivering()
+    relay.mx.open = 0
+    for _ in range(10):
+        steered(relay, expire=START + 1000)
+    plain = relay.send()[0]
+    relay.wait(1000 + EXPIRY + 2)
+    assert relay.spool.kinds().count("Expiration") == 10 and list(relay.spool.rows) == [plain.id]
+
+
+def test_mail_that_was_to_go_later_is_neither_late_nor_too_old_before():
+    relay, home = telling(schedule=Schedule((3600.0,), 8 * 3600.0))
+    relay.mx.says["RCPT"] = "451 4.2.1 Not now"
+    steered(relay, send_at=START + 20 * 3600)
+    relay.wait(20 * 3600 + 5)
+    assert relay.spool.kinds() == ["TransientFailure"] and told(home) == []
+    relay.wait(9 * 3600)
+    late, expired = told(home)
+    assert (fields(late)["Action"], fields(expired)["Action"]) == ("delayed", "failed")
+
+
+def test_the_senders_own_words_are_in_every_record_of_the_message_and_its_id_in_the_report():
+    relay, home = telling()
+    relay.mx.says["RCPT"] = "550 5.1.1 User unknown"
+    steered(relay, track_id="77", tags=("spring",), meta={"order": "17"})
+    relay.wait(2)
+    bounce, *of_report = relay.spool.records
+    assert (bounce.track_id, bounce.tags, bounce.meta) == ("77", ("spring",), {"order": "17"})
+    assert told(home)[0]["X-Track-ID"] == "77"
+    # That the report arrived says nothing of the message.
+    assert [(r.kind, r.track_id) for r in of_report] == [("Reception", ""), ("Delivery", "")]

@@ -11,10 +11,12 @@ import pytest
 from relayd import reception
 from relayd.directory import Verdict
 from relayd.directory.store import Account, SubmissionConnection
+from relayd.envelope import Steering
 from relayd.guard import Guard
 from relayd.identity import Identities
 from relayd.listener import Limits, SMTPServerFactory
 from relayd.message.headers import HEAD_LIMIT
+from relayd.message.render import render
 from relayd.reception import Allowed, Relay, RelayDoor
 from relayd.records import decode
 from relayd.smtp.events import ServerSettings
@@ -117,8 +119,8 @@ class Receiving:
         assert "354" in client.say(MAIL)
         return client, client.say(content + b"\r\n.\r\n")
 
-    def commit(self, error: sqlite3.Error | None = None) -> None:
-        self.spool.done.pop(0)(error)
+    def commit(self, outcome: sqlite3.Error | int | None = None) -> None:
+        self.spool.done.pop(0)(outcome)
         self.reactor.pump()
 
     def files(self) -> list[Path]:
@@ -160,6 +162,23 @@ def test_the_reception_carries_its_record_and_its_part_of_the_ledger(relay: Rece
     )
     assert record.recipients == ("b@x.example", "c@y.example") and record.message_id == "<1@crm.example>"
     assert [(entry.term, entry.count) for entry in kept.entries] == [("received", 2)]
+
+
+def test_headers_that_steer_are_kept_with_the_message_and_do_not_go_out_with_it(relay: Receiving):
+    relay.send(HEAD[:-2] + b"X-Track-ID: 77\r\nx-relayd-tag: a\r\nX-Relayd-Client: Shop 17\r\n\r\nhello")
+    kept = relay.spool.kept[0]
+    message, record = kept.message, decode(kept.line)
+    assert message.steering == Steering(track_id="77", tags=("a",), client="Shop 17")
+    assert render(message, kept.deliveries[0]).endswith(b"\r\n" + HEAD)
+    assert (record.track_id, record.tags, record.client, kept.key) == ("77", ("a",), "Shop 17", "")
+
+
+def test_a_message_that_has_come_before_is_answered_as_it_was_then_and_goes_nowhere(relay: Receiving):
+    client, _ = relay.send(HEAD[:-2] + b"X-Relayd-Idempotency-Key: k\r\n\r\nhello")
+    assert relay.spool.kept[0].key == "k"
+    relay.commit(0x77)
+    assert client.heard == b"250 2.0.0 queued as 0000000000000077\r\n"
+    assert relay.told == [] and relay.relay.memory == 0
 
 
 def test_a_client_that_vanishes_before_the_commit_takes_nothing_back(relay: Receiving):
@@ -312,6 +331,7 @@ def test_a_header_section_that_never_ends_is_refused_and_not_held(relay: Receivi
     [
         (b"Subject: one\r\n\r\nhello", "550 5.6.0"),
         (HEAD[:-2] + b"Received: x\r\n" * 60 + b"\r\nhello", "554 5.4.6"),
+        (HEAD[:-2] + b"X-Relayd-Expire: soon\r\n\r\nhello", "550 5.6.0 X-Relayd-Expire: 'soon' is no time: write"),
         ("From: Anna <a@é..example>\r\n\r\nhello".encode(), "550 5.7.1"),
         ("From: Anna <a@é..example>\r\n\r\n".encode() + b"x" * 76 * INLINE, "550 5.7.1"),
     ],

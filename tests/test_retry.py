@@ -4,6 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from relayd.envelope import Steering
+from relayd.message.window import parse
 from relayd.queue.retry import HINT, JITTER, Schedule, next_try
 
 SCHEDULE = Schedule((300, 600), 3600)
@@ -79,3 +81,48 @@ def test_whatever_a_server_says_the_next_attempt_is_within_the_life(said: str) -
     due = next_try(SCHEDULE, 1, 0.0, 10.0, random.Random(1), said)
     assert due is not None
     assert 10 < due <= 3600
+
+
+HOUR = 3600.0
+THURSDAY = 0.0  # 1970-01-01 00:00 UTC
+
+
+def steered(steering: Steering, attempts: int, now: float, wait: float = 600, life: float = 86400) -> float | None:
+    return next_try(Schedule((wait,), life), attempts, THURSDAY, now, random.Random(1), steering=steering)
+
+
+def test_a_retry_that_falls_outside_the_window_waits_for_it_to_open() -> None:
+    office = Steering(window="09:00-18:00")
+    assert steered(office, 1, 18 * HOUR - 1) == 33 * HOUR
+    within = steered(office, 1, 10 * HOUR)
+    assert within is not None and within < 11 * HOUR
+
+
+def test_a_delivery_whose_window_opens_no_more_in_its_life_is_over() -> None:
+    assert steered(Steering(window="Thu 09:00-18:00"), 1, 18 * HOUR - 1) is None
+
+
+def test_the_life_of_what_was_to_go_later_begins_then() -> None:
+    later = Steering(send_at=50 * HOUR)
+    due = steered(later, 1, 50 * HOUR)
+    assert due is not None and 50 * HOUR < due < 51 * HOUR
+    assert steered(later, 9, 74 * HOUR - 1) == 74 * HOUR
+    assert steered(later, 9, 74 * HOUR) is None
+
+
+def test_a_senders_own_end_comes_first() -> None:
+    short = Steering(expire=HOUR)
+    assert steered(short, 1, 3500) == HOUR
+    assert steered(short, 2, HOUR) is None
+    assert steered(Steering(expire=99 * HOUR), 9, 24 * HOUR - 1) == 24 * HOUR
+
+
+@given(
+    st.floats(0, 90 * HOUR),
+    st.integers(1, 9),
+    st.sampled_from(["Sat 02:00-03:00", "22:00-06:00", "Mon-Fri 09:00-18:00"]),
+)
+def test_whenever_it_is_tried_again_the_window_is_open_and_it_lives(now: float, attempts: int, window: str) -> None:
+    steering = Steering(window=window, send_at=30 * HOUR, expire=80 * HOUR)
+    due = steered(steering, attempts, now, life=1000 * HOUR)
+    assert due is None or (now < due <= 80 * HOUR and parse(window).is_open(due))

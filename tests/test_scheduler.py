@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from relayd.egress.pools import Pools, Source
-from relayd.envelope import Delivery, queue_name
+from relayd.envelope import UNSTEERED, Delivery, Steering, queue_name
 from relayd.queue import scheduler as room
 from relayd.queue.decisions import Poll, Pull, Route, Settle, Work
 from relayd.queue.scheduler import Scheduler, Stream
 from relayd.queue.state import Path
-from relayd.shaping.limits import Limits
+from relayd.shaping.limits import Limits, rate
 from tests.spool_kit import NOW, Mail
 
 NEVER = 9e15
@@ -42,9 +42,12 @@ class Relay:
 
     # The disk.
 
-    def store(self, *domains: str, stream: str = "news", due: float | None = None) -> list[Delivery]:
+    def store(
+        self, *domains: str, stream: str = "news", due: float | None = None, steering: Steering = UNSTEERED
+    ) -> list[Delivery]:
         self.mail.now = self.now
-        made = self.mail.reception(*domains, stream=stream, due=self.now if due is None else due).deliveries
+        due = self.now if due is None else due
+        made = self.mail.reception(*domains, stream=stream, due=due, steering=steering).deliveries
         for d in made:
             self.disk[d.queue][d.id] = d
             self.next_due[d.queue] = min(self.next_due.get(d.queue, NEVER), d.due)
@@ -184,6 +187,31 @@ def test_a_delivery_goes_when_it_is_due_and_not_before(relay: Relay) -> None:
         assert relay.send() == []
     relay.tick(2)
     assert len(relay.send()) == 1
+
+
+def test_new_mail_that_is_to_go_later_waits_on_disk_for_its_time(relay: Relay) -> None:
+    made = relay.store("x.example", due=NOW + 100)
+    relay.scheduler.received(made, relay.now)
+    assert (relay.send(), relay.scheduler.queues) == ([], {})
+    for _ in range(99):
+        relay.tick()
+        assert relay.send() == []
+    relay.tick(2)
+    assert relay.send() == made
+
+
+def test_new_mail_for_later_is_found_though_its_queue_is_in_memory_all_the_time(relay: Relay) -> None:
+    relay.receive("x.example")
+    relay.settle_down()
+    made = relay.store("x.example", due=NOW + 100)
+    relay.scheduler.received(made, relay.now)
+    sent: list[Delivery] = []
+    while made[0] not in sent:
+        assert relay.now < NOW + 100 + room.LOOK + 5
+        relay.receive("x.example")
+        sent += relay.send()
+        relay.tick(2)
+    assert relay.now > NOW + 100
 
 
 def test_a_blocked_site_with_900_000_deliveries_delays_nobody_and_takes_no_memory(relay: Relay) -> None:
@@ -592,6 +620,24 @@ def test_queues_whose_mail_is_gone_leave_no_trace(relay: Relay) -> None:
     assert relay.scheduler.sessions == 0
 
 
+def test_what_may_not_go_now_costs_its_path_nothing(relay: Relay) -> None:
+    relay.limits = Limits(1, rate("1/min"))
+    times = Steering(window="09:00-10:00")
+    closed = [relay.store("x.example", steering=times)[0] for _ in range(5)]
+    (plain,) = relay.store("x.example")
+    relay.scheduler.received([*closed, plain], relay.now)
+    relay.settle_down()
+    relay.connect()
+    asked: list[Delivery] = []
+
+    def timely(delivery: Delivery, now: float) -> bool:
+        asked.append(delivery)
+        return False
+
+    assert relay.scheduler.take(relay.open[0], relay.now, timely) is plain
+    assert asked == closed
+
+
 def test_nothing_new_begins_while_stopping(relay: Relay) -> None:
     relay.receive("x.example")
     relay.settle_down()
@@ -615,9 +661,15 @@ class Life(RuleBasedStateMachine):
 
     domains = st.sampled_from(["x.example", "y.example", "z.example"])
 
-    @rule(domain=domains, copies=st.integers(1, 90), told=st.booleans(), stream=st.sampled_from(["news", "other"]))
-    def receive(self, domain: str, copies: int, told: bool, stream: str) -> None:
-        made = self.relay.store(*[domain] * copies, stream=stream)
+    @rule(
+        domain=domains,
+        copies=st.integers(1, 90),
+        told=st.booleans(),
+        stream=st.sampled_from(["news", "other"]),
+        wait=st.sampled_from([0, 0, 0, 20, 900]),
+    )
+    def receive(self, domain: str, copies: int, told: bool, stream: str, wait: float) -> None:
+        made = self.relay.store(*[domain] * copies, stream=stream, due=self.relay.now + wait)
         self.made |= {d.id for d in made}
         if told:
             self.relay.scheduler.received(made, self.relay.now)

@@ -101,6 +101,9 @@ class Running:
             self.node.spool.writer.submit(lambda _: None, written.append)
             self.reactor.until(lambda: written)  # noqa: B023
             self.asked(self.node.queues(1))
+            written: list[Any] = []
+            self.node.spool.writer.submit(lambda connection: True, written.append)
+            self.reactor.until(lambda written=written: written)
         raise AssertionError("it did not come to be")
 
     def asked(self, answer: Any) -> Any:

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 from twisted.internet import error
 from twisted.internet.testing import StringTransport
@@ -228,3 +229,19 @@ def test_a_next_hop_with_implicit_tls_is_spoken_to_under_tls_from_the_first_byte
     assert transport.value() == b"EHLO us\r\n"  # no STARTTLS to come: the peer need not offer it
     session.dataReceived(b"250 smart.example\r\n")
     assert owner.names() == ["ready", "idle"]
+
+
+@pytest.mark.parametrize(
+    ("head", "why"),
+    [
+        (b"DKIM-Signature: v=1; d=crm.example\r\n\r\n", "cannot be converted without breaking its DKIM signature"),
+        (b"Content-Type: multipart/signed; boundary=x\r\n\r\n", "and this message cannot be converted"),
+    ],
+)
+def test_a_signed_message_is_refused_rather_than_converted_for_a_server_without_8bitmime(owner: Notes, head, why):
+    made = delivery(1, "привет\r\n".encode())
+    made.message = msgspec.structs.replace(made.message, head=head, eightbit=True)
+    owner.stock = [made]
+    opened(owner, GREETING, EHLO)
+    _, _, kind, evidence = owner.log[0]
+    assert kind == "permanent" and evidence.error.startswith("5.6.3 ") and evidence.error.endswith(why)

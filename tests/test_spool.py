@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from relayd.envelope import Delivery
+from relayd.envelope import Delivery, Steering
 from relayd.records import decode
 from relayd.spool import NEVER, Audit, Checkpoint, Spool, SpoolError, landing, writer
 from tests.spool_kit import NOW, Mail, Main
@@ -50,6 +50,30 @@ while True:
         spool.receive(reception, lambda result, r=reception: told(r, result))
     before = len(waiting)
     main.until(lambda: len(waiting) < before)
+"""
+
+
+KEYED = """
+import sys
+from pathlib import Path
+from relayd.envelope import Steering
+from relayd.spool import Spool
+from tests.spool_kit import Mail, Main
+main, mail = Main(), Mail()
+spool = Spool(Path(sys.argv[1]), main.post, print)
+told, n = 0, 0
+def answered(key, reception, first):
+    global told
+    told += 1
+    print(key, first or reception.message.id, flush=True)
+while True:
+    while n < told + 40:
+        key = str(n // 2)  # each comes twice, mostly in one batch
+        reception = mail.reception("x.example", steering=Steering(key=key))
+        spool.receive(reception, lambda first, k=key, r=reception: answered(k, r, first))
+        n += 1
+    before = told
+    main.until(lambda: told > before)
 """
 
 
@@ -232,3 +256,28 @@ def test_mail_that_stays_is_brought_into_the_database(house: House, monkeypatch:
             house.main.answer(house.spool.queued_total)
     (found,) = house.due()
     assert found.message.body == b"body\r\n"
+
+
+@pytest.mark.parametrize("after", [50, 700])
+def test_a_kill_amid_keys_leaves_each_with_the_one_message_that_was_told(tmp_path: Path, after: int) -> None:
+    process = run(KEYED, tmp_path / "spool")
+    assert process.stdout is not None
+    told = [next(process.stdout) for _ in range(after)]
+    process.send_signal(signal.SIGKILL)
+    told += process.stdout.read().splitlines()[:-1]  # the last line may be cut
+    process.wait()
+    process.stdout.close()
+    answers: dict[str, set[int]] = {}
+    for key, message in map(str.split, told):
+        answers.setdefault(key, set()).add(int(message))
+    house = House(tmp_path)
+    here = {d.message.id for d in house.due()}
+    assert all(len(messages) == 1 for messages in answers.values())
+    assert {message for messages in answers.values() for message in messages} <= here
+    house.mail = Mail(NOW + 60)
+    for key, messages in answers.items():
+        again = house.mail.reception(steering=Steering(key=key))
+        assert house.main.answer(house.spool.receive, again) == messages.pop()
+    assert {d.message.id for d in house.due()} == here
+    assert house.audit().faults == []
+    house.stop()

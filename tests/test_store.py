@@ -6,10 +6,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relayd.envelope import Delivery
+from relayd.envelope import UNSTEERED, Delivery, Steering
 from relayd.records import Entry
 from relayd.spool import reader
-from relayd.spool.store import NEVER, Batch, Departure, Reception, Requeue, Store, connect, create
+from relayd.spool.store import (
+    NEVER,
+    SCHEMA_VERSION,
+    UPGRADES,
+    Batch,
+    Departure,
+    Reception,
+    Requeue,
+    Store,
+    connect,
+    create,
+)
 from tests.spool_kit import HEAD, NOW, Mail
 
 X = "crm/news/x.example"
@@ -39,6 +50,12 @@ def batch(*changes: Reception | Departure | Requeue, settles: tuple[str, ...] = 
                 made.requeues.append(change)
     made.settles += settles
     return made
+
+
+def in_memory() -> sqlite3.Connection:
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    connection.executescript("".join(UPGRADES.values()))
+    return connection
 
 
 def queues(db: sqlite3.Connection) -> dict[str, tuple[int, float]]:
@@ -237,8 +254,7 @@ def test_a_spool_of_the_first_format_is_brought_up_to_date_with_all_that_is_in_i
 
 @given(st.lists(st.tuples(st.binary(max_size=40), st.none() | st.binary(max_size=40)), min_size=1, max_size=8))
 def test_heads_and_bodies_come_back_byte_for_byte(contents: list[tuple[bytes, bytes | None]]) -> None:
-    db = sqlite3.connect(":memory:", isolation_level=None)
-    db.executescript((Path(reader.__file__).parent / "schema.sql").read_text())
+    db = in_memory()
     mail = Mail()
     made = []
     for head, body in contents:
@@ -280,9 +296,9 @@ def test_deliveries_of_one_message_share_it_in_memory(db: sqlite3.Connection) ->
     assert first.message is second.message
 
 
-@pytest.mark.parametrize("query", [reader._PULL_DUE, reader._PULL_OLD])
+@pytest.mark.parametrize("query", [reader._PULL_DUE, reader._PULL_OLD, reader._PULL_ENDED])
 def test_a_pull_reads_no_more_than_it_gives(db: sqlite3.Connection, query: str) -> None:
-    names = {"queue": X, "now": NOW, "but": "[]", "limit": 9, "before": 1, "stream": "*/news/*"}
+    names = {"queue": X, "now": NOW, "but": "[]", "limit": 9, "before": 1, "moment": NOW, "stream": "*/news/*"}
     plan = " ".join(row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {query}", names))
     assert "TEMP B-TREE FOR ORDER BY" not in plan
 
@@ -291,7 +307,139 @@ def test_old_deliveries_are_those_received_before(db: sqlite3.Connection) -> Non
     old, new = Mail(NOW - 100).reception(), Mail(NOW).reception()
     other = Mail(NOW - 90).reception(stream="other")
     Store(db).apply(batch(old, new, other))
-    assert reader.old_deliveries(db, nowhere, "news", new.message.id, 9) == list(old.deliveries)
+    assert reader.old_deliveries(db, nowhere, "news", NOW, 9) == list(old.deliveries)
+
+
+def test_the_life_of_what_was_to_go_later_begins_later(db: sqlite3.Connection) -> None:
+    mail = Mail(NOW - 100)
+    later = mail.reception(due=NOW + 50, steering=Steering(send_at=NOW + 50))
+    Store(db).apply(batch(later))
+    Store(db).apply(batch(mail.requeue(later.deliveries[0], NOW + 60)))
+    assert reader.old_deliveries(db, nowhere, "news", NOW + 50, 9) == []
+    assert [d.id for d in reader.old_deliveries(db, nowhere, "news", NOW + 50.5, 9)] == [later.deliveries[0].id]
+
+
+def test_what_its_sender_wants_given_up_is_found_at_its_time_earliest_first(db: sqlite3.Connection) -> None:
+    mail = Mail()
+    receptions = [mail.reception(steering=Steering(expire=NOW + n)) for n in (30, 20, 40)]
+    Store(db).apply(batch(mail.reception(), *receptions))
+    late, early, _ = [r.deliveries[0] for r in receptions]
+    assert reader.ended_deliveries(db, nowhere, NOW + 30, 9) == [early, late]
+    assert reader.ended_deliveries(db, nowhere, NOW + 30, 1) == [early]
+    Store(db).apply(batch(mail.departure(early), mail.departure(late)))
+    assert reader.ended_deliveries(db, nowhere, NOW + 39.9, 9) == []
+
+
+# Idempotency keys.
+
+
+def keyed(mail: Mail, key: str, account: str = "crm", body: bytes | None = b"body\r\n") -> Reception:
+    return mail.reception(account=account, body=body, steering=Steering(key=key))
+
+
+def test_the_second_with_a_key_is_not_kept_and_told_the_first(db: sqlite3.Connection) -> None:
+    mail, store = Mail(), Store(db)
+    first, second = keyed(mail, "k"), keyed(mail, "k")
+    assert store.apply(batch(first)).twins == {}
+    before = everything(db)
+    assert store.apply(batch(second)).twins == {second.message.id: first.message.id}
+    assert everything(db) == before
+
+
+def test_of_two_with_a_key_in_one_batch_the_first_is_kept(db: sqlite3.Connection) -> None:
+    mail = Mail()
+    first, other, second = keyed(mail, "k"), mail.reception(), keyed(mail, "k")
+    applied = Store(db).apply(batch(first, other, second))
+    assert applied.twins == {second.message.id: first.message.id}
+    assert [row[0] for row in db.execute("SELECT id FROM message ORDER BY id")] == [first.message.id, other.message.id]
+    assert (tally(db), queues(db)) == ({"received": 2}, {X: (2, NOW)})
+    assert db.execute("SELECT lines FROM outbox").fetchone()[0] == first.line + other.line
+
+
+def test_the_key_stays_taken_when_the_message_has_left(db: sqlite3.Connection) -> None:
+    mail, store = Mail(), Store(db)
+    first, second = keyed(mail, "k"), keyed(mail, "k")
+    store.apply(batch(first))
+    store.apply(batch(mail.departure(first.deliveries[0])))
+    assert store.apply(batch(second)).twins == {second.message.id: first.message.id}
+
+
+def test_a_key_is_an_accounts_own(db: sqlite3.Connection) -> None:
+    mail = Mail()
+    receptions = [keyed(mail, "k"), keyed(mail, "k", "other"), keyed(mail, "K"), keyed(mail, "1"), keyed(mail, "01")]
+    assert Store(db).apply(batch(*receptions)).twins == {}
+
+
+def test_a_key_counts_for_a_day(db: sqlite3.Connection) -> None:
+    store = Store(db)
+    first, within, after, again = [keyed(Mail(NOW + more), "k") for more in (0, 86399.9, 86400, 86401)]
+    store.apply(batch(first))
+    assert store.apply(batch(within)).twins == {within.message.id: first.message.id}
+    assert store.apply(batch(after)).twins == {}
+    assert store.apply(batch(again)).twins == {again.message.id: after.message.id}
+
+
+def test_a_batch_that_fails_takes_no_key(db: sqlite3.Connection) -> None:
+    mail, store = Mail(), Store(db)
+    first, second = keyed(mail, "k"), keyed(mail, "k")
+    bad = batch(first)
+    bad.jobs.append(lambda connection: connection.execute("SELECT nonsense"))
+    with pytest.raises(sqlite3.OperationalError):
+        store.apply(bad)
+    assert store.apply(batch(second)).twins == {}
+
+
+def test_the_body_file_of_one_that_is_not_kept_is_told(db: sqlite3.Connection) -> None:
+    mail, store = Mail(), Store(db)
+    first, inline, in_file = keyed(mail, "k", body=None), keyed(mail, "k"), keyed(mail, "k", body=None)
+    assert store.apply(batch(first, inline, in_file)).gone == [in_file.message.id]
+
+
+def test_old_keys_go_in_small_steps_as_new_ones_come(db: sqlite3.Connection) -> None:
+    store, old = Store(db), Mail()
+    store.apply(batch(*(keyed(old, f"old{n}") for n in range(100))))
+    new = Mail(NOW + 86401)
+    store.apply(batch(new.reception()))
+    assert count(db, "idempotency") == 100
+    store.apply(batch(keyed(new, "new1"), keyed(new, "new2")))
+    assert count(db, "idempotency") == 100 - 4 + 2
+    for n in range(60):
+        store.apply(batch(keyed(new, f"more{n}")))
+    assert [row[0] for row in db.execute("SELECT key FROM idempotency WHERE key GLOB 'old*'")] == []
+    assert count(db, "idempotency") == 62
+
+
+@pytest.mark.parametrize("statement", ["DELETE", "SELECT"])
+def test_no_step_of_a_claim_reads_all_keys(db: sqlite3.Connection, statement: str) -> None:
+    seen: list[str] = []
+    db.set_trace_callback(seen.append)
+    Store(db).apply(batch(keyed(Mail(), "k")))
+    db.set_trace_callback(None)
+    (made,) = [sql for sql in seen if sql.startswith(statement) and "idempotency" in sql]
+    plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {made}")]
+    assert not [line for line in plan if line.startswith("SCAN") and "json_each" not in line], plan
+
+
+# The file.
+
+
+def test_a_spool_of_the_first_format_is_brought_up_to_date_with_its_mail(tmp_path: Path) -> None:
+    old = sqlite3.connect(tmp_path / "s", isolation_level=None)
+    old.executescript(f"{UPGRADES[0]}; PRAGMA user_version = 1")
+    old.execute("INSERT INTO message VALUES (?, 1, 20, ?, ?, ?)", (5, OLD_META, HEAD, b"body"))
+    old.execute("INSERT INTO delivery (id, message, queue, due, recipient) VALUES (6, 5, ?, 9.5, ?)", (X, OLD_TO))
+    old.close()
+    db = create(tmp_path / "s")
+    (found,) = reader.due_deliveries(db, nowhere, X, NOW, 9, [])
+    assert (found.id, found.message.account, found.message.steering) == (6, "crm", UNSTEERED)
+    assert reader.old_deliveries(db, nowhere, "news", NOW, 9) == [found] and reader.ended_deliveries(db, nowhere, NOW, 9) == []
+    assert db.execute("PRAGMA user_version").fetchone()[0] == SCHEMA_VERSION
+    db.close()
+    create(tmp_path / "s").close()
+
+
+OLD_META = '{"account":"crm","connection":"c","stream":"news","envelope":{"sender":"a@x"},"edits":{}}'
+OLD_TO = '{"address":"b@x.example"}'
 
 
 def test_deliveries_are_found_by_id_with_their_queues(db: sqlite3.Connection) -> None:
@@ -304,8 +452,7 @@ def test_deliveries_are_found_by_id_with_their_queues(db: sqlite3.Connection) ->
 
 @given(st.lists(st.floats(1.7e9, 1.8e9), min_size=1, max_size=30), st.integers(1, 7))
 def test_the_walk_meets_every_due_queue_once(dues: list[float], page: int) -> None:
-    db = sqlite3.connect(":memory:", isolation_level=None)
-    db.executescript((Path(reader.__file__).parent / "schema.sql").read_text())
+    db = in_memory()
     rows = [(f"crm/news/{n}", 1, due) for n, due in enumerate(dues * 2)]
     db.executemany("INSERT INTO queue VALUES (?, ?, ?)", rows)
     walked: list[tuple[float, str]] = []

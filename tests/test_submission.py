@@ -3,7 +3,7 @@
 import pytest
 
 from relayd import submission
-from relayd.envelope import Edits, Envelope, Message, Recipient
+from relayd.envelope import UNSTEERED, Edits, Envelope, Message, Recipient, Steering
 from relayd.identity import day_of
 from relayd.message.headers import survey
 from relayd.submission import MAX_HOPS, Session, Submitter
@@ -57,7 +57,7 @@ def test_a_message_that_has_passed_too_many_hosts_runs_in_a_circle():
 
 def edited(head: bytes, *recipients: str) -> tuple[Edits, str]:
     envelope = Envelope("a@crm.example", tuple(map(Recipient, recipients or ("b@x.example",))))
-    return submission.edits(CAME, 0x77, envelope, survey(head + b"\r\n"), NOW)
+    return submission.edits(CAME, 0x77, envelope, survey(head + b"\r\n"), NOW, NOW)
 
 
 def test_what_is_missing_is_added_and_what_is_there_stays():
@@ -77,6 +77,25 @@ def test_a_recipient_is_named_to_itself_only():
 def test_fields_that_are_nobody_elses_business_are_dropped():
     edits, _ = edited(b"BCC: c@x.example\r\nReturn-Path: <a@b>\r\nSubject: one\r\n")
     assert edits.drop == ("bcc", "return-path")
+
+
+def test_headers_that_steer_are_dropped_however_they_are_written():
+    edits, _ = edited(b"X-TRACK-ID: 1\r\nx-relayd-tag: a\r\nX-Relayd-Tag: b\r\nX-Tracker: c\r\n")
+    assert edits.drop == ("x-track-id", "x-relayd-tag")
+
+
+def test_a_missing_date_is_that_of_the_first_attempt():
+    envelope = Envelope("a@crm.example", (Recipient("b@x.example"),))
+    edits, _ = submission.edits(CAME, 0x77, envelope, survey(b"\r\n"), NOW, NOW + 86400)
+    assert b"Date: Sat, 16 Jan 2027 08:00:00 +0000\r\n" in edits.prepend
+    assert edits.prepend.index(b"Fri, 15 Jan 2027 08:00:00 +0000") < edits.prepend.index(b"Message-ID")
+
+
+def test_a_header_that_cannot_be_followed_is_refused_with_what_to_write():
+    refused = submission.steered(survey(b"X-Relayd-Track: yes\r\n\r\n"), NOW)
+    assert str(refused) == "550 5.6.0 X-Relayd-Track: 'yes' is none of none, opens, clicks, all"
+    assert submission.steered(survey(b"X-Relayd-Track: all\r\n\r\n"), NOW) == Steering(track="all")
+    assert submission.steered(survey(b"\r\n"), NOW) is UNSTEERED
 
 
 def test_a_message_becomes_one_delivery_for_each_recipient_and_one_record():

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from relayd.envelope import Steering
 from relayd.spool import writer as room
 from relayd.spool.store import Applied, Batch, Reception, Store, connect, create
 from relayd.spool.writer import Settle, Writer
@@ -350,6 +351,18 @@ def batches_beside_a_busy_main_thread(tmp_path: Path, capsys: pytest.CaptureFixt
             f"best {min(took):.1f}, worst {max(took):.1f}, {writer.batches / len(batches):.1f} transactions each"
         )
     return median
+
+
+def test_the_second_with_a_key_is_told_the_first_and_its_body_file_goes(desk: Desk) -> None:
+    key = Steering(key="k")
+    first, second = desk.mail.reception(body=None, steering=key), desk.mail.reception(body=None, steering=key)
+    for n, reception in enumerate([first, second]):
+        desk.submit(str(n), reception)
+    desk.writer.start()
+    desk.wait(2)
+    desk.stop()
+    assert desk.told == [("0", None), ("1", first.message.id)]
+    assert desk.unlinked == [second.message.id]
 
 
 def test_changes_can_be_submitted_from_any_thread(desk: Desk) -> None:

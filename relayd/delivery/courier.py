@@ -383,7 +383,7 @@ class Courier(Service):
     def take(self, path: Path) -> Delivery | None:
         if self.outcomes.unanswered >= UNANSWERED:
             return None
-        return self.scheduler.take(path, self.wall())
+        return self.scheduler.take(path, self.wall(), self.outcomes.timely)
 
     def _take_up(self) -> None:
         """The disk has caught up: sessions that were given nothing meanwhile ask again."""

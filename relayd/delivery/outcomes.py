@@ -6,6 +6,7 @@ report that its sender wants (RFC 3461, 3464): all in one transaction, so that n
 
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import msgspec
@@ -14,10 +15,12 @@ from twisted.logger import Logger
 from relayd.address import domain_of
 from relayd.delivery.routing import words
 from relayd.envelope import Delivery, Edits, Envelope, Message, Recipient, queue_name
-from relayd.identity import Identities, day_of, lower_bound, show
+from relayd.identity import Identities, day_of, show
 from relayd.lease import Charge
 from relayd.message import dsn, headers
 from relayd.message.render import render
+from relayd.message.steering import ends, starts
+from relayd.message.window import stored
 from relayd.outcome import Evidence, Outcome
 from relayd.queue.retry import Schedule, next_try
 from relayd.queue.scheduler import Scheduler
@@ -37,6 +40,7 @@ _RECORD_OF: dict[str, RecordKind] = {
 _REPORT_OF: dict[str, dsn.Kind] = {"delivered": "delivered", "permanent": "failed", "expired": "expired"}
 EXPIRY = 30.0  # seconds between looks for expired deliveries that wait on disk
 _EXPIRE_AT_ONCE = 500
+Look = Callable[[int, Callable[[Any], None]], None]  # for deliveries whose life is over: (limit, answered)
 UNANSWERED = BATCH  # outcomes that may wait for the disk before no more deliveries are begun: what a crash can repeat
 
 
@@ -97,8 +101,8 @@ class Outcomes:
         due = None
         if kind in ("transient", "unknown"):
             said = outcome.evidence.reply.text if outcome.evidence.reply else ""
-            schedule = self._rules(delivery).schedule
-            due = next_try(schedule, attempts, delivery.message.received, now, self.rng, said)
+            schedule, message = self._rules(delivery).schedule, delivery.message
+            due = next_try(schedule, attempts, message.received, now, self.rng, said, message.steering)
             kind = kind if due else "expired"
         if kind == "delivered" and (dsn_passed_on or not delivery.recipient.notify):
             report = None  # the hot path
@@ -134,6 +138,9 @@ class Outcomes:
             message_id=message.message_id,
             size=message.size,
             client=message.client,
+            track_id=message.steering.track_id,
+            tags=message.steering.tags,
+            meta=message.steering.meta,
             received=message.received,
             attempts=attempts,
             due=due or 0.0,
@@ -161,10 +168,47 @@ class Outcomes:
             refund = Charge(message.payer, 1) if paid_back else None
             self.spool.depart(Departure(delivery, line, entries, report, refund), done)
 
+    # Times that senders set.
+
+    def timely(self, delivery: Delivery, now: float) -> bool:
+        """Whether a delivery that is about to go may go now.  If not it is seen to here: it expires, or goes back to
+        wait for its window.  (What was due when the window closed comes by once more, and its row is written once.)"""
+        message = delivery.message
+        steering = message.steering
+        if steering.expire and now >= steering.expire:
+            self._give_up(delivery, now)
+            return False
+        opens = stored(steering.window).next_open(now) if steering.window else now
+        if opens > now:
+            if opens > ends(steering, message.received, self._rules(delivery).schedule.expire):
+                self._give_up(delivery, now)
+            else:
+                self._put_off(delivery, opens)
+        return opens <= now
+
+    def _put_off(self, delivery: Delivery, due: float) -> None:
+        """Back to the disk without an attempt."""
+        later = Requeue(delivery, due, delivery.attempts, delivery.source, delivery.last, b"", (), delivery.told)
+        self.unanswered += 1
+
+        def done(fault: Exception | None) -> None:
+            self.unanswered -= 1
+            self.durable(delivery)
+
+        self.spool.requeue(later, done)
+
+    def _give_up(self, delivery: Delivery, now: float) -> None:
+        """Its life is over, and no attempt of now is the reason."""
+        last = delivery.last or "it was never tried"
+        evidence = Evidence(stage="queue", error=f"not delivered in time; last: {printable(last)}")
+        report = self._report("expired", delivery, evidence, delivery.attempts, now)
+        self._keep(delivery, "expired", evidence, delivery.attempts, None, now, report)
+
     # Reports to senders.
 
     def _delay_report(self, delivery: Delivery, evidence: Evidence, attempts: int, now: float) -> Reception | None:
-        if delivery.told or now - delivery.message.received < self.settings.delay_report:
+        message = delivery.message
+        if delivery.told or now - starts(message.steering, message.received) < self.settings.delay_report:
             return None
         return self._report("delayed", delivery, evidence, attempts, now)
 
@@ -194,7 +238,8 @@ class Outcomes:
             evidence=evidence,
             received=original.received,
             attempts=attempts,
-            until=original.received + rules.schedule.expire,
+            until=ends(original.steering, original.received, rules.schedule.expire),
+            track_id=original.steering.track_id,
         )
         to = Recipient(envelope.sender)
         utf8 = dsn.needs_smtputf8(envelope, delivery.recipient, head)
@@ -238,15 +283,19 @@ class Outcomes:
         now = self.wall()
         if now >= self._next_expiry and not self._expiring:
             self._next_expiry = now + EXPIRY
-            self._expire(now, list(self.settings.rules.items()))
+            looks: list[Look] = [partial(self.spool.ended_deliveries, now)]
+            for stream, rules in self.settings.rules.items():
+                # A delivery gets its last try at the end of its life: leave it the time for that.
+                before = now - rules.schedule.expire - 2 * EXPIRY
+                looks.append(partial(self.spool.old_deliveries, stream, before))
+            self._expire(now, looks)
 
-    def _expire(self, now: float, streams: list[tuple[str, Rules]]) -> None:
-        """One stream after another: what is too old and in nobody's hands leaves as expired."""
-        if not streams or self.scheduler.stopping:
+    def _expire(self, now: float, looks: list[Look]) -> None:
+        """One look after another: what is too old and in nobody's hands leaves as expired."""
+        if not looks or self.scheduler.stopping:
             self._expiring = False
             return
         self._expiring = True
-        stream, rules = streams[0]
 
         def answered(found: Any) -> None:
             self._expiring = False  # whatever goes wrong here, the next look comes
@@ -255,16 +304,11 @@ class Outcomes:
                 found = []
             fresh = [d for d in found if self.scheduler.hold(d)]
             for delivery in fresh:
-                reply = delivery.last or "it was never tried"
-                evidence = Evidence(stage="queue", error=f"not delivered in time; last: {printable(reply)}")
-                report = self._report("expired", delivery, evidence, delivery.attempts, now)
-                self._keep(delivery, "expired", evidence, delivery.attempts, None, now, report)
+                self._give_up(delivery, now)
             again = len(found) >= _EXPIRE_AT_ONCE and fresh
-            self._expire(now, streams if again else streams[1:])
+            self._expire(now, looks if again else looks[1:])
 
-        # A delivery gets its last try at the end of its life: leave it the time for that.
-        before = lower_bound(now - rules.schedule.expire - 2 * EXPIRY)
-        self.spool.old_deliveries(stream, before, _EXPIRE_AT_ONCE, answered)
+        looks[0](_EXPIRE_AT_ONCE, answered)
 
 
 _DEFAULT = Rules()

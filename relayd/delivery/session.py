@@ -17,6 +17,7 @@ from zope.interface import implementer
 from relayd.delivery.routing import Hop, Site
 from relayd.envelope import Delivery
 from relayd.message.downgrade import downgrade
+from relayd.message.protected import dkim_signed
 from relayd.message.render import header, render
 from relayd.outcome import Evidence, Kind, Outcome, Stage, judged
 from relayd.queue.state import Path
@@ -274,7 +275,10 @@ class PeerSession(protocol.Protocol):
         message = delivery.message
         seven = None if len(body) > CONVERTIBLE else downgrade(header(message.head, message.edits), body)
         if seven is None:
-            self._refuse(delivery, "5.6.3 the server takes no 8-bit content, and this message cannot be converted")
+            fault = "5.6.3 the server takes no 8-bit content, and this message cannot be converted"
+            self._refuse(
+                delivery, fault + (" without breaking its DKIM signature" if dkim_signed(message.head) else "")
+            )
             return
         try:
             content = self.owner.signer.anew(message, *seven) + seven[0] + seven[1]

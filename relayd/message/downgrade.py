@@ -2,7 +2,8 @@
 
 In: a message with bytes beyond ASCII.  Out: the same message in ASCII, or None where that cannot be done without
 breaking it.  Leaves of the MIME tree are re-encoded, header fields become encoded words or extended parameters; what
-needs no change stays byte for byte.  Signatures over the whole message (DKIM, ARC) do not survive: sign afterwards.
+needs no change stays byte for byte.  Our own DKIM signature is made anew afterwards; what others have signed is left
+alone (``message.protected``).
 
 RFC 6152 section 3 (why), 2045 and 2046 (bodies), 2047 and 2231 (header fields), 6532 (message/global), 1428
 (unknown-8bit), 1847 (why multipart/signed is left alone).
@@ -16,6 +17,7 @@ from urllib.parse import quote_from_bytes
 import msgspec
 
 from relayd.message.headers import split
+from relayd.message.protected import dkim_signed
 
 DEPTH_LIMIT = 100  # of multiparts and messages within one another
 PARTS_LIMIT = 10_000  # of a message
@@ -66,13 +68,16 @@ class _Entity(msgspec.Struct, frozen=True):
 def downgrade(head: bytes, body: bytes) -> tuple[bytes, bytes] | None:
     """The message in ASCII; one that already is comes back as it was.
 
-    ``head`` is the header section with its empty line; line ends are CRLF.  None where it cannot be done faithfully:
-    8-bit data below multipart/signed (its signature would break) or in a message/* type that may not be encoded,
-    addresses and other header fields that have no ASCII form, structure too broken or too large to be sure of.
-    8-bit bytes around the parts of a multipart, which no reader shows (RFC 2046 section 5.1.1), become "?".
+    ``head`` is the header section with its empty line; line ends are CRLF.  None where it cannot be done faithfully: it
+    came with a DKIM signature or has 8-bit data below multipart/signed (the signatures would break) or in a message/*
+    type that may not be encoded, addresses and other header fields that have no ASCII form, structure too broken or too
+    large to be sure of.  8-bit bytes around the parts of a multipart, which no reader shows (RFC 2046 section 5.1.1),
+    become "?".
     """
     if head.isascii() and body.isascii():
         return head, body
+    if dkim_signed(head):
+        return None
     try:
         new_head, pieces = _opened(head, body, _Entity(b"", _TEXT, message=True, depth=0))
         new_body = b"".join(_walk(pieces))

@@ -73,11 +73,13 @@ def report(
     attempts: int,
     until: float = 0.0,
     remote_dsn: bool = False,
+    track_id: str = "",
 ) -> bytes:
     """The report on one recipient, a whole message with CRLF line ends.
 
     ``message_id`` is the report's own, with its angle brackets; ``original_body`` None where it is too large to be at
-    hand; ``now``, ``received`` and ``until`` (the end of the retries, told when delayed) are unix seconds.
+    hand; ``now``, ``received`` and ``until`` (the end of the retries, told when delayed) are unix seconds;
+    ``track_id`` is the sender's own id of the original.
     ``delivered`` means handed to a server that will report no more (action "relayed"), or with ``remote_dsn`` that the
     remote side itself reported the delivery (action "delivered").  The original is returned whole where a failure is
     told, RET=FULL was asked, it has at most ``FULL_LIMIT`` bytes, and it can be carried; else its header section is.
@@ -125,6 +127,7 @@ def report(
         ("In-Reply-To", reference),
         ("References", reference),
         ("Auto-Submitted", "auto-replied"),
+        ("X-Track-ID", track_id),
         ("MIME-Version", "1.0"),
     )
     return _fields(head, utf8) + _multipart(family, parts)

@@ -18,6 +18,7 @@ _USUAL = re.compile(
     rb"\s*(?:(" + _ATEXT + rb"@" + _ATEXT + rb")|(?:[\w \t!#$%&'*+/=?^`{|}~\x80-\xff-]*+|\"[^\"\\\r\n]*\")\s*<("
     + _ATEXT + rb"@" + _ATEXT + rb")>)\s*"
 )  # fmt: skip
+_X = ord("x")
 _CONTINUATION = re.compile(r"\r\n(?=[ \t])")
 
 
@@ -28,7 +29,7 @@ class Head(msgspec.Struct, frozen=True):
     received: int
     message_id: str
     froms: tuple[str, ...]
-    client: str
+    steering: tuple[tuple[bytes, bytes], ...]  # (lower-case name, value with its folds) for ``steering.read``
 
 
 def split(content: bytes) -> tuple[bytes, bytes]:
@@ -51,20 +52,22 @@ def survey(head: bytes) -> Head:
     """Reads a header section once."""
     names = set()
     received = 0
-    message_id = client = ""
+    message_id = ""
     froms: list[str] = []
+    steering: list[tuple[bytes, bytes]] = []
     for name, value in fields(head):
         lower = name.lower()
         names.add(lower)
-        if lower == b"received":
+        if lower[0] == _X:
+            if lower.startswith(b"x-relayd-") or lower == b"x-track-id":
+                steering.append((lower, value))
+        elif lower == b"received":
             received += 1
         elif lower == b"from":
             froms += addresses(value)
         elif lower == b"message-id":
             message_id = message_id or printable(unfold(value), 998)
-        elif lower == b"x-relayd-client":
-            client = client or printable(unfold(value), 255)
-    return Head(frozenset(names), received, message_id, tuple(froms), client)
+    return Head(frozenset(names), received, message_id, tuple(froms), tuple(steering))
 
 
 def unfold(value: bytes) -> str:

@@ -8,6 +8,10 @@ import re
 
 import msgspec
 
+from relayd.envelope import UNSTEERED, Steering
+from relayd.message.steering import ends
+from relayd.message.window import stored
+
 
 class Schedule(msgspec.Struct, frozen=True):
     """``waits``: seconds before the 2nd, 3rd ... attempt, the last repeating; ``expire``: seconds a delivery lives;
@@ -32,13 +36,20 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 
 def next_try(
-    schedule: Schedule, attempts: int, received: float, now: float, rng: random.Random, said: str = ""
+    schedule: Schedule,
+    attempts: int,
+    received: float,
+    now: float,
+    rng: random.Random,
+    said: str = "",
+    steering: Steering = UNSTEERED,
 ) -> float | None:
-    """When the attempt after ``attempts`` failed ones is due, or None when the life of the delivery is over.
-    ``said`` is the reply of the last one.
+    """When the attempt after ``attempts`` failed ones is due, or None when the life of the delivery is over, or its
+    window opens no more in its life.  ``said`` is the reply of the last one.
 
-    The last attempt falls on the end of that life, so a delivery never expires with its last wait unused."""
-    end = received + schedule.expire
+    The last attempt falls on the end of that life, so a delivery never expires with its last wait unused.  (Only where
+    that end is the sender's own, nothing is sent then: it is when the delivery expires at the latest.)"""
+    end = ends(steering, received, schedule.expire)
     if now >= end:
         return None
     asked = wait_asked(said) if said else None
@@ -48,7 +59,10 @@ def next_try(
         wait = schedule.greylist * rng.uniform(1.0, 1 + JITTER)
     else:
         wait = schedule.waits[min(attempts, len(schedule.waits)) - 1] * rng.uniform(1 - JITTER, 1 + JITTER)
-    return min(now + wait, end)
+    due = min(now + wait, end)
+    if steering.window:
+        due = stored(steering.window).next_open(due)
+    return due if due <= end else None
 
 
 def greylisted(said: str) -> bool:

@@ -10,13 +10,13 @@ rewrites no row.  What is not in memory is found again by walking the queues' ne
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
 from typing import Protocol
 
 import msgspec
 
-from relayd.envelope import Delivery
+from relayd.envelope import UNSTEERED, Delivery
 from relayd.queue.decisions import Decision, Poll, Pull, Route, Settle, Work
 from relayd.queue.ready import weight_of
 from relayd.queue.state import Path, Queue, Site
@@ -48,6 +48,11 @@ class Stream(msgspec.Struct, frozen=True):
 
 
 _LIMITS = Limits()
+Timely = Callable[[Delivery, float], bool]
+
+
+def _any_time(delivery: Delivery, now: float) -> bool:
+    return True
 
 
 class Choose(Protocol):
@@ -108,8 +113,11 @@ class Scheduler:
     # What the spool says.
 
     def received(self, deliveries: Iterable[Delivery], now: float) -> None:
-        """New deliveries that are on disk and due: straight to their paths, if nothing older waits before them."""
+        """New deliveries that are on disk: straight to their paths, if they are due and nothing older waits before
+        them.  What is to go later is found like a retry, by its queue's next due time."""
         for delivery in deliveries:
+            if delivery.due > now:
+                continue
             if delivery.queue not in self.queues and len(self.queues) >= QUEUES:
                 self._rescan = min(self._rescan, now + RECHECK)
                 continue
@@ -225,14 +233,17 @@ class Scheduler:
 
     # What sessions say.
 
-    def take(self, path: Path, now: float) -> Delivery | None:
-        """The next delivery for a session of this path."""
+    def take(self, path: Path, now: float, timely: Timely = _any_time) -> Delivery | None:
+        """The next delivery for a session of this path.  Asks ``timely`` of those whose senders set times: one that may
+        not go now costs the path nothing, and has been seen to."""
         if self.stopping or path.rest_until > now or (path.pace and not self._in_pace(path, now)):
             return None
-        delivery = path.ready.pop()
-        if delivery is not None and path.pace:
-            path.pace.spend(now)
-        return delivery
+        while (delivery := path.ready.pop()) is not None:
+            if delivery.message.steering is UNSTEERED or timely(delivery, now):
+                if path.pace:
+                    path.pace.spend(now)
+                return delivery
+        return None
 
     def _in_pace(self, path: Path, now: float) -> bool:
         """Whether the path's rate lets one go now; if not, the path is looked at again when it does."""

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from relayd.envelope import Delivery, Edits, Envelope, Message, Recipient
-from relayd.identity import received_at
+from relayd.identity import lower_bound, received_at
 from relayd.spool.landing import Moved
 from relayd.spool.store import Meta
 
@@ -41,7 +41,8 @@ _PULL_DUE = _PULL.format(
 )
 _PULL_IDS = _PULL.format(where="d.id IN (SELECT value FROM json_each(:ids))", order="d.id")
 # The plus keeps SQLite from walking a queue: what is old is at the front of the rows, in the order of their ids.
-_PULL_OLD = _PULL.format(where="d.id < :before AND +d.queue GLOB :stream", order="d.id")
+_PULL_OLD = _PULL.format(where="d.id < :before AND d.begins < :moment AND +d.queue GLOB :stream", order="d.id")
+_PULL_ENDED = _PULL.format(where="d.ends <= :now", order="d.ends")
 
 
 def due_deliveries(
@@ -53,10 +54,16 @@ def due_deliveries(
 
 
 def old_deliveries(
-    connection: sqlite3.Connection, landed: Landed, stream: str, before: int, limit: int
+    connection: sqlite3.Connection, landed: Landed, stream: str, before: float, limit: int
 ) -> list[Delivery]:
-    """Up to ``limit`` deliveries of a stream with an identity below ``before``: those received before its moment."""
-    return _deliveries(connection, landed, _PULL_OLD, {"before": before, "limit": limit, "stream": f"*/{stream}/*"})
+    """Up to ``limit`` deliveries of a stream whose life began before that moment."""
+    names = {"before": lower_bound(before), "moment": before, "limit": limit, "stream": f"*/{stream}/*"}
+    return _deliveries(connection, landed, _PULL_OLD, names)
+
+
+def ended_deliveries(connection: sqlite3.Connection, landed: Landed, now: float, limit: int) -> list[Delivery]:
+    """Up to ``limit`` deliveries whose senders wanted them given up by ``now``, the earliest first."""
+    return _deliveries(connection, landed, _PULL_ENDED, {"now": now, "limit": limit})
 
 
 def deliveries_by_id(connection: sqlite3.Connection, landed: Landed, ids: list[int]) -> list[Delivery]:
@@ -111,6 +118,7 @@ def stored_message(identity: int, size: int, meta: str, head: bytes, body: bytes
         known.client,
         known.eightbit,
         known.payer,
+        known.steering,
     )
 
 

@@ -81,7 +81,7 @@ class Spool:
     # Changes: ``done`` is called on the main thread once the change is durable.
 
     def receive(self, reception: store.Reception, done: Done) -> None:
-        """``done(None)``, or ``done(error)``: then nothing was kept."""
+        """``done(None)``; ``done(error)``: nothing was kept, or ``done(first message)``: the key had come before."""
         self.writer.submit(reception, done)
 
     def depart(self, departure: store.Departure, done: Done | None = None) -> None:
@@ -107,8 +107,11 @@ class Spool:
     def due_deliveries(self, queue: str, now: float, limit: int, but: list[int], done: Done) -> None:
         self._ask(done, reader.due_deliveries, self._landing.read, queue, now, limit, but)
 
-    def old_deliveries(self, stream: str, before: int, limit: int, done: Done) -> None:
+    def old_deliveries(self, stream: str, before: float, limit: int, done: Done) -> None:
         self._ask(done, reader.old_deliveries, self._landing.read, stream, before, limit)
+
+    def ended_deliveries(self, now: float, limit: int, done: Done) -> None:
+        self._ask(done, reader.ended_deliveries, self._landing.read, now, limit)
 
     def deliveries_of(self, identity: int, done: Done) -> None:
         """``done`` gets what is still queued of a message, named by its own id or a delivery's."""

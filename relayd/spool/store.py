@@ -19,28 +19,35 @@ from typing import Any
 
 import msgspec
 
-from relayd.envelope import Delivery, Message
-from relayd.identity import day_of
+from relayd.envelope import UNSTEERED, Delivery, Message, Steering
+from relayd.identity import day_of, lower_bound
 from relayd.lease import Charge
 from relayd.records import Entry
 from relayd.spool import leases
 from relayd.spool.landing import Landing, span
 
 NEVER = 9e15  # a due time that does not come: nothing waits, or held
-_SCRIPTS = ("schema.sql", "landing.sql", "leases.sql")  # that of place n brings a file of version n to n + 1
-SCHEMA_VERSION = len(_SCRIPTS)
+_SCRIPTS = ("schema.sql", "landing.sql", "leases.sql", "steering.sql")
+# Scripts that bring a spool of version n (the key) to n + 1.
+UPGRADES: dict[int, str] = {
+    version: files("relayd.spool").joinpath(file).read_text("utf-8") for version, file in enumerate(_SCRIPTS)
+}
+SCHEMA_VERSION = len(UPGRADES)
+KEY_LIFE = lower_bound(86400)  # a day, in the steps of identities: for so long an idempotency key counts
 _WIDEST = 64  # rows in one VALUES statement: wider ones gain nothing, and each width is a prepared statement
 
 
 class Reception(msgspec.Struct, frozen=True, gc=False):
     """A message to keep, with its deliveries, the line of its record and what that adds to the ledger.  ``charge`` is
-    debited to the payer's lease, and the ledger counts it for him as ``charged``."""
+    debited to the payer's lease, and the ledger counts it for him as ``charged``.  With a ``key`` it is kept only if it
+    is the first of its account with that key within a day."""
 
     message: Message
     deliveries: tuple[Delivery, ...]
     line: bytes
     entries: tuple[Entry, ...]
     charge: Charge | None = None
+    key: str = ""
 
 
 class Departure(msgspec.Struct, frozen=True, gc=False):
@@ -56,7 +63,7 @@ class Departure(msgspec.Struct, frozen=True, gc=False):
 
 class Requeue(msgspec.Struct, frozen=True, gc=False):
     """A delivery that stays, with the due time, attempts, source and last words it now has; its sender may be
-    told of the delay by a ``report`` that comes in with it."""
+    told of the delay by a ``report`` that comes in with it.  Without an attempt there is no ``line`` to record."""
 
     delivery: Delivery
     due: float
@@ -82,11 +89,13 @@ class Batch:
 
 class Applied(msgspec.Struct, frozen=True):
     """What a transaction found out: next due time of each settled queue, the messages that are gone but for their
-    body files, and what the odd jobs returned."""
+    body files, what the odd jobs returned, and the receptions that were not kept, each with the message that had come
+    with its key before."""
 
     settled: dict[str, float]
     gone: list[int]
     results: list[Any]
+    twins: dict[int, int]
 
 
 class Meta(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -101,6 +110,7 @@ class Meta(msgspec.Struct, frozen=True, omit_defaults=True):
     client: str = ""
     eightbit: bool = False
     payer: str = ""
+    steering: Steering = UNSTEERED
 
 
 encode_json = msgspec.json.Encoder().encode
@@ -129,8 +139,7 @@ def create(path: Path) -> sqlite3.Connection:
             f"{path} has format {version}, this relayd writes {SCHEMA_VERSION}: run the relayd that made it"
         )
     for step in range(version, SCHEMA_VERSION):
-        script = files("relayd.spool").joinpath(_SCRIPTS[step]).read_text()
-        connection.executescript(f"BEGIN IMMEDIATE;{script};PRAGMA user_version={step + 1};COMMIT")
+        connection.executescript(f"BEGIN IMMEDIATE; {UPGRADES[step]} PRAGMA user_version={step + 1}; COMMIT")
     connection.execute("PRAGMA wal_autocheckpoint=8000")  # 32 MB: rare enough to be cheap
     connection.execute("PRAGMA journal_size_limit=67108864")
     return connection
@@ -151,6 +160,10 @@ class Store:
         try:
             gone = self._depart(batch.departures)
             self._requeue(batch.requeues)
+            twins = self._claim([r for r in batch.receptions if r.key])
+            if twins:
+                gone += [r.message.id for r in batch.receptions if r.message.id in twins and r.message.body is None]
+                batch.receptions = [r for r in batch.receptions if r.message.id not in twins]
             self._receive(batch.receptions, places)
             self._count(batch, self._charge(batch))
             settled = self._settle(batch.settles)
@@ -160,7 +173,7 @@ class Store:
             if self._connection.in_transaction:
                 execute("ROLLBACK")
             raise
-        return Applied(settled, gone, results)
+        return Applied(settled, gone, results, twins)
 
     def _depart(self, departures: list[Departure]) -> list[int]:
         if not departures:
@@ -197,6 +210,30 @@ class Store:
             )
             if found.rowcount != len(requeues):
                 raise sqlite3.IntegrityError("a delivery that is put back is not in the spool")
+
+    def _claim(self, keyed: list[Reception]) -> dict[int, int]:
+        """Takes the keys of these for their messages.  Gives those that come too late, each with who has its key.
+        Whoever brings keys also removes old ones, twice as many, so none is kept much longer than it counts."""
+        if not keyed:
+            return {}
+        execute = self._connection.execute
+        argument = (encode_json([(r.message.account, r.key, r.message.id) for r in keyed]).decode(),)
+        execute(
+            "INSERT INTO idempotency SELECT value->>0, value->>1, value->>2 FROM json_each(?) WHERE true "
+            f"ON CONFLICT DO UPDATE SET message = excluded.message WHERE excluded.message - message >= {KEY_LIFE}",
+            argument,
+        )
+        found = execute(
+            "SELECT json_group_array(json_array(value->>2, i.message)) FROM json_each(?) "
+            "JOIN idempotency i ON i.account = value->>0 AND i.key = value->>1 WHERE i.message != value->>2",
+            argument,
+        ).fetchone()[0]
+        execute(
+            "DELETE FROM idempotency WHERE (account, key) IN ("
+            "SELECT account, key FROM idempotency WHERE message <= ? ORDER BY message LIMIT ?)",
+            (keyed[-1].message.id - KEY_LIFE, 2 * len(keyed)),
+        )
+        return dict(msgspec.json.decode(found))
 
     def _land(self, receptions: list[Reception]) -> dict[int, int]:
         """Puts contents into the landing, durably; gives the place of each message that has one."""
@@ -245,7 +282,7 @@ class Store:
         messages = [message_row(r.message, len(r.deliveries), places.get(r.message.id)) for r in receptions]
         self._insert("message", "id, recipients, size, meta, head, body, place", messages)
         deliveries = [delivery_row(d) for r in receptions for d in r.deliveries]
-        self._insert("delivery", "id, message, queue, due, recipient", deliveries)
+        self._insert("delivery", "id, message, queue, due, recipient, begins, ends", deliveries)
 
     def _insert(self, table: str, columns: str, rows: list[tuple[Any, ...]]) -> None:
         for start in range(0, len(rows), _WIDEST):
@@ -338,15 +375,17 @@ def message_row(message: Message, recipients: int, place: int | None = None) -> 
         message.client,
         message.eightbit,
         message.payer,
+        message.steering,
     )
     content = (b"", b"") if place is not None else (message.head, message.body)
     return (message.id, recipients, message.size, encode_json(meta).decode(), *content, place)
 
 
 def delivery_row(delivery: Delivery) -> tuple[Any, ...]:
-    """(id, message, queue, due, recipient)."""
-    recipient = encode_json(delivery.recipient).decode()
-    return (delivery.id, delivery.message.id, delivery.queue, delivery.due, recipient)
+    """(id, message, queue, due, recipient, begins, ends) of a new one."""
+    recipient, due = encode_json(delivery.recipient).decode(), delivery.due
+    message = delivery.message
+    return (delivery.id, message.id, delivery.queue, due, recipient, due, message.steering.expire or None)
 
 
 @lru_cache(maxsize=4 * _WIDEST)

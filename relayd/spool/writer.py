@@ -1,7 +1,8 @@
 """The writer: one thread that makes changes durable, as many at once as have arrived (group commit).
 
 Enter, from the main thread: changes, each with a ``done`` to be called.  Leave, through ``post`` (which runs a call on
-the main thread): ``done(None)`` once the change is on disk, ``done(error)`` for a reception that could not be kept.
+the main thread): ``done(None)`` once the change is on disk, ``done(error)`` for a reception that could not be kept,
+``done(identity)`` for one that was not because its key had come before, with that message.
 
 Outcomes go first in each batch, and receptions get at most as many places as outcomes while outcomes wait, so a flood
 of submissions never starves delivery.  An outcome is never given up: while the disk refuses, it stays first in line.
@@ -218,7 +219,9 @@ def _tell(items: list[Item], applied: Applied) -> None:
     for change, done in items:
         if isinstance(change, Settle):
             value: Any = applied.settled[change]
-        elif isinstance(change, Reception | Departure | Requeue):
+        elif isinstance(change, Reception):
+            value = applied.twins.get(change.message.id)
+        elif isinstance(change, Departure | Requeue):
             value = None
         else:
             value = next(results)

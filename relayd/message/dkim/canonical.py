@@ -29,7 +29,6 @@ SIGNED = (
     (b"list-unsubscribe", True),
     (b"list-unsubscribe-post", True),
     (b"feedback-id", False),
-    (b"x-track-id", False),
 )
 _SIGNED_NAMES = frozenset(name for name, _ in SIGNED)
 
