@@ -235,23 +235,6 @@ def test_another_format_is_refused_with_what_to_do(tmp_path: Path) -> None:
         create(tmp_path / "s")
 
 
-def test_a_spool_of_the_first_format_is_brought_up_to_date_with_all_that_is_in_it(tmp_path: Path) -> None:
-    connection = create(tmp_path / "s")
-    Store(connection).apply(batch(Mail().reception(body=b"old mail\r\n")))
-    connection.executescript("DROP INDEX message_place; ALTER TABLE message DROP COLUMN place; PRAGMA user_version = 1")
-    connection.close()
-    connection = create(tmp_path / "s")
-    (found,) = reader.due_deliveries(connection, nowhere, X, NOW, 9, [])
-    assert found.message.body == b"old mail\r\n"
-    connection.close()
-    fresh = create(tmp_path / "t")
-    again = create(tmp_path / "s")
-    schemas = [sorted(db.execute("SELECT name, type FROM sqlite_schema")) for db in (fresh, again)]
-    assert schemas[0] == schemas[1]
-    for db in (fresh, again):
-        db.close()
-
-
 @given(st.lists(st.tuples(st.binary(max_size=40), st.none() | st.binary(max_size=40)), min_size=1, max_size=8))
 def test_heads_and_bodies_come_back_byte_for_byte(contents: list[tuple[bytes, bytes | None]]) -> None:
     db = in_memory()
@@ -432,7 +415,8 @@ def test_a_spool_of_the_first_format_is_brought_up_to_date_with_its_mail(tmp_pat
     db = create(tmp_path / "s")
     (found,) = reader.due_deliveries(db, nowhere, X, NOW, 9, [])
     assert (found.id, found.message.account, found.message.steering) == (6, "crm", UNSTEERED)
-    assert reader.old_deliveries(db, nowhere, "news", NOW, 9) == [found] and reader.ended_deliveries(db, nowhere, NOW, 9) == []
+    assert reader.old_deliveries(db, nowhere, "news", NOW, 9) == [found]
+    assert reader.ended_deliveries(db, nowhere, NOW, 9) == []
     assert db.execute("PRAGMA user_version").fetchone()[0] == SCHEMA_VERSION
     db.close()
     create(tmp_path / "s").close()
