@@ -1,22 +1,21 @@
 """Accounts, submission connections and signing keys: one SQLite file, all of it held in memory as frozen values.
 
 Reads are dict look-ups on the main thread.  A change runs as one transaction on the directory's own thread; after its
-commit ``post`` (``reactor.callFromThread``) brings the new value to the main thread, where it is swapped in and then
-the change's future done.  So who waited for the future reads what he wrote, and nobody reads what is not on disk.
+commit the new value is swapped in on the main thread, and then the change's future done (``database.Worker``).
 """
 
-import os
 import secrets
 import sqlite3
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import msgspec
 
 from relayd import notation
-from relayd.address import domain_of, parse_address
+from relayd.address import domain_of, folded, parse_address
+from relayd.database import Post, Worker, opened
 from relayd.directory import domains
 from relayd.directory.domains import DomainKey
 from relayd.directory.passwords import hash_password
@@ -24,17 +23,11 @@ from relayd.errors import InputError
 
 A = TypeVar("A")
 R = TypeVar("R")
-Post = Callable[[Callable[[], None]], None]
 AccountState = Literal["active", "suspended"]
 DomainCheck = Literal["off", "warn", "require"]
 ConnectionState = Literal["active", "blocked", "inactive"]
 
-SCHEMA_VERSION = 2
 _SCRIPTS = ("schema.sql", "domains.sql")
-# Scripts that bring a file of version n (the key) to n + 1.
-UPGRADES: dict[int, str] = {
-    version: (Path(__file__).parent / file).read_text("utf-8") for version, file in enumerate(_SCRIPTS)
-}
 
 _ANY = "*"
 
@@ -70,7 +63,7 @@ class SubmissionConnection(msgspec.Struct, frozen=True):
         """Whether the address (null sender: "") is one of the connection's.  Case does not matter."""
         if self.senders == (_ANY,):
             return True
-        text = _folded(address)
+        text = folded(address)
         return text in self.senders or text[text.rindex("@") :] in self.senders
 
     def may_connect_from(self, client: str) -> bool:
@@ -94,20 +87,19 @@ class Directory:
 
     def __init__(self, path: str | Path, post: Post, accounts: Iterable[str] = (), now: float = 0.0) -> None:
         """``accounts`` are there when this returns: made, active and without domain check, if they were not."""
-        self._post = post
-        self._db = _opened(path)
+        db = opened(path, [(Path(__file__).parent / file).read_text("utf-8") for file in _SCRIPTS])
         rows = [msgspec.structs.astuple(Account(name, "active", "off", now)) for name in accounts]
-        with self._db:
-            self._db.executemany("INSERT OR IGNORE INTO accounts VALUES (?, ?, ?, ?)", rows)
-        self._writer = ThreadPoolExecutor(1, "directory")
-        self._accounts = {row.name: row for row in map(_account, self._db.execute("SELECT * FROM accounts"))}
-        self._connections = {row.login: row for row in map(_connection, self._db.execute("SELECT * FROM connections"))}
-        self._domains = domains.stored(self._db)
+        with db:
+            db.executemany("INSERT OR IGNORE INTO accounts VALUES (?, ?, ?, ?)", rows)
+        self._accounts = {row.name: row for row in map(_account, db.execute("SELECT * FROM accounts"))}
+        self._connections = {row.login: row for row in map(_connection, db.execute("SELECT * FROM connections"))}
+        self._domains = domains.stored(db)
+        self._worker = Worker(db, post, "directory")
+        self._change = self._worker.run
 
     def close(self) -> None:
         """Finishes the changes under way and closes the file.  Their futures are done if ``post`` still works."""
-        self._writer.shutdown(wait=True)
-        self._db.close()
+        self._worker.close()
 
     def account(self, name: str) -> Account | None:
         return self._accounts.get(name)
@@ -264,23 +256,6 @@ class Directory:
 
         return self._change(write, keep)
 
-    def _change(self, write: Callable[[sqlite3.Connection], A], swap: Callable[[A], R]) -> "Future[R]":
-        """``write`` as one transaction on the thread, then ``swap`` on the main thread; the future is what it gives."""
-        future: Future[R] = Future()
-
-        def run() -> None:
-            try:
-                with self._db:
-                    written = write(self._db)
-            except Exception as error:
-                fault = error
-                self._post(lambda: future.set_exception(fault))
-            else:
-                self._post(lambda: future.set_result(swap(written)))
-
-        self._writer.submit(run)
-        return future
-
 
 def _field(field: str, parse: Callable[[A], R], value: A) -> R:
     try:
@@ -299,32 +274,12 @@ def _sender(text: str) -> str:
         return text
     if text.startswith("@"):
         return "@" + domain_name(domain_of(parse_address("x" + text)))
-    return _folded(parse_address(text))
+    return folded(parse_address(text))
 
 
 def domain_name(text: str) -> str:
     """A domain as it is looked up: lower case with A-labels.  Raises ValueError."""
     return notation.hostname(domain_of("x@" + text))
-
-
-def _folded(address: str) -> str:
-    return f"{address.rpartition('@')[0].lower()}@{domain_of(address)}"
-
-
-def _opened(path: str | Path) -> sqlite3.Connection:
-    # Made here and not by SQLite: hashes are nobody else's to read.
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-    db = sqlite3.connect(path, check_same_thread=False)
-    db.execute("PRAGMA journal_mode = WAL")
-    db.execute("PRAGMA synchronous = FULL")
-    db.execute("PRAGMA foreign_keys = ON")
-    version = db.execute("PRAGMA user_version").fetchone()[0]
-    if version > SCHEMA_VERSION:
-        db.close()
-        raise RuntimeError(f"{path} is of version {version}; this relayd knows versions up to {SCHEMA_VERSION}")
-    for step in range(version, SCHEMA_VERSION):
-        db.executescript(f"BEGIN IMMEDIATE; {UPGRADES[step]} PRAGMA user_version = {step + 1}; COMMIT;")
-    return db
 
 
 def _account(row: tuple[Any, ...]) -> Account:
