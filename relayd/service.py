@@ -43,6 +43,7 @@ from relayd.records import Record, decode
 from relayd.resolver import Resolver
 from relayd.signing import WORKERS, Crew, Keyring, Signer
 from relayd.spool import Audit, Spool, SpoolError
+from relayd.suppression import Suppressions
 from relayd.tls import ServerTLS
 
 _SWITCH = (
@@ -130,6 +131,7 @@ class Node(Service):
         self.spool = Spool(Path(loaded.node.spool), post, self._spool_fault)
         directory = Path(loaded.node.spool) / "directory.sqlite"
         self.directory = Directory(directory, post, loaded.accounts(), self.now())
+        self.suppressions = Suppressions(Path(loaded.node.spool) / "suppression.sqlite", post)
         self._scrypt = ThreadPoolExecutor(2, "scrypt")
         self.verifier = Verifier(self._password_of, self._scrypt.submit, post)
         self.keyring = Keyring(self.directory.domain_keys)
@@ -225,6 +227,7 @@ class Node(Service):
         await deferToThreadPool(self.reactor, threads, self.spool.stop)
         await deferToThreadPool(self.reactor, threads, self._scrypt.shutdown)
         await deferToThreadPool(self.reactor, threads, self._signing.stop)
+        await deferToThreadPool(self.reactor, threads, self.suppressions.close)
         self.directory.close()
         self.log.info("relayd has stopped: everything accepted is on disk")
 
@@ -244,6 +247,7 @@ class Node(Service):
         if bool(fault) != bool(self.space_fault):
             self.log.warn("{what}", what=fault or "There is enough space for the spool again")
         self.space_fault = fault
+        self.suppressions.sweep(self.now())
         if self._ticks % _SOURCES == 0 and check_sources(self.pools):
             self.scheduler.source_back(self.now())
             self.courier.perform()
@@ -327,6 +331,8 @@ class Node(Service):
         warnings += self.keyring.warnings()
         if self.relay.signer.fault:
             warnings.append(self.relay.signer.fault)
+        if self.suppressions.fault:
+            warnings.append(self.suppressions.fault)
         if self.reload_fault:
             warnings.append(f"the last reload failed: {self.reload_fault}")
         found = list(filter(None, faults))

@@ -1,4 +1,4 @@
-"""A relay that is only what the verbs ask of it, with a real directory."""
+"""A relay that is only what the verbs ask of it, with a real directory and real suppression lists."""
 
 from pathlib import Path
 from typing import Any
@@ -7,6 +7,7 @@ from relayd.config import Config, Node, Pool, Source, Stream
 from relayd.directory import Directory
 from relayd.errors import InputError
 from relayd.signing import Keyring
+from relayd.suppression import Suppressions
 
 NOW = 1_700_000_000.0
 
@@ -14,8 +15,9 @@ NOW = 1_700_000_000.0
 class FakeRelay:
     started = NOW - 3700
 
-    def __init__(self, directory: Directory) -> None:
+    def __init__(self, directory: Directory, suppressions: Suppressions) -> None:
         self.directory = directory
+        self.suppressions = suppressions
         self.keyring = Keyring(directory.domain_keys)
         self.config = Config(
             node=Node(name="mx1.relay.example", spool="/spool", control="/control", default_stream="transactional"),
@@ -27,6 +29,10 @@ class FakeRelay:
         self.books: Any = {"clean": True, "odd": []}
         self.reloaded: Any = {"changed": []}
         self.inspected: list[int] = []
+
+    def close(self) -> None:
+        self.directory.close()
+        self.suppressions.close()
 
     def now(self) -> float:
         return NOW
@@ -62,4 +68,5 @@ class FakeRelay:
 
 
 def opened(path: str | Path, post: Any = lambda call: call()) -> FakeRelay:
-    return FakeRelay(Directory(Path(path) / "directory.sqlite", post))
+    directory = Directory(Path(path) / "directory.sqlite", post)
+    return FakeRelay(directory, Suppressions(Path(path) / "suppression.sqlite", post))

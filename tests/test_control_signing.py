@@ -24,7 +24,7 @@ def relay(tmp_path) -> Iterator[FakeRelay]:
     for account in ("crm", "other"):
         made.directory.add_account(account, now=1.0).result(10)
     yield made
-    made.directory.close()
+    made.close()
 
 
 def say(relay: FakeRelay, path: str, **given: object) -> Any:

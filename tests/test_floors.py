@@ -13,7 +13,7 @@ RELAYD = ROOT / "relayd"
 FLOORS: dict[str, list[str]] = {
     "words": ["address envelope errors identity notation reply", "outcome", "records"],
     "protocol": ["smtp message", "shaping"],
-    "engine": ["database", "directory egress queue spool submission", "signing"],
+    "engine": ["database", "directory egress queue spool submission suppression", "signing"],
     # Twisted lives only from here on.
     "shell": ["pulse resolver tls transport", "control listener", "delivery reception sandbox"],
     "assembly": ["tables", "config", "assembly ctl quickstart", "service"],

@@ -26,12 +26,11 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from relayd import notation
-from relayd.control.verb import ROLES, Relay, Role, Verb, run
+from relayd.control.verb import MAX_BODY, ROLES, Relay, Role, Verb, run
 from relayd.control.verbs import BY_PATH
 from relayd.errors import InputError
 from relayd.reply import printable
 
-MAX_BODY = 64 * 1024
 _PEERCRED = struct.Struct("3i")
 
 RoleOf = Callable[[Request], Role | None]

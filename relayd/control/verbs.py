@@ -4,20 +4,18 @@ A verb named "connection add" is ``/v1/connection/add``: GET with a query if it 
 changes something.  A new verb is a handler and a row.
 """
 
-from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
 import relayd
 from relayd import notation
-from relayd.control import signing
-from relayd.control.verb import Arg, Relay, Verb
+from relayd.control import signing, suppressions
+from relayd.control.verb import Arg, Relay, Verb, then
 from relayd.directory import Account, NewConnection, SubmissionConnection
 from relayd.errors import InputError
-
-T = TypeVar("T")
+from relayd.suppression import COLUMNS, KINDS, REASONS
 
 
 def _health(relay: Relay) -> dict[str, Any]:
@@ -83,20 +81,6 @@ def _revealed(made: NewConnection) -> dict[str, Any]:
     return {"login": made.connection.login, "password": made.password, **_shown(made.connection)}
 
 
-def _then(future: "Future[T]", shape: Callable[[T], dict[str, Any]]) -> "Future[dict[str, Any]]":
-    """A future of what ``shape`` makes of the first one's result."""
-    shaped: Future[dict[str, Any]] = Future()
-
-    def settle(done: "Future[T]") -> None:
-        if error := done.exception():
-            shaped.set_exception(error)
-        else:
-            shaped.set_result(shape(done.result()))
-
-    future.add_done_callback(settle)
-    return shaped
-
-
 def _connection_add(
     relay: Relay,
     login: str,
@@ -119,7 +103,7 @@ def _connection_add(
         clients=client,
         stream=stream or "",
     )
-    return _then(added, _revealed)
+    return then(added, _revealed)
 
 
 def _connection_list(relay: Relay, account: str | None) -> list[dict[str, Any]]:
@@ -135,19 +119,21 @@ def _connection_show(relay: Relay, login: str) -> dict[str, Any]:
 
 
 def _connection_activate(relay: Relay, login: str) -> Any:
-    return _then(relay.directory.set_connection_state(login, "active"), _shown)
+    return then(relay.directory.set_connection_state(login, "active"), _shown)
 
 
 def _connection_block(relay: Relay, login: str, reason: str) -> Any:
-    return _then(relay.directory.set_connection_state(login, "blocked", reason), _shown)
+    return then(relay.directory.set_connection_state(login, "blocked", reason), _shown)
 
 
 def _connection_password(relay: Relay, login: str, password: str | None) -> Any:
-    return _then(relay.directory.set_password(login, password or ""), _revealed)
+    return then(relay.directory.set_password(login, password or ""), _revealed)
 
 
 def _connection_remove(relay: Relay, login: str) -> Any:
-    return _then(relay.directory.remove_connection(login), _shown)
+    # Its lists go first: were they to fail, the connection is still there to be removed again.
+    lists = relay.suppressions.remove_owner("connection", login)
+    return then(lists, lambda _: then(relay.directory.remove_connection(login), _shown))
 
 
 def _domain_add(
@@ -159,7 +145,7 @@ def _domain_add(
     added = relay.directory.add_domain_key(
         name, account=account, now=relay.now(), selector=selector or "", pem=pem, algorithm=algorithm
     )
-    return _then(added, signing.added)
+    return then(added, signing.added)
 
 
 def _domain_list(relay: Relay, account: str | None) -> list[dict[str, Any]]:
@@ -171,7 +157,7 @@ def _domain_show(relay: Relay, name: str) -> dict[str, Any]:
 
 
 def _domain_remove(relay: Relay, name: str, selector: str | None) -> "Future[dict[str, Any]]":
-    return _then(relay.directory.remove_domain_key(name, selector or ""), signing.row)
+    return then(relay.directory.remove_domain_key(name, selector or ""), signing.row)
 
 
 def _queue_list(relay: Relay, limit: int) -> Any:
@@ -201,6 +187,9 @@ def _config_reload(relay: Relay) -> Any:
 _LOGIN = Arg("login", "the connection's login", "name", positional=True, required=True)
 _NAME = Arg("name", "the account's name", "name", positional=True, required=True)
 _DOMAIN = Arg("name", "the domain of the From addresses", positional=True, required=True)
+_LIST = Arg(
+    "list", "its full name: NAME, account:ACCOUNT/NAME or connection:LOGIN/NAME", "list", positional=True, required=True
+)
 _PASSWORD = Arg("password", "a password of your own; without one, one is made up", "secret")
 
 VERBS: tuple[Verb, ...] = (
@@ -361,6 +350,114 @@ VERBS: tuple[Verb, ...] = (
         role="admin",
         effect="change",
         example="domain remove --selector s1 crm.example",
+    ),
+    Verb(
+        name="list add",
+        help="make a suppression list; one that is there stays as it is",
+        handler=suppressions.add_list,
+        args=(_LIST,),
+        role="admin",
+        effect="change",
+        example="list add account:crm/unsubscribed",
+    ),
+    Verb(
+        name="list list",
+        help="the suppression lists, and how many entries each has",
+        handler=suppressions.lists,
+        example="list list",
+    ),
+    Verb(
+        name="list remove",
+        help="remove a suppression list with all its entries",
+        handler=suppressions.remove_list,
+        args=(_LIST,),
+        role="admin",
+        effect="change",
+        example="list remove account:crm/unsubscribed",
+    ),
+    Verb(
+        name="suppression add",
+        help="put addresses, domains or patterns on a list: they get no more mail that honours it",
+        handler=suppressions.add,
+        args=(
+            _LIST,
+            Arg(
+                "value",
+                "an address, a domain and all below it, or a pattern with * and ?",
+                positional=True,
+                required=True,
+                repeated=True,
+            ),
+            Arg("kind", "what the value is; without it, what it looks like", choices=KINDS),
+            Arg("reason", "why", default="manual", choices=REASONS),
+            Arg("evidence", "what shows it, in a few words", default=""),
+            Arg("expires", "after which time mail may go there again; without it, never", "duration"),
+        ),
+        role="operate",
+        effect="change",
+        example='suppression add --reason complaint --evidence "called us on May 3" complaints ivan@mail.example',
+    ),
+    Verb(
+        name="suppression remove",
+        help="take an entry off a list",
+        handler=suppressions.remove,
+        args=(
+            _LIST,
+            Arg("value", "the address, domain or pattern", positional=True, required=True),
+            Arg("kind", "what the value is; without it, what it looks like", choices=KINDS),
+        ),
+        role="operate",
+        effect="change",
+        example="suppression remove complaints ivan@mail.example",
+    ),
+    Verb(
+        name="suppression search",
+        help="which lists stop an address, and why",
+        handler=suppressions.search,
+        args=(Arg("address", "the recipient", positional=True, required=True),),
+        example="suppression search ivan@mail.example",
+    ),
+    Verb(
+        name="suppression list",
+        help="the entries of a list, in the order of their values",
+        handler=suppressions.page,
+        args=(
+            _LIST,
+            Arg("prefix", "only values that begin like this", default=""),
+            Arg("after", 'go on where an answer\'s "next" says', default=""),
+            Arg("limit", "how many entries at most, up to 1000", "int", default=50),
+        ),
+        example="suppression list --prefix ivan complaints",
+    ),
+    Verb(
+        name="suppression import",
+        help="put the rows of a CSV file on a list",
+        handler=suppressions.add_rows,
+        args=(
+            _LIST,
+            Arg(
+                "rows",
+                f'a CSV file of rows {", ".join(COLUMNS)}, or with its own first row of such names; "-" is stdin',
+                "row",
+                positional=True,
+                required=True,
+                repeated=True,
+            ),
+            Arg("reason", "of rows that name none", default="manual", choices=REASONS),
+        ),
+        role="admin",
+        effect="change",
+        example="suppression import --reason unsubscribe account:crm/unsubscribed unsubscribed.csv",
+        verdict="complete",
+        columns=COLUMNS,
+    ),
+    Verb(
+        name="suppression export",
+        help="a list as CSV",
+        handler=suppressions.export,
+        args=(_LIST, Arg("after", 'go on where an answer\'s "next" says', default="")),
+        example="suppression export account:crm/unsubscribed",
+        columns=COLUMNS,
     ),
     Verb(
         name="queue list",
