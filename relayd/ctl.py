@@ -102,8 +102,7 @@ def _sent(path: str, verb: Verb, given: dict[str, Any], rows: str) -> tuple[int,
             status, value = _answer(path, verb, given | {rows: [row for _, row in piece]})
             if status != 200:
                 return status, value | {"error": value["error"] + done}
-            for fault in value["faults"]:
-                fault["line"] = piece[fault.pop("row")][0]
+            value["faults"] = [{"line": piece[one.pop("row")][0], **one} for one in value["faults"]]
             total = _sum(total, value)
             done = f" (up to line {piece[-1][0]} all is done)"
     except (Unreachable, OSError, ValueError) as error:

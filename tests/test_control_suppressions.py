@@ -53,14 +53,16 @@ def test_a_list_needs_an_owner_that_exists(relay, name, words):
     assert raised.value.field == "list"
 
 
-def test_what_is_added_is_told_as_it_is_kept(relay):
+def test_what_is_added_is_told_as_it_was_understood_and_kept_with_its_reason(relay):
     told = add(relay, "Ivan@Mail.Example", "@spam.example", reason="complaint", evidence="by phone", expires="30d")
-    assert (told["added"], told["replaced"], told["kept"]) == (2, 0, 0)
-    first = {"list": "complaints", "kind": "address", "value": "ivan@mail.example", "reason": "complaint"}
-    first |= {"evidence": "by phone", "added": NOW, "expires": NOW + 30 * 86400, "by": "operator"}
-    assert told["entries"] == [first, first | {"kind": "domain", "value": "spam.example"}]
+    first, second = {"kind": "address", "value": "ivan@mail.example"}, {"kind": "domain", "value": "spam.example"}
+    assert told == {"added": 2, "replaced": 0, "kept": 0, "entries": [first, second]}
+    rest = {"list": "complaints", "reason": "complaint", "evidence": "by phone", "by": "operator"}
+    rest |= {"added": NOW, "expires": NOW + 30 * 86400}
+    assert say(relay, "suppression/list", list="complaints")["entries"] == [first | rest, second | rest]
     assert add(relay, "ivan@mail.example", expires="1d")["kept"] == 1
-    assert add(relay, "ivan@mail.example")["entries"][0]["expires"] is None
+    assert add(relay, "ivan@mail.example")["replaced"] == 1
+    assert say(relay, "suppression/search", address="ivan@mail.example")[0]["expires"] is None
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 from relayd import config
 from relayd.errors import InputError
 from relayd.service import Node, Options
+from relayd.suppression import entry
 from tests.harness import HANG, Host, Reactor, pair
 from tests.test_listener import Client
 
@@ -239,3 +240,18 @@ def test_check_says_that_all_is_well_or_what_is_not(tmp_path: Path, capsys: pyte
         assert left.value.code == code
     out = capsys.readouterr()
     assert "all is well" in out.out and "alow" in out.err
+
+
+def test_suppression_lists_are_open_swept_and_heard_of_when_they_fail(relay: Running):
+    lists = relay.node.suppressions
+    relay.reactor.until(lambda: lists.ready)
+    now = relay.reactor.seconds()
+    made = lists.add_list("complaints", now=now)
+    relay.reactor.until(made.done)
+    over = entry("complaints", "a@b.example", reason="manual", added=now, expires=now + 5, by="test")
+    lists.add([over])
+    relay.reactor.until(lambda: lists.suspects(["complaints"], "a@b.example"))
+    relay.later(6, lambda: not lists.suspects(["complaints"], "a@b.example"))
+    assert relay.node.health()["warnings"] == []
+    lists.fault = "suppression lists: disk I/O error"
+    assert relay.node.health()["warnings"] == ["suppression lists: disk I/O error"]

@@ -49,7 +49,8 @@ def add(
     more: dict[str, Any] = {"kind": kind, "reason": reason, "evidence": evidence, "added": now, "by": _BY}
     until = now + expires if expires else 0
     entries = [entry(list, text, expires=until, **more) for text in value]
-    return then(relay.suppressions.add(entries), lambda tally: _told(tally) | {"entries": [*map(_shown, entries)]})
+    read_as = [{"kind": one.kind, "value": one.value} for one in entries]
+    return then(relay.suppressions.add(entries), lambda tally: {**_told(tally), "entries": read_as})
 
 
 def remove(relay: Relay, list: str, value: str, kind: Kind | None) -> "Future[dict[str, Any]]":

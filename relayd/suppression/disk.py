@@ -188,6 +188,8 @@ _AT = "e.list = key.value ->> 0 AND e.value = key.value ->> 1 AND e.kind = key.v
 
 
 def _delete(db: sqlite3.Connection, keys: Sequence[Key]) -> None:
+    if not keys:
+        return
     each = "SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each(?)"
     db.execute(f"DELETE FROM entries WHERE (list, value, kind) IN ({each})", (_json(keys),))
     _count(db, keys, -1)
