@@ -152,24 +152,22 @@ def put(db: sqlite3.Connection, entries: Sequence[Entry]) -> Written:
 def remove(db: sqlite3.Connection, name: str, kind: Kind, value: str) -> tuple[Key, Entry]:
     """Takes an entry out; gives what it was.  Raises InputError."""
     key = _key(_ids(db, {name})[name], kind, value)
-    found = db.execute("SELECT * FROM entries WHERE list = ? AND value = ? AND kind = ?", (key.list, value, kind))
-    row = found.fetchone()
-    if row is None:
+    gone = "DELETE FROM entries WHERE list = ? AND value = ? AND kind = ? RETURNING *"
+    rows = db.execute(gone, (key.list, value, kind)).fetchall()
+    if not rows:
         raise InputError("value", f"{value} is not on the list {name} as {kind}")
-    _delete(db, [key])
-    return key, Row(*row).entry(name)
+    _count(db, [key], -1)
+    return key, Row(*rows[0]).entry(name)
 
 
 def sweep(db: sqlite3.Connection, now: float, most: int) -> list[Key]:
     """Deletes up to ``most`` entries that are over or whose list is removed; gives their keys."""
-    over = _keys(db, "expires > 0 AND expires <= ? ORDER BY expires", (now,), most)
-    _delete(db, over)
+    over = _taken(db, "expires > 0 AND expires <= ?", "expires, list, value, kind", now, most)
     removed = db.execute("SELECT id FROM lists WHERE name IS NULL LIMIT 1").fetchone()
     if removed is None:
         return over
-    orphans = _keys(db, "list = ?", removed, most - len(over))
-    _delete(db, orphans)
-    if not orphans:
+    orphans = _taken(db, "list = ?", "value, kind", removed[0], most - len(over))
+    if not orphans and len(over) < most:
         db.execute("DELETE FROM lists WHERE id = ?", removed)
     return over + orphans
 
@@ -178,26 +176,26 @@ def _key(id: int, kind: Kind, value: str) -> Key:
     return Key(id, value, kind, None if kind == "pattern" else mark(id, value))
 
 
-def _keys(db: sqlite3.Connection, where: str, values: tuple[object, ...], most: int) -> list[Key]:
-    each = f"SELECT list, value, kind, mark FROM entries WHERE {where} LIMIT ?"
-    sql = f"SELECT json_group_array(json_array(list, value, kind, mark)) FROM ({each})"
-    return msgspec.json.decode(db.execute(sql, (*values, most)).fetchone()[0], type=list[Key])
-
-
-_AT = "e.list = key.value ->> 0 AND e.value = key.value ->> 1 AND e.kind = key.value ->> 2"
-
-
-def _delete(db: sqlite3.Connection, keys: Sequence[Key]) -> None:
-    if not keys:
-        return
-    each = "SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each(?)"
-    db.execute(f"DELETE FROM entries WHERE (list, value, kind) IN ({each})", (_json(keys),))
-    _count(db, keys, -1)
+def _taken(db: sqlite3.Connection, where: str, order: str, value: float, most: int) -> list[Key]:
+    """Deletes the first so many of these entries, in the order of an index; gives their keys."""
+    first = f"SELECT list, value, kind, mark FROM entries WHERE {where} ORDER BY {order} LIMIT ?"
+    sql = f"SELECT json_group_array(json_array(list, value, kind, mark)) FROM ({first})"
+    keys = msgspec.json.decode(db.execute(sql, (value, most)).fetchone()[0], type=list[Key])
+    if keys:
+        sql = f"SELECT {order} FROM entries WHERE {where} ORDER BY {order} LIMIT 1 OFFSET ?"
+        last = db.execute(sql, (value, len(keys) - 1)).fetchone()
+        # A range: SQLite would look for a set of keys all over the list.
+        db.execute(f"DELETE FROM entries WHERE {where} AND ({order}) <= ({'?, ' * (len(last) - 1)}?)", (value, *last))
+        _count(db, keys, -1)
+    return keys
 
 
 def _count(db: sqlite3.Connection, keys: Iterable[Key], sign: int) -> None:
     for id, number in Counter(key.list for key in keys).items():
         db.execute("UPDATE lists SET entries = entries + ? WHERE id = ?", (sign * number, id))
+
+
+_AT = "e.list = key.value ->> 0 AND e.value = key.value ->> 1 AND e.kind = key.value ->> 2"
 
 
 def _lasting(db: sqlite3.Connection, keys: Sequence[Key]) -> dict[Key, tuple[bool, int]]:
@@ -232,7 +230,8 @@ def find(db: sqlite3.Connection, probes: Sequence[Probe]) -> list[list[Row]]:
         FROM json_each(?) AS key CROSS JOIN entries AS e ON {_AT}
         WHERE e.expires = 0 OR e.expires > key.value ->> 3"""
     globbed = f"""SELECT json_group_array(json_array(key.value ->> 3, {_ALL}))
-        FROM json_each(?) AS key CROSS JOIN entries AS e ON e.kind = 'pattern' AND e.list = key.value ->> 0
+        FROM json_each(?) AS key CROSS JOIN entries AS e INDEXED BY patterns
+            ON e.kind = 'pattern' AND e.list = key.value ->> 0
         WHERE key.value ->> 1 GLOB e.value AND (e.expires = 0 OR e.expires > key.value ->> 2)"""
     found: list[list[Row]] = [[] for _ in probes]
     for sql, asked in ((exact, keys), (globbed, globs)):
@@ -244,9 +243,9 @@ def find(db: sqlite3.Connection, probes: Sequence[Probe]) -> list[list[Row]]:
 
 def page(db: sqlite3.Connection, id: int, prefix: str, after: tuple[str, str], limit: int) -> list[Row]:
     """Up to ``limit`` entries of a list whose value begins with the prefix, after (value, kind), in that order."""
-    each = """SELECT * FROM entries WHERE list = ? AND (value, kind) > (?, ?) AND value >= ? AND value < ?
+    each = """SELECT * FROM entries WHERE list = ? AND (value, kind) > (?, ?) AND value < ?
         ORDER BY value, kind LIMIT ?"""
-    bounds = (id, *after, prefix, prefix + "\U0010ffff", limit)
+    bounds = (id, *max(after, (prefix, "")), prefix + "\U0010ffff", limit)
     (text,) = db.execute(f"SELECT json_group_array({_ALL}) FROM ({each}) AS e", bounds).fetchone()
     return msgspec.json.decode(text, type=list[Row])
 

@@ -126,7 +126,8 @@ class Suppressions:
 
     def look_up(self, lists: Iterable[str], address: str, now: float, done: Done) -> None:
         """Calls ``done``, on the spot or later on the main thread, with the entry that stops the address, of several
-        the one that lasts longest; with None if there is none; with the error if the disk could not be asked."""
+        the one that lasts longest; with None if there is none; with the error if the disk could not be asked.  ``done``
+        must not raise."""
         known = self._named(lists)
         if not known:
             return done(None)
