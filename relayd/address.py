@@ -64,6 +64,11 @@ def domain_of(address: str) -> str:
     return domain.lower() if domain.isascii() else _to_ascii(domain)
 
 
+def folded(address: str) -> str:
+    """The address as addresses are compared: lower case, its domain in A-labels."""
+    return f"{address.rpartition('@')[0].lower()}@{domain_of(address)}"
+
+
 def is_ascii(address: str) -> bool:
     """Whether a server without SMTPUTF8 can be given this address as it is."""
     return address.isascii()

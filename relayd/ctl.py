@@ -11,12 +11,13 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from relayd.control.verb import Arg, Verb
+from relayd.control import sheet
+from relayd.control.verb import MAX_BODY, Arg, Verb
 from relayd.control.verbs import VERBS
 from relayd.notation import show_duration
 from relayd.reply import printable
@@ -24,6 +25,10 @@ from relayd.reply import printable
 DEFAULT_CONFIG = "/etc/relayd/relayd.toml"
 MAX_ANSWER = 64 * 2**20
 _WIDEST = 60
+_PIECE = MAX_BODY // 2  # bytes of a file's rows that are sent at a time
+_FAULTS = 10  # of its rows that are told when they are refused
+
+Row = tuple[int, dict[str, str]]  # of a file, with its line number
 
 
 class Unreachable(Exception):
@@ -44,13 +49,17 @@ class _UnixConnection(http.client.HTTPConnection):
 def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     verb: Verb = options.verb
+    rows = next((arg.name for arg in verb.args if arg.kind == "row"), "")
     try:
-        status, raw = ask(_socket_of(options), verb, _given(options, verb))
+        path, given = _socket_of(options), _given(options, verb)
+        if rows:
+            return _told(options, verb, *_sent(path, verb, given, rows))
+        if verb.columns and not options.json:
+            return _written(options, verb, path, given)
+        return _told(options, verb, *_answer(path, verb, given))
     except Unreachable as fault:
         print(f"relayctl: {printable(str(fault))}", file=sys.stderr)
         return 1
-    try:
-        return _told(options, verb, status, _decoded(raw))
     except BrokenPipeError:  # whoever reads our output has read enough: `relayctl ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -69,6 +78,74 @@ def _told(options: argparse.Namespace, verb: Verb, status: int, value: Any) -> i
         print("\n".join(rendered(value)))
     sys.stdout.flush()
     return 0 if well else 1
+
+
+def _written(options: argparse.Namespace, verb: Verb, path: str, given: dict[str, Any]) -> int:
+    """Prints the rows of an answer, and of all that follow it, as CSV; gives the exit code."""
+    head = True
+    while True:
+        status, value = _answer(path, verb, given)
+        if status != 200:
+            return _told(options, verb, status, value)
+        sheet.write(value["rows"], verb.columns, sys.stdout, head=head)
+        head, given = False, given | {"after": value["next"]}
+        if not value["next"]:
+            sys.stdout.flush()
+            return 0
+
+
+def _sent(path: str, verb: Verb, given: dict[str, Any], rows: str) -> tuple[int, Any]:
+    """Sends the rows of a file, piece by piece, until one is refused; status and sum of the answers."""
+    file, total, done = given.pop(rows), dict[str, Any](), ""
+    try:
+        for piece in _pieces(_read_rows(file, verb.columns)):
+            status, value = _answer(path, verb, given | {rows: [row for _, row in piece]})
+            if status != 200:
+                return status, value | {"error": value["error"] + done}
+            value["faults"] = [{"line": piece[one.pop("row")][0], **one} for one in value["faults"]]
+            total = _sum(total, value)
+            done = f" (up to line {piece[-1][0]} all is done)"
+    except (Unreachable, OSError, ValueError) as error:
+        raise Unreachable(f"{file}: {error}{done}") from None
+    if not total:
+        raise Unreachable(f"{file} has no rows")
+    return 200, total
+
+
+def _read_rows(file: str, columns: Sequence[str]) -> Iterator[Row]:
+    if file == "-":
+        yield from sheet.read(sys.stdin, columns)
+        return
+    with open(file, encoding="utf-8", newline="") as lines:
+        yield from sheet.read(lines, columns)
+
+
+def _pieces(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    """As many rows together as fit into a request."""
+    piece: list[Row] = []
+    room = _PIECE
+    for line, row in rows:
+        size = len(json.dumps(row)) + 2
+        if piece and size > room:
+            yield piece
+            piece, room = [], _PIECE
+        piece.append((line, row))
+        room -= size
+    if piece:
+        yield piece
+
+
+def _sum(total: dict[str, Any], value: dict[str, Any]) -> dict[str, Any]:
+    """Numbers added up, verdicts that all share, the first of the faults."""
+    added = dict(value)
+    for name, had in total.items():
+        if isinstance(had, bool):
+            added[name] = had and value[name]
+        elif isinstance(had, list):
+            added[name] = (had + value[name])[:_FAULTS]
+        else:
+            added[name] = had + value[name]
+    return added
 
 
 def parser() -> argparse.ArgumentParser:
@@ -112,6 +189,9 @@ def _add(command: argparse.ArgumentParser, arg: Arg) -> None:
     more: dict[str, Any] = {"help": arg.help.replace("%", "%%")}
     if arg.choices:
         more |= {"choices": arg.choices, "default": arg.default}
+    if arg.kind == "row":
+        command.add_argument(arg.name, metavar="FILE", **more)
+        return
     if arg.positional:
         command.add_argument(arg.name, nargs=("+" if arg.required else "*") if arg.repeated else None, **more)
         return
@@ -160,6 +240,15 @@ def _socket_of(options: argparse.Namespace) -> str:
         raise Unreachable(f"{error}\nname the configuration with --config or the socket with --control") from None
 
 
+def _answer(path: str, verb: Verb, given: dict[str, Any]) -> tuple[int, Any]:
+    """Status and value of the API's answer.  Raises Unreachable."""
+    status, raw = ask(path, verb, given)
+    try:
+        return status, json.loads(raw)
+    except ValueError:
+        raise Unreachable(f"{path}: not an answer of relayd's: {raw[:200]!r}") from None
+
+
 def ask(path: str, verb: Verb, given: dict[str, Any]) -> tuple[int, bytes]:
     """Status and body of the API's answer.  Raises Unreachable."""
     # Longer than relayd's own limit, so that its answer about it arrives.
@@ -181,13 +270,6 @@ def ask(path: str, verb: Verb, given: dict[str, Any]) -> tuple[int, bytes]:
         raise Unreachable(f"{path}: {error or type(error).__name__}") from None
     finally:
         connection.close()
-
-
-def _decoded(raw: bytes) -> Any:
-    try:
-        return json.loads(raw)
-    except ValueError:
-        return {"error": f"not an answer of relayd's: {raw[:200]!r}", "field": ""}
 
 
 def rendered(value: Any, indent: str = "") -> list[str]:
@@ -223,7 +305,7 @@ def _table(rows: list[dict[str, Any]]) -> list[str]:
     return ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in cells]
 
 
-_MOMENTS = frozenset({"created", "started", "due", "received", "time", "expires", "until", "since", "checked"})
+_MOMENTS = frozenset({"added", "created", "started", "due", "received", "time", "expires", "until", "since", "checked"})
 _EPOCH = 1e9  # less is a count that bears the same name
 
 

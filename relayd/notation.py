@@ -19,6 +19,7 @@ _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhdw])", re.ASCII)
 _SIZE = re.compile(r"(\d+)([KMGT]?)", re.ASCII)
 _SHIFT = ("", "K", "M", "G", "T")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}", re.ASCII)
+_LIST = re.compile(rf"(?:(?:account|connection):{_NAME.pattern}/)?{_NAME.pattern}", re.ASCII)
 _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?", re.ASCII)
 _FIELD = re.compile(r"((?:[^:\\]|\\.)*)(?::|$)", re.DOTALL)
 
@@ -68,6 +69,21 @@ def name(value: object) -> str:
     if not isinstance(value, str) or not _NAME.fullmatch(value):
         raise ValueError(f"{value!r} is not a name: up to 64 letters, digits and . _ @ + - (a letter or digit first)")
     return value
+
+
+def list_name(value: object) -> str:
+    """The full name of a suppression list: ``NAME`` (the relay's own), ``account:ACCOUNT/NAME`` or
+    ``connection:LOGIN/NAME``."""
+    if not isinstance(value, str) or not _LIST.fullmatch(value):
+        forms = "write NAME, account:ACCOUNT/NAME or connection:LOGIN/NAME"
+        raise ValueError(f"{value!r} is not the name of a suppression list: {forms}")
+    return value
+
+
+def list_owner(name: str) -> tuple[str, str]:
+    """Whose a suppression list is: ("account", ACCOUNT), ("connection", LOGIN) or ("", "") for the relay."""
+    kind, _, owner = name.rpartition("/")[0].partition(":")
+    return kind, owner
 
 
 def hostname(value: object) -> str:

@@ -49,6 +49,7 @@ from relayd.records import Record, decode
 from relayd.resolver import ResolveError, Resolver
 from relayd.signing import WORKERS, Crew, Keyring, Signer
 from relayd.spool import Audit, Spool, SpoolError
+from relayd.suppression import Suppressions
 from relayd.tls import ServerTLS
 from relayd.verification import Subject
 
@@ -142,6 +143,7 @@ class Node(Service):
         self.directory = Directory(directory, post, loaded.accounts(), self.now())
         self.purse = Purse(self.directory.balances, self.spool, self._balance_fault)
         self.purse.start(self.now())
+        self.suppressions = Suppressions(Path(loaded.node.spool) / "suppression.sqlite", post)
         self._scrypt = ThreadPoolExecutor(2, "scrypt")
         self.guard = Guard(assembly.guard_settings(loaded))
         self.verifier = Verifier(self._password_of, self._scrypt.submit, post, reactor.seconds, self._renew_hash)
@@ -266,6 +268,7 @@ class Node(Service):
         await deferToThreadPool(self.reactor, threads, self.spool.stop)
         await deferToThreadPool(self.reactor, threads, self._scrypt.shutdown)
         await deferToThreadPool(self.reactor, threads, self._signing.stop)
+        await deferToThreadPool(self.reactor, threads, self.suppressions.close)
         self.directory.close()
         self.log.info("relayd has stopped: everything accepted is on disk")
 
@@ -294,6 +297,7 @@ class Node(Service):
         if bool(fault) != bool(self.space_fault):
             self.log.warn("{what}", what=fault or "There is enough space for the spool again")
         self.space_fault = fault
+        self.suppressions.sweep(self.now())
         if self._ticks % _SOURCES == 0 and check_sources(self.pools):
             self.scheduler.source_back(self.now())
             self.courier.perform()
@@ -434,6 +438,8 @@ class Node(Service):
             warnings.append(self.relay.signer.fault)
         if self.auth_fault:
             warnings.append(f"logins that another system decides: {self.auth_fault}")
+        if self.suppressions.fault:
+            warnings.append(self.suppressions.fault)
         if self.reload_fault:
             warnings.append(f"the last reload failed: {self.reload_fault}")
         found = list(filter(None, faults))

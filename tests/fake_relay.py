@@ -1,4 +1,4 @@
-"""A relay that is only what the verbs ask of it, with a real directory."""
+"""A relay that is only what the verbs ask of it, with a real directory and real suppression lists."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,6 +10,7 @@ from relayd.errors import InputError
 from relayd.guard import Guard
 from relayd.lease import Lease
 from relayd.signing import Keyring
+from relayd.suppression import Suppressions
 from relayd.validation import BULK, read_lists
 from relayd.verification import Source as Seen
 from relayd.verification import Subject
@@ -20,8 +21,9 @@ NOW = 1_700_000_000.0
 class FakeRelay:
     started = NOW - 3700
 
-    def __init__(self, directory: Directory) -> None:
+    def __init__(self, directory: Directory, suppressions: Suppressions) -> None:
         self.directory = directory
+        self.suppressions = suppressions
         self.keyring = Keyring(directory.domain_keys)
         self.guard = Guard()
         self.config = Config(
@@ -39,6 +41,10 @@ class FakeRelay:
         self.inspected: list[int] = []
         self.leases: dict[str, tuple[Lease, int]] = {}
         self.booked: list[str] = []
+
+    def close(self) -> None:
+        self.directory.close()
+        self.suppressions.close()
 
     def now(self) -> float:
         return NOW
@@ -94,4 +100,5 @@ class FakeRelay:
 
 
 def opened(path: str | Path, post: Any = lambda call: call()) -> FakeRelay:
-    return FakeRelay(Directory(Path(path) / "directory.sqlite", post))
+    directory = Directory(Path(path) / "directory.sqlite", post)
+    return FakeRelay(directory, Suppressions(Path(path) / "suppression.sqlite", post))

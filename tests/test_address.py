@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relayd.address import AddressError, domain_of, is_ascii, parse_address, parse_path
+from relayd.address import AddressError, domain_of, folded, is_ascii, parse_address, parse_path
 
 
 @pytest.mark.parametrize(
@@ -128,6 +128,11 @@ def test_domain_is_lower_case_a_labels(address: str, domain: str) -> None:
     assert domain_of(address) == domain
 
 
+def test_addresses_that_differ_only_in_case_or_form_of_the_domain_are_folded_alike() -> None:
+    assert folded("Ivan@ПОЧТА.рф") == folded("ivan@xn--80a1acny.XN--P1AI") == "ivan@xn--80a1acny.xn--p1ai"
+    assert folded('"A@b"@C.example') == '"a@b"@c.example' != folded("a@c.example")
+
+
 def test_is_ascii() -> None:
     assert is_ascii("a@b.example") and is_ascii("") and not is_ascii("a@bü.example")
 
@@ -151,6 +156,7 @@ def test_any_text_gives_an_address_that_is_safe_or_an_address_error(text: str, s
         assert smtputf8 or address.isascii()
         assert not set(rest) & set("\r\n\0")
         assert domain_of(address).isascii()
+        assert folded(folded(address)) == folded(address)
         assert parse_path(f"<{address}>", smtputf8=smtputf8) == (address, "")
 
 

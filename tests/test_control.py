@@ -34,7 +34,7 @@ def verb(name: str) -> Verb:
 def relay(tmp_path) -> Iterator[FakeRelay]:
     made = opened(tmp_path)
     yield made
-    made.directory.close()
+    made.close()
 
 
 def say(relay: FakeRelay, verb_name: str, /, **given: object) -> Any:
@@ -241,7 +241,7 @@ class SocketTests(TestCase):
         self.addCleanup(shutil.rmtree, self.directory)
         self.path = os.path.join(self.directory, "control.sock")
         self.relay = opened(self.directory, reactor.callFromThread)
-        self.addCleanup(self.relay.directory.close)
+        self.addCleanup(self.relay.close)
         self.service = api.ControlService(reactor, self.path, self.relay)
         self.service.startService()
         self.addCleanup(self.service.stopService)

@@ -124,7 +124,7 @@ class RunningTests(TestCase):
         self.addCleanup(shutil.rmtree, self.directory)
         self.path = str(self.directory / "c.sock")
         self.relay = opened(self.directory, reactor.callFromThread)
-        self.addCleanup(self.relay.directory.close)
+        self.addCleanup(self.relay.close)
         service = ControlService(reactor, self.path, self.relay)
         service.startService()
         self.addCleanup(service.stopService)
@@ -253,3 +253,47 @@ class RunningTests(TestCase):
         self.path = other
         code, _, err = await self.run_ctl("health")
         assert code == 1 and other in err
+
+    async def test_a_file_goes_onto_a_list_in_pieces_and_comes_back_as_it_was(self) -> None:
+        await self.run_ctl("list", "add", "bounces")
+        rows = [f"user{n:05}@mail.example,address,bounce,\"550 '{n}', no\",,2020-01-01T00:00:00Z" for n in range(3000)]
+        file = self.directory / "bounces.csv"
+        file.write_text("\n".join(["value,kind,reason,evidence,expires,added", *rows]) + "\n")
+        code, out, err = await self.run_ctl("suppression", "import", "bounces", str(file))
+        assert (code, err) == (0, "") and out.split()[:4] == ["complete", "yes", "added", "3000"]
+        code, out, _ = await self.run_ctl("suppression", "export", "bounces")
+        assert code == 0 and out == file.read_text()
+        code, out, _ = await self.run_ctl("suppression", "list", "--limit", "1", "bounces")
+        assert code == 0 and "2020-01-01" in out and "next" in out
+
+    async def test_refused_rows_are_named_by_their_lines_and_the_exit_code_is_1(self) -> None:
+        await self.run_ctl("list", "add", "bounces")
+        file = self.directory / "bounces.csv"
+        lines = [f"user{n:05}@mail.example" for n in range(2000)]
+        lines[20], lines[1900] = "no body", "x@b.example,address,boredom"
+        file.write_text("\n".join(lines))
+        code, out, _ = await self.run_ctl("--json", "suppression", "import", "bounces", str(file))
+        told = json.loads(out)
+        assert (code, told["added"], told["refused"]) == (1, 1998, 2)
+        assert [(fault["line"], fault["error"][:6]) for fault in told["faults"]] == [(21, "value:"), (1901, "reason")]
+
+    async def test_a_file_that_is_no_table_says_where_and_what_is_done(self) -> None:
+        await self.run_ctl("list", "add", "bounces")
+        file = self.directory / "bounces.csv"
+        file.write_text("\n".join([f"user{n:05}@mail.example" for n in range(2000)] + ["a,b,c,d,e,f,g,h"]))
+        code, out, err = await self.run_ctl("suppression", "import", "bounces", str(file))
+        assert (code, out) == (1, "") and "bounces.csv: line 2001: 8 cells" in err
+        done = int(re.search(r"up to line (\d+) all is done", err)[1])
+        assert done > 500 and self.relay.suppressions.lists()[0].entries == done
+        for content, words in ((b"", "has no rows"), (b"\xcf\xf0@b.example", "utf-8"), (None, "No such file")):
+            file.unlink() if content is None else file.write_bytes(content)
+            code, _, err = await self.run_ctl("suppression", "import", "bounces", str(file))
+            assert code == 1 and words in err
+
+    async def test_a_file_for_a_list_that_is_not_there_is_refused(self) -> None:
+        file = self.directory / "x.csv"
+        file.write_text("a@b.example\n")
+        code, _, err = await self.run_ctl("suppression", "import", "bounces", str(file))
+        assert (code, err) == (1, "relayctl: list: there is no list 'bounces'\n")
+        code, _, err = await self.run_ctl("suppression", "export", "bounces")
+        assert (code, err) == (1, "relayctl: list: there is no list 'bounces'\n")

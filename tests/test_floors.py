@@ -13,7 +13,12 @@ RELAYD = ROOT / "relayd"
 FLOORS: dict[str, list[str]] = {
     "words": ["address envelope errors identity lease notation reply", "outcome", "records"],
     "protocol": ["smtp message", "shaping verification"],
-    "engine": ["guard quotas validation", "directory egress queue spool", "purse submission", "signing"],
+    "engine": [
+        "database guard quotas validation",
+        "directory egress queue spool suppression",
+        "purse submission",
+        "signing",
+    ],
     # Twisted lives only from here on.
     "shell": ["pulse resolver tls transport", "control credentials domainwatch listener", "delivery reception sandbox"],
     "assembly": ["tables", "config", "assembly ctl quickstart", "service"],

@@ -106,3 +106,23 @@ def test_name_is_safe_to_put_into_queue_names_and_commands():
     for bad in ("", "-x", "a b", "a/b", "a\n", "x" * 65, None):
         with pytest.raises(ValueError, match="is not a name"):
             notation.name(bad)
+
+
+@pytest.mark.parametrize(
+    ("name", "owner"),
+    [
+        ("newsletter", ("", "")),
+        ("account:crm/newsletter", ("account", "crm")),
+        ("connection:crm-1@x.y/own", ("connection", "crm-1@x.y")),
+    ],
+)
+def test_a_suppression_list_is_named_after_its_owner(name, owner):
+    assert notation.list_name(name) == name and notation.list_owner(name) == owner
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a b", "a/b", "crm:x", "stream:crm/x", "account:/x", "account:crm/", "account:crm/a/b", None]
+)
+def test_what_names_no_suppression_list_is_refused_with_the_forms(text):
+    with pytest.raises(ValueError, match="write NAME, account:ACCOUNT/NAME or connection:LOGIN/NAME"):
+        notation.list_name(text)

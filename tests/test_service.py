@@ -20,6 +20,7 @@ from relayd.lease import Lease
 from relayd.message.dkim import dns_record, to_pem
 from relayd.records import decode
 from relayd.service import Node, Options
+from relayd.suppression import entry
 from relayd.verification import Question
 from tests.dkim_kit import rsa
 from tests.harness import HANG, START, Host, Reactor, pair
@@ -475,3 +476,18 @@ def test_what_was_used_can_be_booked_and_shown_at_once(relay: Running):
     leased(relay)
     assert relay.asked(relay.node.book("crm")) is None
     assert balances.balance("crm").used == 0 and relay.node.courier.outcomes.refunds("crm", "suppressed", 0)
+
+
+def test_suppression_lists_are_open_swept_and_heard_of_when_they_fail(relay: Running):
+    lists = relay.node.suppressions
+    relay.reactor.until(lambda: lists.ready)
+    now = relay.reactor.seconds()
+    made = lists.add_list("complaints", now=now)
+    relay.reactor.until(made.done)
+    over = entry("complaints", "a@b.example", reason="manual", added=now, expires=now + 5, by="test")
+    lists.add([over])
+    relay.reactor.until(lambda: lists.suspects(["complaints"], "a@b.example"))
+    relay.later(6, lambda: not lists.suspects(["complaints"], "a@b.example"))
+    assert relay.node.health()["warnings"] == []
+    lists.fault = "suppression lists: disk I/O error"
+    assert relay.node.health()["warnings"] == ["suppression lists: disk I/O error"]

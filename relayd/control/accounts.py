@@ -7,8 +7,8 @@ from typing import Any, Literal
 import msgspec
 
 from relayd import notation
-from relayd.control.answers import limits_given, shown, then
-from relayd.control.verb import Arg, Relay, Verb
+from relayd.control.answers import limits_given, shown
+from relayd.control.verb import Arg, Relay, Verb, then
 from relayd.directory import Account, AccountStream
 from relayd.errors import InputError
 

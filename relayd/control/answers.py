@@ -1,28 +1,10 @@
-"""What handlers of several verbs share: rows as they are shown, and futures of them."""
+"""What handlers of several verbs share: rows as they are shown, limits as they are typed."""
 
-from collections.abc import Callable
-from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
 from relayd.quotas import Limits, show_limits
-
-T = TypeVar("T")
-
-
-def then(future: "Future[T]", shape: Callable[[T], dict[str, Any]]) -> "Future[dict[str, Any]]":
-    """A future of what ``shape`` makes of the first one's result."""
-    shaped: Future[dict[str, Any]] = Future()
-
-    def settle(done: "Future[T]") -> None:
-        if error := done.exception():
-            shaped.set_exception(error)
-        else:
-            shaped.set_result(shape(done.result()))
-
-    future.add_done_callback(settle)
-    return shaped
 
 
 def shown(row: msgspec.Struct) -> dict[str, Any]:

@@ -27,13 +27,12 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from relayd import notation
-from relayd.control.verb import ROLES, Relay, Role, Verb, run, without_secrets
+from relayd.control.verb import MAX_BODY, ROLES, Relay, Role, Verb, run, without_secrets
 from relayd.control.verbs import BY_PATH
 from relayd.directory import Change
 from relayd.errors import InputError
 from relayd.reply import printable
 
-MAX_BODY = 64 * 1024
 _PEERCRED = struct.Struct("3i")
 
 CallerOf = Callable[[Request], tuple[str, Role | None]]  # who asks, in which role

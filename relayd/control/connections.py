@@ -5,8 +5,8 @@ from typing import Any, Literal
 
 from relayd import notation
 from relayd.control.accounts import known, known_streams
-from relayd.control.answers import limits_given, shown, then
-from relayd.control.verb import Arg, Relay, Verb
+from relayd.control.answers import limits_given, shown
+from relayd.control.verb import Arg, Relay, Verb, then
 from relayd.directory import NewConnection, SubmissionConnection, hashes
 from relayd.errors import InputError
 
@@ -120,7 +120,9 @@ def _password(relay: Relay, login: str, password: str | None, hash: str | None, 
 
 
 def _remove(relay: Relay, login: str) -> "Future[dict[str, Any]]":
-    return then(relay.directory.remove_connection(login), _shown)
+    # Its lists go first: were they to fail, the connection is still there to be removed again.
+    lists = relay.suppressions.remove_owner("connection", login)
+    return then(lists, lambda _: then(relay.directory.remove_connection(login), _shown))
 
 
 _LOGIN = Arg("login", "the connection's login", "name", positional=True, required=True)

@@ -6,7 +6,8 @@ or later, is the caller's fault and names the argument.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, Protocol
+from concurrent.futures import Future
+from typing import Any, Literal, Protocol, TypeVar
 
 import msgspec
 
@@ -15,12 +16,16 @@ from relayd.directory import AccountStream, Directory, SenderDomain
 from relayd.errors import InputError
 from relayd.guard import Guard
 from relayd.signing import Keyring
+from relayd.suppression import Suppressions
 from relayd.validation import Lists
 from relayd.verification import Subject
 
+T = TypeVar("T")
 Role = Literal["view", "operate", "admin"]
 ROLES: tuple[Role, ...] = ("view", "operate", "admin")
-Kind = Literal["str", "name", "int", "bool", "id", "duration", "network", "secret", "pem"]
+Kind = Literal["str", "name", "int", "bool", "id", "duration", "network", "secret", "pem", "list", "row"]
+MOST_SHOWN = 20  # items of an argument that the trail of changes keeps
+MAX_BODY = 64 * 1024  # bytes of a request
 
 
 class Configuration(Protocol):
@@ -62,6 +67,8 @@ class Relay(Protocol):
     @property
     def lists(self) -> Lists: ...
     @property
+    def suppressions(self) -> Suppressions: ...
+    @property
     def started(self) -> float: ...
     def now(self) -> float: ...
     def health(self) -> dict[str, Any]: ...
@@ -81,7 +88,7 @@ class Relay(Protocol):
 
 class Arg(msgspec.Struct, frozen=True):
     """One argument.  In relayctl a positional one stands bare, others are options; ``repeated`` ones give a list,
-    and of a "secret" or "pem" the name of its file is given."""
+    and of a "secret" or "pem" the name of its file is given, of "row" ones that of a CSV file."""
 
     name: str
     help: str
@@ -96,7 +103,10 @@ class Arg(msgspec.Struct, frozen=True):
 class Verb(msgspec.Struct, frozen=True, kw_only=True):
     """One row.  ``verdict`` names the boolean of the value that says whether all is well: relayctl exits 1 if it is
     false, and HTTP answers with the status ``unwell``; a ``signed`` handler also takes ``who`` asks.  ``timeout`` is in
-    seconds; ``example`` follows "relayctl"."""
+    seconds; ``example`` follows "relayctl".
+
+    ``columns`` are those of a CSV file.  For an argument of rows relayctl reads it, sends it in pieces and adds up the
+    answers; else it writes the answer's "rows", and if that has a "next", asks again, ``after`` it."""
 
     name: str
     help: str
@@ -109,6 +119,7 @@ class Verb(msgspec.Struct, frozen=True, kw_only=True):
     verdict: str = ""
     unwell: int = 200
     timeout: float = 60.0
+    columns: tuple[str, ...] = ()
 
     @property
     def path(self) -> str:
@@ -128,7 +139,11 @@ def run(verb: Verb, relay: Relay, given: Mapping[str, object], who: str = "") ->
 def without_secrets(verb: Verb, given: Mapping[str, object]) -> dict[str, object]:
     """What was given, fit to be shown for ever."""
     secret = {arg.name for arg in verb.args if arg.kind in ("secret", "pem")}
-    return {name: "(secret)" if name in secret else value for name, value in given.items()}
+    shown = {name: "(secret)" if name in secret else value for name, value in given.items()}
+    return {
+        name: f"({len(value)} of them)" if isinstance(value, list) and len(value) > MOST_SHOWN else value
+        for name, value in shown.items()
+    }
 
 
 def arguments(verb: Verb, given: Mapping[str, object]) -> dict[str, Any]:
@@ -137,6 +152,25 @@ def arguments(verb: Verb, given: Mapping[str, object]) -> dict[str, Any]:
     for name in (name for name in given if name not in names):
         raise InputError(name, f"{verb.name} has no such argument{notation.nearest(name, names)}")
     return {arg.name: _argument(arg, given.get(arg.name)) for arg in verb.args}
+
+
+def then(future: "Future[T]", shape: Callable[[T], Any]) -> "Future[Any]":
+    """A future of what ``shape`` makes of the first one's result; if that is a future too, of its result."""
+    shaped: Future[Any] = Future()
+
+    def settle(done: "Future[Any]", shape: Callable[[Any], Any] = shape) -> None:
+        try:
+            value = shape(done.result())
+        except Exception as error:
+            shaped.set_exception(error)
+        else:
+            if isinstance(value, Future):
+                value.add_done_callback(lambda done: settle(done, lambda result: result))
+            else:
+                shaped.set_result(value)
+
+    future.add_done_callback(settle)
+    return shaped
 
 
 def _argument(arg: Arg, value: object) -> Any:
@@ -184,6 +218,13 @@ def _pem(value: object) -> str:
     return value
 
 
+def _row(value: object) -> dict[str, str]:
+    pairs = value.items() if isinstance(value, dict) else ()
+    if not pairs or not all(isinstance(name, str) and isinstance(cell, str) for name, cell in pairs):
+        raise ValueError("a row is an object of texts by the names of their columns")
+    return dict(pairs)
+
+
 def _whole(value: object) -> int:
     text = str(value) if isinstance(value, int | str) else ""
     if not (text.isascii() and text.isdigit() and len(text) < 16):
@@ -208,4 +249,6 @@ _PARSERS: dict[str, Callable[[object], Any]] = {
     "network": notation.network,
     "secret": _secret,
     "pem": _pem,
+    "list": notation.list_name,
+    "row": _row,
 }

@@ -5,19 +5,17 @@ changes something.  A new verb is a handler and a row.
 """
 
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
 import relayd
 from relayd import notation
-from relayd.control import accounts, balances, connections, domains, logins, recipients
-from relayd.control.answers import then
-from relayd.control.verb import Arg, Relay, Verb
+from relayd.control import accounts, balances, connections, domains, logins, recipients, suppressions
+from relayd.control.verb import Arg, Relay, Verb, then
 from relayd.errors import InputError
+from relayd.suppression import COLUMNS, KINDS, REASONS
 from relayd.validation import BULK
-
-T = TypeVar("T")
 
 
 def _health(relay: Relay) -> dict[str, Any]:
@@ -116,6 +114,9 @@ def _config_reload(relay: Relay) -> Any:
 
 
 _DOMAIN = Arg("name", "the domain of the From addresses", positional=True, required=True)
+_LIST = Arg(
+    "list", "its full name: NAME, account:ACCOUNT/NAME or connection:LOGIN/NAME", "list", positional=True, required=True
+)
 
 VERBS: tuple[Verb, ...] = (
     Verb(
@@ -219,6 +220,114 @@ VERBS: tuple[Verb, ...] = (
             Arg("stream", 'whose rules to go by; without one, those of "bulk"', "name"),
         ),
         example="recipient check --stream marketing ivan@gmial.com noreply@crm.example",
+    ),
+    Verb(
+        name="list add",
+        help="make a suppression list; one that is there stays as it is",
+        handler=suppressions.add_list,
+        args=(_LIST,),
+        role="admin",
+        effect="change",
+        example="list add account:crm/unsubscribed",
+    ),
+    Verb(
+        name="list list",
+        help="the suppression lists, and how many entries each has",
+        handler=suppressions.lists,
+        example="list list",
+    ),
+    Verb(
+        name="list remove",
+        help="remove a suppression list with all its entries",
+        handler=suppressions.remove_list,
+        args=(_LIST,),
+        role="admin",
+        effect="change",
+        example="list remove account:crm/unsubscribed",
+    ),
+    Verb(
+        name="suppression add",
+        help="put addresses, domains or patterns on a list: they get no more mail that honours it",
+        handler=suppressions.add,
+        args=(
+            _LIST,
+            Arg(
+                "value",
+                "an address, a domain and all below it, or a pattern with * and ?",
+                positional=True,
+                required=True,
+                repeated=True,
+            ),
+            Arg("kind", "what the value is; without it, what it looks like", choices=KINDS),
+            Arg("reason", "why", default="manual", choices=REASONS),
+            Arg("evidence", "what shows it, in a few words", default=""),
+            Arg("expires", "after which time mail may go there again; without it, never", "duration"),
+        ),
+        role="operate",
+        effect="change",
+        example='suppression add --reason complaint --evidence "called us on May 3" complaints ivan@mail.example',
+    ),
+    Verb(
+        name="suppression remove",
+        help="take an entry off a list",
+        handler=suppressions.remove,
+        args=(
+            _LIST,
+            Arg("value", "the address, domain or pattern", positional=True, required=True),
+            Arg("kind", "what the value is; without it, what it looks like", choices=KINDS),
+        ),
+        role="operate",
+        effect="change",
+        example="suppression remove complaints ivan@mail.example",
+    ),
+    Verb(
+        name="suppression search",
+        help="which lists stop an address, and why",
+        handler=suppressions.search,
+        args=(Arg("address", "the recipient", positional=True, required=True),),
+        example="suppression search ivan@mail.example",
+    ),
+    Verb(
+        name="suppression list",
+        help="the entries of a list, in the order of their values",
+        handler=suppressions.page,
+        args=(
+            _LIST,
+            Arg("prefix", "only values that begin like this", default=""),
+            Arg("after", 'go on where an answer\'s "next" says', default=""),
+            Arg("limit", "how many entries at most, up to 1000", "int", default=50),
+        ),
+        example="suppression list --prefix ivan complaints",
+    ),
+    Verb(
+        name="suppression import",
+        help="put the rows of a CSV file on a list",
+        handler=suppressions.add_rows,
+        args=(
+            _LIST,
+            Arg(
+                "rows",
+                f'a CSV file of rows {", ".join(COLUMNS)}, or with its own first row of such names; "-" is stdin',
+                "row",
+                positional=True,
+                required=True,
+                repeated=True,
+            ),
+            Arg("reason", "of rows that name none", default="manual", choices=REASONS),
+        ),
+        role="admin",
+        effect="change",
+        example="suppression import --reason unsubscribe account:crm/unsubscribed unsubscribed.csv",
+        verdict="complete",
+        columns=COLUMNS,
+    ),
+    Verb(
+        name="suppression export",
+        help="a list as CSV",
+        handler=suppressions.export,
+        args=(_LIST, Arg("after", 'go on where an answer\'s "next" says', default="")),
+        example="suppression export account:crm/unsubscribed",
+        columns=COLUMNS,
     ),
     Verb(
         name="queue list",

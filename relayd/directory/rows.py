@@ -9,7 +9,7 @@ from typing import Any, Literal
 import msgspec
 
 from relayd import notation
-from relayd.address import domain_of, parse_address
+from relayd.address import domain_of, folded, parse_address
 from relayd.quotas import Limits, parse_limits, show_limits
 
 AccountState = Literal["active", "suspended"]
@@ -205,8 +205,3 @@ def names(texts: Iterable[str]) -> tuple[str, ...]:
 def domain_name(text: str) -> str:
     """A domain as it is looked up: lower case with A-labels.  Raises ValueError."""
     return notation.hostname(domain_of("x@" + text))
-
-
-def folded(address: str) -> str:
-    """An address as it is compared: lower case, with A-labels."""
-    return f"{address.rpartition('@')[0].lower()}@{domain_of(address)}"

@@ -1,21 +1,20 @@
 """Accounts, streams, connections, signing keys, sender domains: one SQLite file, held in memory as frozen values.
 
 Reads are dict look-ups on the main thread.  A change runs as one transaction on the directory's own thread; after its
-commit ``post`` (``reactor.callFromThread``) brings the new value to the main thread, where it is swapped in and then
-the change's future done.  So who waited for the future reads what he wrote, and nobody reads what is not on disk.
+commit the new value is swapped in on the main thread, and then the change's future done (``database.Worker``).
 """
 
-import os
 import secrets
 import sqlite3
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
 from relayd import notation
+from relayd.database import Post, Worker, opened
 from relayd.directory import domains, hashes, rows, senders
 from relayd.directory.balances import Balances
 from relayd.directory.domains import DomainKey
@@ -42,10 +41,8 @@ from relayd.quotas import parse_limits
 
 A = TypeVar("A")
 R = TypeVar("R")
-Post = Callable[[Callable[[], None]], None]
 
 _SCRIPTS = ("schema.sql", "domains.sql", "senders.sql", "tenancy.sql", "balances.sql")
-SCHEMA_VERSION = len(_SCRIPTS)
 # Scripts that bring a file of version n (the key) to n + 1.
 UPGRADES: dict[int, str] = {
     version: (Path(__file__).parent / file).read_text("utf-8") for version, file in enumerate(_SCRIPTS)
@@ -71,26 +68,24 @@ class Directory:
 
     def __init__(self, path: str | Path, post: Post, accounts: Iterable[str] = (), now: float = 0.0) -> None:
         """``accounts`` are there when this returns: made, active and without domain check, if they were not."""
-        self._post = post
-        self._db = _opened(path)
+        db = opened(path, list(UPGRADES.values()))
         fresh = [account_row(Account(name, "active", "off", now)) for name in accounts]
-        with self._db:
-            self._db.executemany("INSERT OR IGNORE INTO accounts VALUES (?, ?, ?, ?, ?, ?)", fresh)
-        self._writer = ThreadPoolExecutor(1, "directory")
-        self._accounts = {row.name: row for row in map(account_of, self._db.execute("SELECT * FROM accounts"))}
-        connections = map(connection_of, self._db.execute("SELECT * FROM connections"))
+        with db:
+            db.executemany("INSERT OR IGNORE INTO accounts VALUES (?, ?, ?, ?, ?, ?)", fresh)
+        self._worker = Worker(db, post, "directory")
+        self._accounts = {row.name: row for row in map(account_of, db.execute("SELECT * FROM accounts"))}
+        connections = map(connection_of, db.execute("SELECT * FROM connections"))
         self._connections = {row.login: row for row in connections}
-        streams = map(stream_of, self._db.execute("SELECT * FROM streams"))
+        streams = map(stream_of, db.execute("SELECT * FROM streams"))
         self._streams = {(row.account, row.name): row for row in streams}
-        self._domains = domains.stored(self._db)
-        self.senders = Senders(self._change, senders.stored(self._db), self.lineage)
+        self._domains = domains.stored(db)
+        self.senders = Senders(self._change, senders.stored(db), self.lineage)
         self.version = 0  # rises with every change: what is derived from rows is good as long as it does not
-        self.balances = Balances(self._db, self._change)
+        self.balances = Balances(db, self._change)
 
     def close(self) -> None:
         """Finishes the changes under way and closes the file.  Their futures are done if ``post`` still works."""
-        self._writer.shutdown(wait=True)
-        self._db.close()
+        self._worker.close()
 
     # Accounts.
 
@@ -291,13 +286,13 @@ class Directory:
             db.execute("DELETE FROM changes WHERE id <= last_insert_rowid() - ?", (CHANGES,))
             return change
 
-        return self._run(write, lambda kept: kept)
+        return self._worker.run(write, lambda kept: kept)
 
     def changes(self, limit: int, about: str = "") -> "Future[list[Change]]":
         """The latest first; ``about``: those of which an argument is this text."""
         found = "SELECT 1 FROM json_each(arguments) WHERE value = ?2"
         select = f"SELECT time, who, verb, arguments, result FROM changes WHERE ?2 = '' OR EXISTS ({found})"
-        return self._run(
+        return self._worker.run(
             lambda db: [change_of(row) for row in db.execute(f"{select} ORDER BY id DESC LIMIT ?1", (limit, about))],
             lambda rows: rows,
         )
@@ -383,23 +378,7 @@ class Directory:
             self.version += 1
             return swap(written)
 
-        return self._run(write, swapped)
-
-    def _run(self, work: Callable[[sqlite3.Connection], A], then: Callable[[A], R]) -> "Future[R]":
-        future: Future[R] = Future()
-
-        def run() -> None:
-            try:
-                with self._db:
-                    worked = work(self._db)
-            except Exception as error:
-                fault = error
-                self._post(lambda: future.set_exception(fault))
-            else:
-                self._post(lambda: future.set_result(then(worked)))
-
-        self._writer.submit(run)
-        return future
+        return self._worker.run(write, swapped)
 
 
 def _kept_as(password: str, hash: str, external: bool) -> tuple[str, Callable[[], str]]:
@@ -421,22 +400,6 @@ def _field(field: str, parse: Callable[[A], R], value: A) -> R:
         return parse(value)
     except ValueError as error:
         raise InputError(field, str(error)) from None
-
-
-def _opened(path: str | Path) -> sqlite3.Connection:
-    # Made here and not by SQLite: hashes are nobody else's to read.
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-    db = sqlite3.connect(path, check_same_thread=False)
-    db.execute("PRAGMA journal_mode = WAL")
-    db.execute("PRAGMA synchronous = FULL")
-    db.execute("PRAGMA foreign_keys = ON")
-    version = db.execute("PRAGMA user_version").fetchone()[0]
-    if version > SCHEMA_VERSION:
-        db.close()
-        raise RuntimeError(f"{path} is of version {version}; this relayd knows versions up to {SCHEMA_VERSION}")
-    for step in range(version, SCHEMA_VERSION):
-        db.executescript(f"BEGIN IMMEDIATE; {UPGRADES[step]} PRAGMA user_version = {step + 1}; COMMIT;")
-    return db
 
 
 def _parsed(parsers: dict[str, Callable[[Any], Any]], fields: dict[str, Any]) -> dict[str, Any]:
