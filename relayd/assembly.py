@@ -13,7 +13,6 @@ import msgspec
 from relayd import config, notation
 from relayd.credentials import HTTPChecker
 from relayd.delivery.courier import Settings
-from relayd.delivery.outcomes import Rules
 from relayd.delivery.outcomes import Settings as OutcomeSettings
 from relayd.delivery.routing import Policy, PolicyOf, Router, StaticRoute
 from relayd.delivery.session import Timeouts
@@ -22,8 +21,6 @@ from relayd.guard import Settings as GuardSettings
 from relayd.listener import Limits as DoorLimits
 from relayd.listener import ListenerService, SMTPServerFactory
 from relayd.message.dkim import Key, load_key
-from relayd.queue.retry import Schedule
-from relayd.queue.scheduler import Stream
 from relayd.reception import Allowed, Relay, RelayDoor
 from relayd.resolver import Resolver, ResolverSettings
 from relayd.sandbox import Sandbox
@@ -31,6 +28,7 @@ from relayd.shaping.limits import Limits
 from relayd.shaping.limits import rate as parse_rate
 from relayd.signing import Rules as SigningRules
 from relayd.smtp.events import ServerSettings
+from relayd.streams import Streams
 from relayd.tls import ClientTLS, ServerTLS, trust
 from relayd.validation import Lists, read_lists
 from relayd.verification import Source as Seen
@@ -53,19 +51,6 @@ def pools(loaded: config.Config) -> Pools:
     return Pools(sources, {name: dict(pool.sources) for name, pool in loaded.pool.items()})
 
 
-def streams(loaded: config.Config) -> dict[str, Stream]:
-    return {name: Stream(stream.pool, stream.priority) for name, stream in loaded.stream.items()}
-
-
-def rules(loaded: config.Config) -> dict[str, Rules]:
-    """What each stream wants of retries and reports."""
-    greylist = loaded.retry.greylist
-    return {
-        name: Rules(Schedule(stream.schedule, stream.expire, greylist), stream.reports)
-        for name, stream in loaded.stream.items()
-    }
-
-
 def signing(loaded: config.Config, *, prove: bool = False) -> SigningRules:
     """Keys that can be read, and the words for those that cannot: at run time no key is a reason to stop.
     ``prove`` also checks their arithmetic, 90 ms for an RSA key."""
@@ -82,8 +67,7 @@ def signing(loaded: config.Config, *, prove: bool = False) -> SigningRules:
                 faults[domain] = f"{file}: {error.strerror}"
             except ValueError as error:
                 faults[domain] = f"{file}: {error}"
-    defer = frozenset(name for name, stream in loaded.stream.items() if stream.unsigned == "defer")
-    return SigningRules(keys, faults, loaded.node.dkim_domain, defer)
+    return SigningRules(keys, faults, loaded.node.dkim_domain)
 
 
 def checker(reactor: Any, loaded: config.Config) -> HTTPChecker | None:
@@ -95,9 +79,8 @@ def checker(reactor: Any, loaded: config.Config) -> HTTPChecker | None:
     return HTTPChecker(reactor, auth.url, auth.timeout, trust(auth.authorities), token)
 
 
-def sender_sources(loaded: config.Config, streams: Iterable[str]) -> tuple[Seen, ...]:
-    """The addresses, as the world sees them, that mail of these streams leaves from; local ones it does not see."""
-    pools = {loaded.stream[name].pool for name in streams if name in loaded.stream}
+def sender_sources(loaded: config.Config, pools: Iterable[str]) -> tuple[Seen, ...]:
+    """The addresses, as the world sees them, that mail leaves from by these pools; local ones it does not see."""
     names = sorted({name for pool in pools for name in loaded.pool[pool].sources})
     sources = [(name, loaded.source[name]) for name in names]
     return tuple(
@@ -113,11 +96,11 @@ def validation_lists(loaded: config.Config) -> Lists:
     return read_lists(msgspec.structs.asdict(loaded.validation))
 
 
-def courier_settings(loaded: config.Config) -> Settings:
+def courier_settings(loaded: config.Config, streams: Streams) -> Settings:
     egress = loaded.egress
     return Settings(
         client_tls=ClientTLS(egress.authorities),
-        outcomes=OutcomeSettings(loaded.node.name, rules(loaded), loaded.retry.delay_report),
+        outcomes=OutcomeSettings(loaded.node.name, streams.rules, streams.lives, loaded.retry.delay_report),
         timeouts=Timeouts(
             banner=egress.banner,
             ehlo=egress.ehlo,
@@ -231,7 +214,7 @@ def listener(
 ) -> ListenerService:
     """One listener with its door; not open yet."""
     allowed = tuple(Allowed(entry.net, entry.account, entry.stream) for entry in door.allow)
-    policy = RelayDoor(relay, server_settings(loaded, door), allowed, loaded.stream_named)
+    policy = RelayDoor(relay, server_settings(loaded, door), allowed)
     factory = SMTPServerFactory(reactor, policy, door_limits(door), tls, secure=door.service == "submissions")
     service = ListenerService(reactor, f"{door.service} {door.listen}", door.listen, factory)
     service.drain = loaded.node.drain

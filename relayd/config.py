@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from relayd import notation
 from relayd.errors import InputError
+from relayd.quotas import Limits, parse_limits
 from relayd.shaping import limits
 from relayd.tables import ConfigError, Fault, File, Reader
 from relayd.validation import OFF, Rules, parse_rules, read_lists
@@ -77,6 +78,12 @@ def _weights(value: object) -> dict[str, int]:
     if not isinstance(value, dict) or not value:
         raise ValueError("names no source: write { name = weight }")
     return {name: notation.whole(1)(weight) for name, weight in value.items()}
+
+
+def _risk_pools(value: object) -> dict[str, str]:
+    if not isinstance(value, dict) or not {*value} <= {"low", "normal", "high"}:
+        raise ValueError('is not { high = "POOL" }: the classes are low, normal and high')
+    return {risk: notation.name(pool) for risk, pool in value.items()}
 
 
 def _durations(value: object) -> tuple[float, ...]:
@@ -221,9 +228,17 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
     """A traffic kind.  ``schedule`` and ``expire`` are those of [retry] unless given; ``reports``: whether a sender is
     told of mail that failed or is late ("none" for bulk: the records tell); ``unsigned``: what becomes of mail whose
     From domain has no DKIM key that can be used; ``validation``: what becomes of recipients whose addresses are faulty,
-    "off", "bulk", or a table of what differs from bulk."""
+    "off", "bulk", or a table of what differs from bulk.  ``risk`` and ``risk_pools``: the class of the mail, and the
+    pools of classes that have their own; ``lists``: the suppression lists that stop it, by name, the relay's, the
+    account's and the connection's alike (none: one called like the stream, and "all"); ``feeds``: the one that takes up
+    who unsubscribes from it; ``limits``: the most messages and recipients in a time, of each account."""
 
     pool: str = "default"
+    risk: Literal["low", "normal", "high"] = "normal"
+    risk_pools: Annotated[dict[str, str], _risk_pools] = {}
+    lists: Annotated[tuple[str, ...], notation.list_of(notation.name)] = ()
+    feeds: str = ""
+    limits: Annotated[Limits, parse_limits] = Limits()
     priority: Annotated[int, notation.whole(0, 100)] = 50
     schedule: Durations = ()
     expire: Duration = 0.0
@@ -472,6 +487,8 @@ def _check(config: Config, fault: _Report) -> None:
             _known(source_name, config.source, "source", lambda text, n=name: fault(f"pool.{n}", "sources", text))  # type: ignore[misc]
     for name, stream in config.stream.items():
         _known(stream.pool, config.pool, "pool", lambda text, n=name: fault(f"stream.{n}", "pool", text))  # type: ignore[misc]
+        for risky in stream.risk_pools.values():
+            _known(risky, config.pool, "pool", lambda text, n=name: fault(f"stream.{n}", "risk_pools", text))  # type: ignore[misc]
     for name in config.dkim:
         try:
             notation.hostname(name)

@@ -17,6 +17,7 @@ from twisted.internet.endpoints import serverFromString
 from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
+from relayd import catalogue
 from relayd.envelope import Envelope, Recipient
 from relayd.pulse import pulse
 from relayd.reply import Reply
@@ -29,7 +30,6 @@ BACKLOG = 64 << 10  # bytes that a client may send ahead of our answer before we
 _SWEEP = 1.0
 _PARTING = 30.0  # seconds for the last word to be taken
 
-UNAVAILABLE = Reply(421, "4.4.5", "Server is temporarily unavailable")
 _IDLE = Reply(421, "4.4.2", "Nothing came for too long, closing")
 _SLOW = Reply(421, "4.4.2", "The message took too long, closing")
 _NO_LOGIN = Reply(421, "4.7.0", "No login came in time, closing")
@@ -54,7 +54,7 @@ class Door(Protocol):
         self, session: "Session", proposal: events.AuthProposed, answer: Callable[[Reply | None], None]
     ) -> None: ...
     def mail(self, session: "Session", proposal: events.MailProposed) -> Reply | None: ...
-    def recipient(self, session: "Session", recipient: Recipient) -> Reply | None: ...
+    def recipient(self, session: "Session", recipient: Recipient, answer: Callable[[Reply | None], None]) -> None: ...
     def begin(self, session: "Session", envelope: Envelope) -> Receiver | Reply: ...
 
 
@@ -168,7 +168,7 @@ class Session(protocol.Protocol):
     def part(self) -> None:
         """The listener closes: so does the session, unless it is busy."""
         if not self.busy and not self.machine.closed:
-            self.shut(UNAVAILABLE)
+            self.shut(catalogue.UNAVAILABLE)
 
     def _run(self) -> None:
         """Takes the machine's events until it wants more from somewhere, then sends what it has to say."""
@@ -249,7 +249,10 @@ class Session(protocol.Protocol):
         self._decide(self.door.mail(self, event))
 
     def _on_recipient(self, event: events.RecipientProposed) -> None:
-        self._decide(self.door.recipient(self, event.recipient))
+        self.door.recipient(self, event.recipient, self._recipient_decided)
+
+    def _recipient_decided(self, refusal: Reply | None) -> None:
+        self._answered(lambda: self._decide(refusal))
 
     def _on_message(self, event: events.MessageStarted) -> None:
         begun = self.door.begin(self, event.envelope)

@@ -6,7 +6,7 @@ import msgspec
 
 from relayd.reply import Reply
 
-Kind = Literal["delivered", "transient", "permanent", "expired", "cancelled", "unknown"]
+Kind = Literal["delivered", "transient", "permanent", "expired", "cancelled", "suppressed", "unknown"]
 
 # Where in the walk to the peer it happened, in order (REQUIREMENTS U3).
 Stage = Literal[

@@ -20,6 +20,8 @@ RecordKind = Literal[
     "Bounce",
     "Expiration",
     "Cancellation",
+    "Suppression",
+    "Drop",
     "Unknown",
     "DomainVerified",
     "DomainFailing",
@@ -35,6 +37,8 @@ TERM_OF: dict[RecordKind, str] = {
     "Bounce": "bounced",
     "Expiration": "expired",
     "Cancellation": "cancelled",
+    "Suppression": "suppressed",
+    "Drop": "dropped",
 }
 IN_TERMS = ("received", "generated", "transferred_in")
 OUT_TERMS = ("delivered", "bounced", "expired", "cancelled", "suppressed", "dropped", "transferred_out")

@@ -102,10 +102,10 @@ class Sandbox:
         session.state = proposal.sender
         return None
 
-    def recipient(self, session: "Session", recipient: Recipient) -> Reply | None:
+    def recipient(self, session: "Session", recipient: Recipient, answer: Callable[[Reply | None], None]) -> None:
         found = character(recipient.address)
         mood = self._moods.get(found.name)
-        return mood(session, recipient, found.number) if mood else _REFUSALS.get(found.name)
+        answer(mood(session, recipient, found.number) if mood else _REFUSALS.get(found.name))
 
     def begin(self, session: "Session", envelope: Envelope) -> "Receiver | Reply":
         try:

@@ -33,7 +33,7 @@ from relayd.credentials import HTTPChecker, asking
 from relayd.delivery import Courier
 from relayd.delivery.routing import words
 from relayd.delivery.sources import check_sources
-from relayd.directory import Directory, SenderDomain, Verifier
+from relayd.directory import AccountStream, Directory, SenderDomain, Verifier
 from relayd.domainwatch import DomainWatch
 from relayd.envelope import Delivery
 from relayd.errors import InputError
@@ -44,11 +44,12 @@ from relayd.listener import ListenerService
 from relayd.pulse import pulse
 from relayd.purse import Purse
 from relayd.queue.scheduler import Scheduler
-from relayd.reception import Relay
+from relayd.reception import Relay, Screen
 from relayd.records import Record, decode
 from relayd.resolver import ResolveError, Resolver
 from relayd.signing import WORKERS, Crew, Keyring, Signer
 from relayd.spool import Audit, Spool, SpoolError
+from relayd.streams import Streams, shown
 from relayd.suppression import Suppressions
 from relayd.tls import ServerTLS
 from relayd.verification import Subject
@@ -149,7 +150,9 @@ class Node(Service):
         self.verifier = Verifier(self._password_of, self._scrypt.submit, post, reactor.seconds, self._renew_hash)
         self.checker: HTTPChecker | None = None
         self._ask_at(assembly.checker(reactor, loaded), loaded)
-        self.keyring = Keyring(self.directory.domain_keys)
+        self.streams = Streams(self.directory, loaded)
+        self._routes = config.Routes(loaded.route)
+        self.keyring = Keyring(self.directory.domain_keys, self.directory.lineage, self.streams.defers)
         self.keyring.rules = assembly.signing(loaded)
         self.lists = assembly.validation_lists(loaded)
         self._signing = Crew(WORKERS, "signer")
@@ -167,7 +170,7 @@ class Node(Service):
         )
         self.pools = assembly.pools(loaded)
         check_sources(self.pools)
-        self.scheduler = Scheduler(assembly.streams(loaded), self.pools.choose, loaded.egress.sessions)
+        self.scheduler = Scheduler(self.streams.scheduling, self.pools.choose, loaded.egress.sessions)
         self.scheduler.rest = loaded.egress.rest
         identities = Identities(self.spool.last_identity)
         self.courier = Courier(
@@ -177,10 +180,12 @@ class Node(Service):
             self.pools,
             assembly.router(loaded, self.resolver, reactor.seconds),
             identities,
-            assembly.courier_settings(loaded),
+            assembly.courier_settings(loaded, self.streams),
             random.Random(),
             self.now,
             signer,
+            self.suppressions,
+            lambda message: self.streams.lists(message.account, message.stream, message.connection),
         )
         self.courier.outcomes.refunds = self.directory.balances.refunds
         self.relay = Relay(
@@ -191,6 +196,9 @@ class Node(Service):
             self,
             identities,
             self.now,
+            self.streams,
+            Screen(self.suppressions, lambda: self.lists, self.resolver, self._is_routed, self.now),
+            self.purse,
             signer,
             self.guard,
             reactor.callLater,
@@ -348,15 +356,20 @@ class Node(Service):
         """What the DNS has to agree with for a sender domain: the keys that sign it, the addresses it is sent from."""
         node, keys = self.config.node, self.keyring.find(row.account, row.domain).keys
         aligned = tuple(key for key in keys if f".{row.domain}".endswith(f".{key.domain}"))
-        sources = assembly.sender_sources(self.config, self._streams_of(row.account))
+        sources = assembly.sender_sources(self.config, self._pools_of(row.account))
         return Subject(row.domain, node.name, aligned, sources, node.spf)
 
-    def _streams_of(self, account: str) -> set[str]:
-        """The streams that an account, or one below it, may send in; all, while there is no way in."""
-        ways = [(row.account, row.stream) for row in self.directory.connections()]
-        ways += [(entry.account, entry.stream) for door in self.config.listener for entry in door.allow]
-        named = {stream for name, stream in ways if account in self.directory.lineage(name)}
-        return {self.config.stream_named(name) for name in named} or set(self.config.stream)
+    def _pools_of(self, account: str) -> set[str]:
+        """The pools that mail of an account, or of one below it, may leave by; all, while there is no way in."""
+        ways = [(row.account, row.streams) for row in self.directory.connections()]
+        ways += [(entry.account, (entry.stream,)) for door in self.config.listener for entry in door.allow]
+        pools = {
+            self.streams.scheduling(owner, stream).pool
+            for owner, streams in ways
+            if account in self.directory.lineage(owner)
+            for stream in self.streams.named(owner, streams)
+        }
+        return pools or {self.streams.scheduling(account, name).pool for name in self.config.stream}
 
     def _is_checked(self, row: SenderDomain) -> bool:
         account = self.directory.account(row.account)
@@ -393,8 +406,8 @@ class Node(Service):
         tls = ServerTLS(loaded.tls.certificate, loaded.tls.key) if loaded.tls else None
         router = assembly.router(loaded, self.resolver, self.reactor.seconds)
         signing, checker = assembly.signing(loaded), assembly.checker(self.reactor, loaded)
-        signing, lists = assembly.signing(loaded), assembly.validation_lists(loaded)
-        pools, settings = assembly.pools(loaded), assembly.courier_settings(loaded)
+        lists = assembly.validation_lists(loaded)
+        pools, settings = assembly.pools(loaded), assembly.courier_settings(loaded, self.streams)
         wanted = {door.listen: door for door in loaded.listener}
         if self.tls is None:
             self.tls = tls
@@ -415,12 +428,15 @@ class Node(Service):
         self._ask_at(checker, loaded)
         self.keyring.rules = signing
         self.lists = lists
+        self._routes = config.Routes(loaded.route)
+        self.streams.configure(loaded)
+        self.directory.version += 1  # what sessions know of streams is not true any more
         self.relay.signer.fault = ""
         self.pools = pools
         check_sources(pools)
         self.courier.reconfigure(pools, router, settings)
         self.scheduler.rest = loaded.egress.rest
-        self.scheduler.reconfigure(assembly.streams(loaded), self.pools.choose, loaded.egress.sessions, self.now())
+        self.scheduler.reconfigure(self.streams.scheduling, self.pools.choose, loaded.egress.sessions, self.now())
         self.courier.renew()
         self.config = loaded
 
@@ -444,6 +460,12 @@ class Node(Service):
             warnings.append(f"the last reload failed: {self.reload_fault}")
         found = list(filter(None, faults))
         return {"ok": not found, "faults": found, "warnings": warnings}
+
+    def stream_of(self, account: str, name: str) -> dict[str, Any]:
+        return shown(self.streams.of(account, name))
+
+    def stream_fault(self, row: AccountStream) -> str:
+        return self.streams.fault(row)
 
     def counts(self) -> dict[str, Any]:
         """What is going on now, from counters."""
@@ -519,9 +541,14 @@ class Node(Service):
     async def domain_faults(self, domains: Iterable[str]) -> dict[str, str]:
         """Why domains take no mail: the names of the resolver's faults, "" for none.  All are looked up at once, those
         with a static route never."""
-        routes = config.Routes(self.config.route)
-        asked = {name: Deferred.fromCoroutine(self._domain_fault(name)) for name in domains if not routes.find(name)}
+        asked = {
+            name: Deferred.fromCoroutine(self._domain_fault(name)) for name in domains if not self._is_routed(name)
+        }
         return {name: await asked[name] if name in asked else "" for name in domains}
+
+    def _is_routed(self, domain: str) -> bool:
+        """Whether its mail goes by a static route, and nothing is looked up."""
+        return self._routes.find(domain) is not None
 
     async def _domain_fault(self, domain: str) -> str:
         try:

@@ -4,35 +4,58 @@ Enter: who submits, the envelope, the header section.  Leave: a refusal (an SMTP
 and one delivery per recipient, ready for the spool.  RFC 6409; the refusals' words are the error catalogue's.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
 
+from relayd import catalogue
 from relayd.address import domain_of
+from relayd.directory import State
+from relayd.directory.rows import DomainCheck
 from relayd.envelope import UNSTEERED, Delivery, Edits, Envelope, Message, Recipient, Steering, queue_name
 from relayd.identity import day_of, show
 from relayd.message import steering, trace
 from relayd.message.headers import Head
-from relayd.records import Entry, Record
+from relayd.quotas import Limits, Want
+from relayd.records import TERM_OF, Entry, Record, RecordKind
 from relayd.reply import Reply, printable
+from relayd.validation import OFF, Rules
 
 MAX_HOPS = 50  # Received fields at which a message runs in a circle: a relay behind a CRM sees a handful
 
 # Fields that are no one else's business (RFC 5322 section 3.6.3) or that only the last server writes (RFC 5321 4.4).
 DROPPED = ("bcc", "resent-bcc", "return-path")
 
-NO_FROM = Reply(550, "5.6.0", "Message rejected: Missing required «From» header")
-LOOP = Reply(554, "5.4.6", "Too many Received fields: the message runs in a circle")
-NO_DOMAIN = Reply(550, "5.1.2", "A recipient needs a domain")
+
+class Stream(msgspec.Struct, frozen=True):
+    """What a stream of an account is to mail that comes in: what its recipients are held against, and how much there
+    may be.  ``lists`` are names of suppression lists, whoever owns one; ``defers``: mail waits for its DKIM key."""
+
+    name: str
+    validation: Rules = OFF
+    lists: tuple[str, ...] = ()
+    limits: Limits = Limits()
+    defers: bool = False
 
 
 class Submitter(msgspec.Struct, frozen=True):
-    """Who is behind a session: a connection that logged in, or a named client network of a relay listener."""
+    """Who is behind a session, a connection that logged in or a named client network, and what he may do.
+
+    ``streams``: the first is what mail goes by that says nothing.  ``client``: the sub-account it is, if it is one.
+    ``per_message`` and ``per_recipient``: what each takes of the limits.  ``version`` is the directory's, of which all
+    this is true."""
 
     connection: str
     account: str
-    stream: str
+    streams: tuple[str, ...]
     may_send_as: Callable[[str], bool]
+    client: str = ""
+    domain_check: DomainCheck = "off"
+    payer: str = ""
+    per_message: tuple[Want, ...] = ()
+    per_recipient: tuple[Want, ...] = ()
+    client_limits: Limits = Limits()
+    version: int = 0
 
 
 class Session(msgspec.Struct, frozen=True):
@@ -47,25 +70,43 @@ class Session(msgspec.Struct, frozen=True):
 def refuse_sender(submitter: Submitter, sender: str) -> Reply | None:
     """At MAIL.  The null sender is for reports and automatic answers: their From is held to the connection later."""
     if sender and not submitter.may_send_as(sender):
-        return Reply(553, "5.7.1", f"Sender <{sender}> is not allowed for this login")
+        return catalogue.SENDER_NOT_ALLOWED(sender)
     return None
 
 
 def refuse_recipient(recipient: Recipient) -> Reply | None:
     """At RCPT."""
-    return None if domain_of(recipient.address) else NO_DOMAIN
+    return None if domain_of(recipient.address) else catalogue.NO_RECIPIENT_DOMAIN
 
 
 def refuse_head(submitter: Submitter, head: Head) -> Reply | None:
     """At the end of the content: the sender people see must be the connection's too."""
     if not head.froms:
-        return NO_FROM
+        return catalogue.NO_FROM
+    if head.from_fields > 1:
+        return catalogue.TWO_FROMS
     for address in head.froms:
         if not address or not submitter.may_send_as(address):
-            return Reply(
-                550, "5.7.1", f"From {printable(address or 'without an address')} is not allowed for this login"
-            )
-    return LOOP if head.received >= MAX_HOPS else None
+            return catalogue.FROM_NOT_ALLOWED(printable(address or "without an address", 255))
+    return catalogue.LOOP if head.received >= MAX_HOPS else None
+
+
+def refuse_domain(submitter: Submitter, state: State | None) -> Reply | None:
+    """Of a sender's domain, by what the directory says of it."""
+    if submitter.domain_check != "require" or state == "verified":
+        return None
+    return catalogue.DOMAIN_UNVERIFIED if state else catalogue.DOMAIN_UNKNOWN
+
+
+def refuse_stream(submitter: Submitter, name: str) -> Reply:
+    """Of a message that names a stream which is none of the connection's."""
+    return catalogue.STREAM_NOT_ALLOWED(printable(name, 64), ", ".join(submitter.streams))
+
+
+def list_names(names: Iterable[str], accounts: Sequence[str], login: str) -> tuple[str, ...]:
+    """The full names of suppression lists that are called so: the relay's, the accounts', the connection's."""
+    owners = ("", *(f"account:{account}/" for account in accounts), f"connection:{login}/")
+    return tuple(dict.fromkeys(owner + name for name in names for owner in owners))
 
 
 def steered(head: Head, now: float) -> Steering | Reply:
@@ -75,7 +116,7 @@ def steered(head: Head, now: float) -> Steering | Reply:
     try:
         return steering.read(head.steering, now)
     except steering.SteeringError as error:
-        return Reply(550, "5.6.0", str(error))
+        return catalogue.STEERING(error)
 
 
 def edits(session: Session, identity: int, envelope: Envelope, head: Head, now: float, due: float) -> tuple[Edits, str]:
@@ -131,3 +172,31 @@ def reception(message: Message, to: tuple[Recipient, ...], session: Session, tls
         note=f"from {session.peer} ({trace.safe_name(session.helo)}) by {session.protocol} {tls}".rstrip(),
     )
     return record, Entry(day_of(message.id), message.account, message.stream, "received", len(recipients))
+
+
+def kept_from(
+    message: Message, held: Iterable[tuple[Recipient, str, bool]], before: int
+) -> Iterator[tuple[Record, Entry]]:
+    """The records of recipients that get no copy, and what they add to the ledger: (recipient, why, whether it is
+    dropped rather than suppressed).  Their delivery ids follow those of the ``before`` that do."""
+    for n, (recipient, why, drop) in enumerate(held, before + 1):
+        kind: RecordKind = "Drop" if drop else "Suppression"
+        record = Record(
+            kind=kind,
+            time=message.received,
+            message=show(message.id),
+            delivery=show(message.id + n),
+            account=message.account,
+            connection=message.connection,
+            stream=message.stream,
+            sender=message.envelope.sender,
+            recipient=recipient.address,
+            message_id=message.message_id,
+            client=message.client,
+            track_id=message.steering.track_id,
+            tags=message.steering.tags,
+            meta=message.steering.meta,
+            received=message.received,
+            note=why,
+        )
+        yield record, Entry(day_of(message.id), message.account, message.stream, TERM_OF[kind])

@@ -11,7 +11,7 @@ RELAYD = ROOT / "relayd"
 
 # Each line is a step: its rooms import only rooms of the lines before it, never one another.
 FLOORS: dict[str, list[str]] = {
-    "words": ["address envelope errors identity lease notation reply", "outcome", "records"],
+    "words": ["address envelope errors identity lease notation reply", "catalogue outcome", "records"],
     "protocol": ["smtp message", "shaping verification"],
     "engine": [
         "database guard quotas validation",
@@ -21,7 +21,7 @@ FLOORS: dict[str, list[str]] = {
     ],
     # Twisted lives only from here on.
     "shell": ["pulse resolver tls transport", "control credentials domainwatch listener", "delivery reception sandbox"],
-    "assembly": ["tables", "config", "assembly ctl quickstart", "service"],
+    "assembly": ["tables", "config", "streams", "assembly ctl quickstart", "service"],
 }
 BELOW_THE_LINE = ("words", "protocol", "engine")
 STEPS = [step.split() for steps in FLOORS.values() for step in steps]

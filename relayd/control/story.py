@@ -63,7 +63,14 @@ def _delivery(
     return row | {"state": "not here", "why": "it has left, and the records about it are not kept any more"}
 
 
-_STATES = {"Delivery": "delivered", "Bounce": "bounced", "Expiration": "expired", "Cancellation": "cancelled"}
+_STATES = {
+    "Delivery": "delivered",
+    "Bounce": "bounced",
+    "Expiration": "expired",
+    "Cancellation": "cancelled",
+    "Suppression": "suppressed",
+    "Drop": "dropped",
+}
 
 
 def words(record: Record) -> str:

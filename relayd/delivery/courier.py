@@ -21,7 +21,7 @@ from relayd.delivery.outcomes import Settings as OutcomeSettings
 from relayd.delivery.routing import Hop, Router, Site, words
 from relayd.delivery.session import PeerSession, Timeouts
 from relayd.egress.pools import Pools, Source
-from relayd.envelope import Delivery
+from relayd.envelope import UNSTEERED, Delivery, Message
 from relayd.identity import Identities
 from relayd.outcome import Evidence, Outcome
 from relayd.pulse import pulse
@@ -33,6 +33,7 @@ from relayd.resolver import ResolveError
 from relayd.signing import Signer
 from relayd.smtp.client import ClientSettings
 from relayd.spool import Spool
+from relayd.suppression import Entry, Suppressions
 from relayd.tls import ClientTLS
 
 HOPS = 8  # addresses tried for one session
@@ -94,8 +95,14 @@ class Courier(Service):
         rng: random.Random,
         wall: Callable[[], float],
         signer: Signer | None = None,
+        suppressions: Suppressions | None = None,
+        lists_of: Callable[[Message], tuple[str, ...]] = lambda message: (),
     ) -> None:
+        """``lists_of``: the suppression lists that stop a message."""
         self.setName("courier")
+        self.suppressions = suppressions
+        self.lists_of = lists_of
+        self._cleared: set[int] = set()  # looked up, and on no list: they may go
         self.signer = signer or Signer()
         self.reactor = reactor
         self.spool = spool
@@ -383,7 +390,32 @@ class Courier(Service):
     def take(self, path: Path) -> Delivery | None:
         if self.outcomes.unanswered >= UNANSWERED:
             return None
-        return self.scheduler.take(path, self.wall(), self.outcomes.timely)
+        return self.scheduler.take(path, self.wall(), lambda delivery, now: self._may_go(path, delivery, now))
+
+    def _may_go(self, path: Path, delivery: Delivery, now: float) -> bool:
+        """Whether a delivery may be attempted now, by its sender's times and the stop-lists; if not it is seen to."""
+        if delivery.message.steering is not UNSTEERED and not self.outcomes.timely(delivery, now):
+            return False
+        if delivery.id in self._cleared:
+            self._cleared.discard(delivery.id)
+            return True
+        lists = self.lists_of(delivery.message)
+        if not self.suppressions or not self.suppressions.suspects(lists, delivery.recipient.address):
+            return True
+
+        def looked_up(found: Entry | Exception | None) -> None:
+            if found is None:
+                self._cleared.add(delivery.id)
+                self.scheduler.give_back(path, delivery, self.wall())
+            elif isinstance(found, Exception):
+                evidence = Evidence(stage="queue", error=f"the suppression lists cannot be read: {words(found)}")
+                self.finished(delivery, Outcome("transient", evidence))
+            else:
+                self.outcomes.suppressed(delivery, f"{found.value} is on the list {found.list}: {found.reason}")
+            self.perform()
+
+        self.suppressions.look_up(lists, delivery.recipient.address, now, looked_up)
+        return False
 
     def _take_up(self) -> None:
         """The disk has caught up: sessions that were given nothing meanwhile ask again."""

@@ -5,7 +5,7 @@ report that its sender wants (RFC 3461, 3464): all in one transaction, so that n
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Literal
 
@@ -35,6 +35,7 @@ _RECORD_OF: dict[str, RecordKind] = {
     "permanent": "Bounce",
     "expired": "Expiration",
     "cancelled": "Cancellation",
+    "suppressed": "Suppression",
     "unknown": "Unknown",
 }
 _REPORT_OF: dict[str, dsn.Kind] = {"delivered": "delivered", "permanent": "failed", "expired": "expired"}
@@ -51,11 +52,21 @@ class Rules(msgspec.Struct, frozen=True):
     reports: Literal["sender", "none"] = "sender"
 
 
+class Life(msgspec.Struct, frozen=True):
+    """Seconds that the mail of a stream lives, of an account or of all ("*")."""
+
+    account: str
+    stream: str
+    expire: float
+
+
 class Settings(msgspec.Struct, frozen=True):
-    """``rules`` by stream; ``delay_report``: seconds after which a sender is told that mail is late."""
+    """``rules`` of an (account, stream); ``lives`` of all there are; ``delay_report``: seconds after which a sender is
+    told that mail is late."""
 
     node: str
-    rules: dict[str, Rules]
+    rules: Callable[[str, str], Rules]
+    lives: Callable[[], Iterable[Life]]
     delay_report: float = 4 * 3600.0
 
 
@@ -91,7 +102,7 @@ class Outcomes:
         self._next_expiry = 0.0
 
     def _rules(self, delivery: Delivery) -> Rules:
-        return self.settings.rules.get(delivery.message.stream) or _DEFAULT
+        return self.settings.rules(delivery.message.account, delivery.message.stream)
 
     def finished(self, delivery: Delivery, outcome: Outcome, *, dsn_passed_on: bool = False) -> None:
         """One attempt is over.  ``dsn_passed_on``: the peer offers DSN, so it reports success itself."""
@@ -185,6 +196,13 @@ class Outcomes:
             else:
                 self._put_off(delivery, opens)
         return opens <= now
+
+    def suppressed(self, delivery: Delivery, why: str) -> None:
+        """A recipient who is on a stop-list by now gets nothing, and this is no attempt."""
+        now = self.wall()
+        evidence = Evidence(stage="queue", error=why)
+        report = self._report("failed", delivery, evidence, delivery.attempts, now)
+        self._keep(delivery, "suppressed", evidence, delivery.attempts, None, now, report)
 
     def _put_off(self, delivery: Delivery, due: float) -> None:
         """Back to the disk without an attempt."""
@@ -284,10 +302,10 @@ class Outcomes:
         if now >= self._next_expiry and not self._expiring:
             self._next_expiry = now + EXPIRY
             looks: list[Look] = [partial(self.spool.ended_deliveries, now)]
-            for stream, rules in self.settings.rules.items():
+            for life in self.settings.lives():
                 # A delivery gets its last try at the end of its life: leave it the time for that.
-                before = now - rules.schedule.expire - 2 * EXPIRY
-                looks.append(partial(self.spool.old_deliveries, stream, before))
+                before = now - life.expire - 2 * EXPIRY
+                looks.append(partial(self.spool.old_deliveries, life.account, life.stream, before))
             self._expire(now, looks)
 
     def _expire(self, now: float, looks: list[Look]) -> None:
@@ -309,6 +327,3 @@ class Outcomes:
             self._expire(now, looks if again else looks[1:])
 
         looks[0](_EXPIRE_AT_ONCE, answered)
-
-
-_DEFAULT = Rules()

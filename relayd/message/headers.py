@@ -29,6 +29,7 @@ class Head(msgspec.Struct, frozen=True):
     received: int
     message_id: str
     froms: tuple[str, ...]
+    from_fields: int
     steering: tuple[tuple[bytes, bytes], ...]  # (lower-case name, value with its folds) for ``steering.read``
 
 
@@ -51,7 +52,7 @@ def fields(head: bytes) -> list[tuple[bytes, bytes]]:
 def survey(head: bytes) -> Head:
     """Reads a header section once."""
     names = set()
-    received = 0
+    received = from_fields = 0
     message_id = ""
     froms: list[str] = []
     steering: list[tuple[bytes, bytes]] = []
@@ -64,10 +65,11 @@ def survey(head: bytes) -> Head:
         elif lower == b"received":
             received += 1
         elif lower == b"from":
+            from_fields += 1
             froms += addresses(value)
         elif lower == b"message-id":
             message_id = message_id or printable(unfold(value), 998)
-    return Head(frozenset(names), received, message_id, tuple(froms), tuple(steering))
+    return Head(frozenset(names), received, message_id, tuple(froms), from_fields, tuple(steering))
 
 
 def unfold(value: bytes) -> str:

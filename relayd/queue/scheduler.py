@@ -16,7 +16,7 @@ from typing import Protocol
 
 import msgspec
 
-from relayd.envelope import UNSTEERED, Delivery
+from relayd.envelope import Delivery
 from relayd.queue.decisions import Decision, Poll, Pull, Route, Settle, Work
 from relayd.queue.ready import weight_of
 from relayd.queue.state import Path, Queue, Site
@@ -48,7 +48,8 @@ class Stream(msgspec.Struct, frozen=True):
 
 
 _LIMITS = Limits()
-Timely = Callable[[Delivery, float], bool]
+StreamOf = Callable[[str, str], Stream]  # of an account, by name
+MayGo = Callable[[Delivery, float], bool]
 
 
 def _any_time(delivery: Delivery, now: float) -> bool:
@@ -64,7 +65,7 @@ class Choose(Protocol):
 class Scheduler:
     """See the module.  ``choose`` picks a source of a pool; ``sessions`` is what all paths may have together."""
 
-    def __init__(self, streams: dict[str, Stream], choose: Choose, sessions: int) -> None:
+    def __init__(self, streams: StreamOf, choose: Choose, sessions: int) -> None:
         self.streams = streams
         self.choose = choose
         self.sessions_limit = sessions
@@ -88,7 +89,7 @@ class Scheduler:
         self._failing: set[str] = set()  # sites without a session and queues without a site, at their last try
         self._last_success = 0.0  # when any session became ready or any domain was found
 
-    def reconfigure(self, streams: dict[str, Stream], choose: Choose, sessions: int, now: float) -> None:
+    def reconfigure(self, streams: StreamOf, choose: Choose, sessions: int, now: float) -> None:
         """What holds from now on.  Deliveries that are ready find their sources anew, queues their sites."""
         self.streams = streams
         self.choose = choose
@@ -233,13 +234,13 @@ class Scheduler:
 
     # What sessions say.
 
-    def take(self, path: Path, now: float, timely: Timely = _any_time) -> Delivery | None:
-        """The next delivery for a session of this path.  Asks ``timely`` of those whose senders set times: one that may
-        not go now costs the path nothing, and has been seen to."""
+    def take(self, path: Path, now: float, may_go: MayGo = _any_time) -> Delivery | None:
+        """The next delivery for a session of this path.  One that ``may_go`` keeps back costs the path nothing, and has
+        been seen to."""
         if self.stopping or path.rest_until > now or (path.pace and not self._in_pace(path, now)):
             return None
         while (delivery := path.ready.pop()) is not None:
-            if delivery.message.steering is UNSTEERED or timely(delivery, now):
+            if may_go(delivery, now):
                 if path.pace:
                     path.pace.spend(now)
                 return delivery
@@ -398,7 +399,7 @@ class Scheduler:
         return queue
 
     def _stream(self, queue: Queue) -> Stream:
-        return self.streams.get(queue.stream) or Stream()
+        return self.streams(queue.account, queue.stream)
 
     def _weight(self, queue: Queue) -> float:
         return weight_of(self._stream(queue).priority)

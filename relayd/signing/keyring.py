@@ -32,12 +32,11 @@ class StoredKey(Protocol):
 
 class Rules(msgspec.Struct, frozen=True):
     """What the configuration says: its keys by domain, why others could not be read, the relay's own domain (""
-    for none) and the streams whose mail waits until there is a key."""
+    for none)."""
 
     keys: Mapping[str, tuple[Key, ...]] = {}
     faults: Mapping[str, str] = {}
     own: str = ""
-    defer: frozenset[str] = frozenset()
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -48,10 +47,19 @@ class Found(msgspec.Struct, frozen=True):
 
 
 class Keyring:
-    """``stored(domain)`` gives the directory's keys of exactly that domain, of whatever accounts."""
+    """``stored(domain)`` gives the directory's keys of exactly that domain, of whatever accounts; ``lineage(account)``
+    the accounts whose keys it may use; ``defers(account, stream)``: whether mail waits rather than goes without a
+    signature of its From domain."""
 
-    def __init__(self, stored: Callable[[str], Sequence[StoredKey]] = lambda domain: ()) -> None:
+    def __init__(
+        self,
+        stored: Callable[[str], Sequence[StoredKey]] = lambda domain: (),
+        lineage: Callable[[str], Sequence[str]] = lambda account: (account,),
+        defers: Callable[[str, str], bool] = lambda account, stream: False,
+    ) -> None:
         self._stored = stored
+        self._lineage = lineage
+        self.defers = defers
         self._loaded = lru_cache(LOADED)(_loaded)
         self.rules = Rules()
 
@@ -64,10 +72,6 @@ class Keyring:
         if of_account.found:
             return Found(keys, "")
         return Found(keys, f"no DKIM key for d={domain}" + (f": {of_account.fault}" if of_account.fault else ""))
-
-    def defers(self, stream: str) -> bool:
-        """Whether a stream's mail waits rather than goes without a signature of its From domain."""
-        return stream in self.rules.defer
 
     def warnings(self) -> list[str]:
         """What an operator should mend."""
@@ -93,11 +97,11 @@ class Keyring:
 class _Of:
     """The keys that an account may use, by domain; remembers whether there were any and what was wrong with others."""
 
-    __slots__ = ("_account", "_ring", "fault", "found")
+    __slots__ = ("_accounts", "_ring", "fault", "found")
 
     def __init__(self, ring: Keyring, account: str) -> None:
         self._ring = ring
-        self._account = account
+        self._accounts = ring._lineage(account)
         self.found = False
         self.fault = ""
 
@@ -105,7 +109,7 @@ class _Of:
         ring = self._ring
         keys = []
         for row in ring._stored(domain):
-            if row.account == self._account:
+            if row.account in self._accounts:
                 key = ring.load(row)
                 if isinstance(key, str):
                     self.fault = self.fault or f"selector {row.selector}: {key}"

@@ -126,7 +126,7 @@ class Signer:
         return self._now(message, head, hashing.digest(), must=bool(message.edits.signature or message.edits.unsigned))
 
     def _now(self, message: Message, head: bytes, body_hash: bytes, *, must: bool) -> bytes:
-        must = must and self.keyring.defers(message.stream)
+        must = must and self.keyring.defers(message.account, message.stream)
         found = self.keyring.find(message.account, from_domain(survey(head).froms))
         if found.fault and must:
             raise NoKey(found.fault)

@@ -54,10 +54,10 @@ def due_deliveries(
 
 
 def old_deliveries(
-    connection: sqlite3.Connection, landed: Landed, stream: str, before: float, limit: int
+    connection: sqlite3.Connection, landed: Landed, queues: str, before: float, limit: int
 ) -> list[Delivery]:
-    """Up to ``limit`` deliveries of a stream whose life began before that moment."""
-    names = {"before": lower_bound(before), "moment": before, "limit": limit, "stream": f"*/{stream}/*"}
+    """Up to ``limit`` deliveries of queues (a GLOB pattern) whose life began before that moment."""
+    names = {"before": lower_bound(before), "moment": before, "limit": limit, "stream": queues}
     return _deliveries(connection, landed, _PULL_OLD, names)
 
 

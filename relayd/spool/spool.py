@@ -107,8 +107,8 @@ class Spool:
     def due_deliveries(self, queue: str, now: float, limit: int, but: list[int], done: Done) -> None:
         self._ask(done, reader.due_deliveries, self._landing.read, queue, now, limit, but)
 
-    def old_deliveries(self, stream: str, before: float, limit: int, done: Done) -> None:
-        self._ask(done, reader.old_deliveries, self._landing.read, stream, before, limit)
+    def old_deliveries(self, account: str, stream: str, before: float, limit: int, done: Done) -> None:
+        self._ask(done, reader.old_deliveries, self._landing.read, f"{account}/{stream}/*", before, limit)
 
     def ended_deliveries(self, now: float, limit: int, done: Done) -> None:
         self._ask(done, reader.ended_deliveries, self._landing.read, now, limit)

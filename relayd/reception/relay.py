@@ -1,0 +1,147 @@
+"""What the doors of one node share: the rooms they ask, the records of rejections, and the node's own condition."""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from relayd import catalogue
+from relayd.directory import Directory, Verifier
+from relayd.guard import Guard
+from relayd.identity import Identities
+from relayd.listener import Session
+from relayd.purse import Purse
+from relayd.quotas import Quotas
+from relayd.reception.screen import Screen
+from relayd.records import Entry, Record, encode
+from relayd.reply import Reply, printable
+from relayd.signing import Signer
+from relayd.spool import Spool
+from relayd.submission import Stream, Submitter
+
+MEMORY = 256 << 20  # bytes of content in memory, of all messages being received
+STRANGERS = 20  # records of rejections of clients that nobody knows, each second: a guesser must not fill the disk ...
+REJECTIONS = 500  # ... and of all of them; above it they are only counted
+HELD = 100  # answers held back at once
+
+
+class Health(Protocol):
+    """What the node knows of itself; each is "" while all is well, else the reason in words."""
+
+    spool_fault: str
+    space_fault: str
+    stopping: bool
+
+
+class StreamsOf(Protocol):
+    """Streams as they hold for an account."""
+
+    def incoming(self, account: str, name: str) -> Stream: ...
+    def named(self, account: str, names: tuple[str, ...]) -> tuple[str, ...]: ...
+    def lists(self, account: str, stream: str, login: str) -> tuple[str, ...]: ...
+
+
+class Desk:
+    """What a session is about: who submits, and what was found of the transaction's recipients."""
+
+    __slots__ = ("counted", "dropped", "submitter")
+
+    def __init__(self, submitter: Submitter) -> None:
+        self.submitter = submitter
+        self.counted: tuple[str, ...] = ()
+        self.dropped: dict[str, Any] = {}
+
+
+class Relay:
+    """See the module.  ``later`` makes a call after some seconds."""
+
+    def __init__(
+        self,
+        node: str,
+        spool: Spool,
+        directory: Directory,
+        verifier: Verifier,
+        health: Health,
+        identities: Identities,
+        now: Callable[[], float],
+        streams: StreamsOf,
+        screen: Screen,
+        purse: Purse,
+        signer: Signer | None = None,
+        guard: Guard | None = None,
+        later: Callable[[float, Callable[[], None]], object] = lambda seconds, call: call(),
+    ) -> None:
+        self.node = node
+        self.spool = spool
+        self.directory = directory
+        self.verifier = verifier
+        self.health = health
+        self.identities = identities
+        self.now = now
+        self.streams = streams
+        self.screen = screen
+        self.purse = purse
+        self.signer = signer or Signer()
+        self.guard = guard or Guard()
+        self.quotas = Quotas()
+        self.sessions: Counter[str] = Counter()
+        self.memory = 0
+        self.on_received: Callable[[Any], None] = lambda deliveries: None
+        self._later = later
+        self._held = 0
+        self._rejections: list[bytes] = []
+        self._rejected: list[Entry] = []
+
+    def unfit(self) -> Reply | None:
+        """Why the node takes no mail now."""
+        health = self.health
+        if health.stopping or health.spool_fault:
+            return catalogue.UNAVAILABLE
+        if health.space_fault:
+            return catalogue.NO_SPACE
+        return catalogue.NO_MEMORY if self.memory > MEMORY or self.signer.full else None
+
+    def payer(self, account: str) -> str:
+        """Who pays for an account's mail: it, or the nearest above it that has a balance; "" if nobody does."""
+        balances = self.directory.balances
+        return next((owner for owner in self.directory.lineage(account) if balances.balance(owner)), "")
+
+    def reject(self, session: Session, reply: Reply, sender: str, recipient: str) -> Reply:
+        """Keeps the record of a policy refusal; gives the reply."""
+        submitter = session.state.submitter if session.state else None
+        account, stream = (submitter.account, submitter.streams[0]) if submitter else ("", "")
+        now = self.now()
+        self._rejected.append(Entry(int(now // 86400), account, stream, "rejected"))
+        if len(self._rejections) < (REJECTIONS if submitter else STRANGERS):
+            record = Record(
+                kind="Rejection",
+                time=now,
+                account=account,
+                connection=submitter.connection if submitter else "",
+                stream=stream,
+                sender=printable(sender),
+                recipient=printable(recipient),
+                client=submitter.client if submitter else "",
+                note=f"{reply} (from {session.peer})",
+            )
+            self._rejections.append(encode(record))
+        return reply
+
+    def flush_rejections(self) -> None:
+        """Call about once a second."""
+        if self._rejected:
+            lines, entries = self._rejections, self._rejected
+            self._rejections, self._rejected = [], []
+            self.spool.keep_records(b"".join(lines), entries)
+
+    def hold_back(self, seconds: float, answer: Callable[[], None]) -> None:
+        """Answers so much later, or at once if too many answers wait already."""
+        if not seconds or self._held >= HELD:
+            answer()
+            return
+
+        def release() -> None:
+            self._held -= 1
+            answer()
+
+        self._held += 1
+        self._later(seconds, release)

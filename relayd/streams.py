@@ -1,0 +1,147 @@
+"""Streams as they hold for each account: a template of the configuration, with what the account says differently.
+
+In: the configuration, the directory's rows.  Out: for an account and the name that its mail goes by, one value from
+which reception, scheduler, outcomes and signing read what is theirs.  Values are made once and kept until a reload or a
+change of the directory.
+"""
+
+from collections.abc import Iterator
+
+import msgspec
+
+from relayd import config
+from relayd.config import Config
+from relayd.delivery.outcomes import Life, Rules
+from relayd.directory import AccountStream, Directory
+from relayd.errors import InputError
+from relayd.queue.retry import Schedule
+from relayd.queue.scheduler import Stream as Scheduling
+from relayd.quotas import show_limits
+from relayd.submission import Stream, list_names
+from relayd.tables import overridden
+
+_RISKS = ("low", "normal", "high")
+
+
+class Resolved(msgspec.Struct, frozen=True):
+    """One stream of one account.  ``settings`` are all its keys, defaults included."""
+
+    settings: config.Stream
+    incoming: Stream
+    scheduling: Scheduling
+    rules: Rules
+
+
+class Streams:
+    """See the module."""
+
+    def __init__(self, directory: Directory, loaded: Config) -> None:
+        self._directory = directory
+        self.configure(loaded)
+
+    def configure(self, loaded: Config) -> None:
+        """What holds from now on."""
+        self._config = loaded
+        self._known: dict[tuple[str, str], Resolved] = {}
+        self._lists: dict[tuple[str, str, str], tuple[str, ...]] = {}
+        self._version = self._directory.version
+
+    def of(self, account: str, name: str) -> Resolved:
+        """A name that nobody knows any more is the default stream: its mail must go somehow."""
+        if self._version != self._directory.version:
+            self._known.clear()
+            self._lists.clear()
+            self._version = self._directory.version
+        key = (account, name)
+        found = self._known.get(key)
+        if found is None:
+            found = self._known[key] = self._resolved(account, name)
+        return found
+
+    def incoming(self, account: str, name: str) -> Stream:
+        return self.of(account, name).incoming
+
+    def scheduling(self, account: str, name: str) -> Scheduling:
+        return self.of(account, name).scheduling
+
+    def rules(self, account: str, name: str) -> Rules:
+        return self.of(account, name).rules
+
+    def defers(self, account: str, name: str) -> bool:
+        """Whether mail waits rather than goes without a signature of its From domain."""
+        return self.of(account, name).incoming.defers
+
+    def lists(self, account: str, stream: str, login: str) -> tuple[str, ...]:
+        """The full names of the suppression lists that mail of a connection by this stream is held against."""
+        found = self.of(account, stream)
+        key = (account, stream, login)
+        names = self._lists.get(key)
+        if names is None:
+            connection = self._directory.connection(login)
+            short = (*found.incoming.lists, *(connection.lists if connection else ()))
+            names = self._lists[key] = list_names(short, self._directory.lineage(account), login)
+        return names
+
+    def named(self, account: str, names: tuple[str, ...]) -> tuple[str, ...]:
+        """A connection's streams that there are; the default stream if there are none."""
+        known = tuple(n for n in names if n in self._config.stream or self._directory.stream(account, n))
+        return known or (self._config.node.default_stream,)
+
+    def fault(self, row: AccountStream) -> str:
+        """Why an account's stream cannot be used as it is, "" if it can."""
+        try:
+            merged = self._merged(row)
+        except InputError as error:
+            return error.text
+        pools = {merged.pool, *merged.risk_pools.values()}
+        return next((f"there is no pool {pool!r}" for pool in pools if pool not in self._config.pool), "")
+
+    def lives(self) -> Iterator[Life]:
+        """How long mail lives, for every stream: the ones of accounts by themselves, the others by their template."""
+        longest = {name: stream.expire for name, stream in self._config.stream.items()}
+        for row in self._directory.streams():
+            expire = self.of(row.account, row.name).settings.expire
+            if row.name in longest and expire > longest[row.name]:
+                longest[row.name] = expire  # or the template's look would take this account's mail too early
+            yield Life(row.account, row.name, expire)
+        for name, expire in longest.items():
+            yield Life("*", name, expire)
+
+    def _merged(self, row: AccountStream) -> config.Stream:
+        template = self._config.stream.get(row.template)
+        if template is None:
+            raise InputError("template", f"its template {row.template!r} is not in the configuration any more")
+        return overridden(template, row.overrides)
+
+    def _resolved(self, account: str, name: str) -> Resolved:
+        own = self._directory.stream(account, name)
+        template = own.template if own else self._config.stream_named(name)
+        settings = self._config.stream[self._config.stream_named(template)]
+        if own and not self.fault(own):
+            settings = self._merged(own)
+        lists = settings.lists or (template, "all")
+        return Resolved(
+            settings,
+            Stream(name, settings.validation, lists, settings.limits, settings.unsigned == "defer"),
+            Scheduling(self._pool(account, settings), settings.priority),
+            Rules(Schedule(settings.schedule, settings.expire, self._config.retry.greylist), settings.reports),
+        )
+
+    def _pool(self, account: str, settings: config.Stream) -> str:
+        """By risk: the stream's own class, else the worst of the account and those above it."""
+        risk = settings.risk
+        if risk == "normal":
+            rows = (self._directory.account(name) for name in self._directory.lineage(account))
+            risk = max((row.risk for row in rows if row), key=_RISKS.index, default="normal")
+        return settings.risk_pools.get(risk, settings.pool)
+
+
+def shown(found: Resolved) -> dict[str, object]:
+    """For operators: all keys, and what follows from them."""
+    rows = msgspec.structs.asdict(found.settings)
+    return {
+        **rows,
+        "pool": found.scheduling.pool,
+        "lists": found.incoming.lists,
+        "limits": show_limits(found.settings.limits),
+    }
