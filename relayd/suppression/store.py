@@ -203,7 +203,8 @@ class Suppressions:
     def _known(self, name: str) -> _Known:
         known = self._lists.get(name)
         if known is None:
-            raise InputError("list", f"there is no list {name!r}{notation.nearest(name, self._lists)}")
+            near = notation.nearest(name, self._lists) or f": make it with list add {name}"
+            raise InputError("list", f"there is no list {name!r}{near}")
         return known
 
     def _forget(self, id: int) -> SuppressionList:
