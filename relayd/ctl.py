@@ -315,10 +315,12 @@ def _cell(key: str, item: Any, limit: int = 1024) -> str:
         return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(item))
     if number and key in ("uptime", "age"):
         return show_duration(item)
-    if item is None or item == "" or item == []:
+    if item is None or item in ("", [], {}):
         return "-"
     if isinstance(item, bool):
         return "yes" if item else "no"
+    if isinstance(item, dict):
+        return _cell("", [f"{name}={_cell(name, value)}" for name, value in item.items()], limit)
     text = ", ".join(map(str, item)) if isinstance(item, list) else str(item)
     return printable(text, limit).replace("\n", " / ").replace("\t", " ")
 
