@@ -1,12 +1,16 @@
 """From configuration values to rooms."""
 
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
 from relayd import assembly, config
 from relayd.delivery.routing import StaticRoute
+from relayd.directory import Directory
 from relayd.guard import Settings
+from relayd.streams import Streams
 from tests.harness import Names, Reactor
 from tests.test_service import CONFIG
 
@@ -15,6 +19,12 @@ def loaded(directory: Path, more: str = "", old: str = "", new: str = "") -> con
     path = directory / "relayd.toml"
     path.write_text(CONFIG.replace(old, new) + more if old else CONFIG + more)
     return config.load(path)
+
+
+@contextmanager
+def streams_of(loaded: config.Config) -> Iterator[Streams]:
+    with closing(Directory(f"{loaded.node.spool}.sqlite", lambda call: call(), loaded.accounts())) as directory:
+        yield Streams(directory, loaded)
 
 
 def test_sources_and_pools_are_as_written(tmp_path: Path):
@@ -26,7 +36,8 @@ def test_sources_and_pools_are_as_written(tmp_path: Path):
 def test_every_patience_of_the_configuration_reaches_its_stage(tmp_path: Path):
     stages = ("banner", "ehlo", "starttls", "auth", "idle", "rset", "mail", "rcpt", "data", "dot", "quit")
     more = '[egress]\nconnect = "7s"\n' + "".join(f'{stage} = "{n}s"\n' for n, stage in enumerate(stages, 100))
-    made = assembly.courier_settings(loaded(tmp_path, more))
+    with streams_of(loaded(tmp_path, more)) as streams:
+        made = assembly.courier_settings(loaded(tmp_path, more), streams)
     assert made.connect == 7.0 and made.drain == 10.0
     for n, stage in enumerate(stages, 100):
         assert getattr(made.timeouts, stage) == n
@@ -141,14 +152,15 @@ pool = "q"
 
 
 @pytest.mark.parametrize(
-    ("streams", "seen"),
+    ("stream", "seen"),
     [
-        (["news"], [("s2", "192.0.2.12", "mx1.relay.example"), ("s2", "2001:db8::12", "mx1.relay.example")]),
-        (["third"], [("s3", "192.0.2.13", "mx1.relay.example")]),
-        (["bulk"], []),
-        (["unknown"], []),
+        ("news", [("s2", "192.0.2.12", "mx1.relay.example"), ("s2", "2001:db8::12", "mx1.relay.example")]),
+        ("third", [("s3", "192.0.2.13", "mx1.relay.example")]),
+        ("bulk", []),
+        ("unknown", []),
     ],
 )
-def test_senders_are_seen_by_the_public_addresses_of_their_streams_pools(tmp_path: Path, streams, seen):
-    made = assembly.sender_sources(loaded(tmp_path, SOURCES), streams)
+def test_senders_are_seen_by_the_public_addresses_of_their_streams_pools(tmp_path: Path, stream, seen):
+    with streams_of(loaded(tmp_path, SOURCES)) as streams:
+        made = assembly.sender_sources(loaded(tmp_path, SOURCES), {streams.scheduling("crm", stream).pool})
     assert [(source.name, source.address, source.ehlo) for source in made] == seen

@@ -294,6 +294,6 @@ class RunningTests(TestCase):
         file = self.directory / "x.csv"
         file.write_text("a@b.example\n")
         code, _, err = await self.run_ctl("suppression", "import", "bounces", str(file))
-        assert (code, err) == (1, "relayctl: list: there is no list 'bounces'\n")
+        assert (code, err) == (1, "relayctl: list: there is no list 'bounces': make it with list add bounces\n")
         code, _, err = await self.run_ctl("suppression", "export", "bounces")
-        assert (code, err) == (1, "relayctl: list: there is no list 'bounces'\n")
+        assert (code, err) == (1, "relayctl: list: there is no list 'bounces': make it with list add bounces\n")

@@ -394,7 +394,9 @@ def test_a_domain_is_judged_by_keys_that_align_with_it_and_by_the_streams_it_is_
     assert row is not None
     assert [key.domain for key in node.subject(row).keys] == ["crm.example"]
     assert [source.address for source in node.subject(row).sources] == ["192.0.2.11", "192.0.2.12"]
-    login = node.directory.add_connection("login", account="acme", now=START, stream="news", password="secret secret")
+    login = node.directory.add_connection(
+        "login", account="acme", now=START, streams=("news",), password="secret secret"
+    )
     relay.reactor.until(login.done)
     assert [source.address for source in node.subject(row).sources] == ["192.0.2.12"]
 

@@ -114,9 +114,13 @@ def test_a_new_key_under_an_old_selector_is_the_one_that_signs():
     assert keyring.find("crm", "a.example").keys[0].algorithm == "rsa-sha256"
 
 
-def test_streams_wait_as_the_rules_say():
-    keyring = ring(defer=frozenset({"urgent"}))
-    assert keyring.defers("urgent") and not keyring.defers("bulk")
+def test_an_account_signs_with_the_keys_of_those_above_it_and_they_never_with_its_own():
+    rows = [row("a.example", "parent", "above"), row("b.example", "child", "below")]
+    lineage = {"child": ("child", "parent"), "parent": ("parent",)}
+    keyring = Keyring(lambda domain: [row for row in rows if row.domain == domain], lineage.__getitem__)
+    assert names(keyring, "a.example", "child") == ["above.a.example"]
+    assert names(keyring, "b.example", "child") == ["below.b.example"]
+    assert names(keyring, "b.example", "parent") == []
 
 
 def test_a_look_up_asks_for_each_label_once_whatever_the_number_of_domains():

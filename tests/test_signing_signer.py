@@ -123,8 +123,8 @@ def message(number: int = 1, **edits: Any) -> Message:
 
 
 def knowing(*keys: Key, defer: bool = True) -> Signer:
-    signer = Signer()
-    signer.keyring.rules = Rules({key.domain: keys for key in keys}, defer=frozenset({"bulk"} if defer else ()))
+    signer = Signer(Keyring(defers=lambda account, stream: defer and (account, stream) == ("crm", "bulk")))
+    signer.keyring.rules = Rules({key.domain: keys for key in keys})
     return signer
 
 
@@ -142,7 +142,7 @@ def test_a_late_signature_is_the_same_whenever_it_is_made(key):
 def test_a_late_signature_is_made_once_for_all_recipients(monkeypatch):
     signer = knowing(rsa())
     first = signer.late(message(unsigned=DIGEST))
-    signer.keyring.rules = Rules(defer=frozenset({"bulk"}))
+    signer.keyring.rules = Rules()
     assert signer.late(message(unsigned=DIGEST)) is first
     with pytest.raises(NoKey):
         signer.late(message(2, unsigned=DIGEST))

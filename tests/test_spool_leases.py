@@ -12,9 +12,13 @@ from relayd.lease import Charge, Lease
 from relayd.spool import leases, reader
 from relayd.spool.store import Batch, Departure, Meta, Reception, Store, create
 from relayd.spool.writer import Writer
-from tests.spool_kit import NOW, Mail, Main
+from tests.spool_kit import NOW, Mail, Main, first_format
 
-VERSION_1 = (Path(leases.__file__).parent / "schema.sql").read_text()
+X = "crm/news/x.example"
+
+
+def nowhere(place: int, identity: int) -> tuple[bytes, bytes]:
+    raise AssertionError("a store without a landing keeps contents in their rows")
 
 
 @pytest.fixture
@@ -145,7 +149,7 @@ def test_who_paid_stays_with_the_message(db):
     message = msgspec.structs.replace(made.message, payer="parent")
     deliveries = tuple(msgspec.structs.replace(d, message=message) for d in made.deliveries)
     apply(db, plain, Reception(message, deliveries, made.line, made.entries))
-    found = reader.due_deliveries(db, "crm/news/x.example", NOW, 9, [])
+    found = reader.due_deliveries(db, nowhere, X, NOW, 9, [])
     assert [d.message.payer for d in found] == ["", "parent"]
 
 
@@ -155,23 +159,22 @@ def test_a_message_that_nobody_paid_for_is_stored_as_it_was_by_the_first_version
 
 def test_a_spool_of_the_first_version_gets_the_table_and_keeps_its_mail(tmp_path):
     path = tmp_path / "old.sqlite"
-    old = sqlite3.connect(path, isolation_level=None)
-    old.executescript(f"PRAGMA journal_mode=WAL; BEGIN; {VERSION_1}; PRAGMA user_version=1; COMMIT")
-    apply(old, Mail().reception("x.example", "y.example"))
-    old.close()
+    first_format(path, "x.example", "y.example")
     for _ in range(2):  # the second time it is a spool of this version
         db = create(path)
-        assert tally(db)["received"] == 2 and len(reader.due_deliveries(db, "crm/news/x.example", NOW, 9, [])) == 1
+        assert tally(db)["received"] == 2 and len(reader.due_deliveries(db, nowhere, X, NOW, 9, [])) == 1
         assert leases.all_leases(db).keys() <= {"crm"}
         settle(db, ("crm", 100, 0))
         db.close()
 
 
-def test_an_upgrade_that_fails_leaves_the_first_version(tmp_path):
+def test_an_upgrade_that_fails_leaves_the_version_before_it(tmp_path):
     path = tmp_path / "old.sqlite"
+    first_format(path, "x.example")
     old = sqlite3.connect(path, isolation_level=None)
-    old.executescript(f"{VERSION_1}; PRAGMA user_version=1; CREATE TABLE lease (in_the_way)")
+    old.execute("CREATE TABLE lease (in_the_way)")
     with pytest.raises(sqlite3.OperationalError, match="already exists"):
         create(path)
-    assert old.execute("PRAGMA user_version").fetchone() == (1,)
+    assert old.execute("PRAGMA user_version").fetchone() == (2,)  # new mail lands in files; leases came after that
+    assert len(reader.due_deliveries(old, nowhere, X, NOW, 9, [])) == 1
     old.close()

@@ -10,7 +10,6 @@ from typing import Any
 from relayd.delivery import Courier
 from relayd.delivery.courier import Settings
 from relayd.delivery.outcomes import Rules
-from relayd.delivery.outcomes import Settings as OutcomeSettings
 from relayd.delivery.routing import Policy, Router, StaticRoute
 from relayd.delivery.session import Timeouts
 from relayd.egress.pools import Pools, Source
@@ -23,6 +22,7 @@ from relayd.resolver import MailHost, MailHosts
 from relayd.shaping.limits import Limits
 from relayd.spool import Reception, Spool
 from relayd.tls import ClientTLS
+from tests.harness import outcome_settings
 from tests.hostile import peer
 from tests.hostile.loop import Loop, sockets
 
@@ -69,9 +69,8 @@ class Relay:
         sources = sources or {"s1": "127.0.0.1"}
         made = {name: Source(name, (address,), f"{name}.relay.example") for name, address in sources.items()}
         self.pools = Pools(made, {"default": dict.fromkeys(sources, 1)})
-        streams = {"bulk": Stream()}
         self.identities = Identities(self.spool.last_identity)
-        self.scheduler = Scheduler(streams, self.pools.choose, 2000)
+        self.scheduler = Scheduler(lambda account, name: Stream(), self.pools.choose, 2000)
         rules = {"bulk": Rules(schedule or Schedule((300.0, 600.0), 86400.0), reports)}
         first = peer.listen(self.loop, 0)
         self.port = first.port.getHost().port
@@ -85,7 +84,7 @@ class Relay:
             router,
             self.identities,
             Settings(
-                outcomes=OutcomeSettings(node="mx1.relay.example", rules=rules, delay_report=delay_report),
+                outcomes=outcome_settings(rules, delay_report=delay_report),
                 client_tls=ClientTLS(authorities),
                 timeouts=TIMEOUTS,
                 connect=connect,
