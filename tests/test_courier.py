@@ -1,5 +1,7 @@
 """The courier: what becomes of deliveries, towards scripted mail servers, without sockets or real time."""
 
+from typing import Any
+
 import pytest
 
 from relayd.delivery.outcomes import UNANSWERED, Rules
@@ -9,7 +11,8 @@ from relayd.egress.pools import Pools, Source
 from relayd.queue.retry import Schedule
 from relayd.resolver import LookupFailed, NoSuchDomain
 from relayd.shaping.limits import Limits
-from tests.harness import CLOSE, HANG, Delivering, Server
+from relayd.suppression import entry
+from tests.harness import CLOSE, HANG, START, Delivering, Server
 
 
 def once(*answers: str):
@@ -609,6 +612,80 @@ def test_no_more_is_begun_while_too_many_outcomes_wait_for_the_disk_and_it_goes_
     relay.spool.flush()
     relay.reactor.pump()
     assert len(relay.mx.got) == domains * 50 and len(relay.mx.seen) == 1
+
+
+# Stop-lists.
+
+
+class Stops:
+    """Suppression lists: who is suspected, and what the disk then says.  ``held`` keeps its answers back."""
+
+    def __init__(self, relay: Delivering, **found: Any) -> None:
+        relay.courier.suppressions = self  # type: ignore[assignment]
+        relay.courier.lists_of = lambda message: (message.stream,)
+        self.found: dict[str, Any] = {"b@x.example": found.get("b")}
+        self.post = relay.reactor.callFromThread
+        self.held: list[Any] | None = None
+
+    def suspects(self, lists: tuple[str, ...], address: str) -> bool:
+        return lists == ("bulk",) and address in self.found
+
+    def look_up(self, lists: tuple[str, ...], address: str, now: float, done: Any) -> None:
+        if self.held is None:
+            self.post(done, self.found[address])
+        else:
+            self.held.append(lambda: done(self.found[address]))
+
+
+LISTED = entry("bulk", "b@x.example", reason="complaint", added=START, by="test")
+
+
+def test_who_is_on_a_stop_list_by_now_gets_nothing_and_the_others_theirs():
+    relay = Delivering()
+    Stops(relay, b=LISTED)
+    relay.send()
+    assert relay.spool.kinds() == ["Suppression"] and relay.mx.got == [] and relay.spool.rows == {}
+    assert relay.evidence.error == "b@x.example is on the list bulk: complaint" and relay.spool.records[0].attempts == 0
+    relay.send(to="c@x.example")
+    relay.send(stream="urgent")
+    assert relay.spool.kinds() == ["Suppression", "Delivery", "Delivery"]
+
+
+def test_who_is_only_suspected_gets_his_mail_once_the_disk_has_cleared_him():
+    relay = Delivering()
+    stops = Stops(relay)
+    stops.held = []
+    relay.send()
+    relay.send(to="c@x.example")  # waits for nobody's look-up
+    assert [to for _, to, _ in relay.mx.got] == ["c@x.example"]
+    stops.held.pop()()
+    relay.reactor.pump()
+    assert relay.spool.kinds() == ["Delivery", "Delivery"] and relay.courier._cleared == set()
+
+
+def test_lists_that_cannot_be_read_make_mail_wait():
+    relay = Delivering()
+    Stops(relay, b=OSError("disk I/O error"))
+    relay.send()
+    assert relay.spool.kinds() == ["TransientFailure"] and relay.mx.got == []
+    assert relay.evidence.error == "the suppression lists cannot be read: disk I/O error"
+
+
+def test_a_clearance_is_not_good_for_a_later_attempt():
+    relay = Delivering()
+    stops = Stops(relay)
+    stops.held = []
+    relay.send()
+    relay.mx.open = 0
+    relay.mx.seen[0].transport.loseConnection()
+    relay.reactor.pump()
+    stops.held.pop()()
+    relay.reactor.pump()
+    assert relay.spool.kinds() == ["TransientFailure"]  # cleared, and no session to be had
+    relay.mx.open = 1000
+    stops.held, stops.found["b@x.example"] = None, LISTED
+    relay.wait(400)
+    assert relay.spool.kinds() == ["TransientFailure", "Suppression"] and relay.mx.got == []
 
 
 # Stop.

@@ -102,7 +102,7 @@ class Courier(Service):
         self.setName("courier")
         self.suppressions = suppressions
         self.lists_of = lists_of
-        self._cleared: set[int] = set()  # looked up, and on no list: they may go
+        self._cleared: set[int] = set()  # looked up, and on no list: good for one attempt
         self.signer = signer or Signer()
         self.reactor = reactor
         self.spool = spool
@@ -473,6 +473,7 @@ class Courier(Service):
 
     def _durable(self, delivery: Delivery) -> None:
         """Its outcome is on disk."""
+        self._cleared.discard(delivery.id)
         self.scheduler.done(delivery, self.wall())
         if self.outcomes.unanswered == UNANSWERED - 1:
             self._take_up()
