@@ -37,7 +37,8 @@ class House:
         self.home = stage.home
         self.sink: Sink = stage.sink(options=("--utf8",))
         route = f'[[route]]\ndomain = "*"\nvia = "{self.sink.via}"'
-        self.relay: Relay = stage.relay(route).start()
+        guesses = 'failures = 1000\nfailures_per_ip = 1000\ndelay = "1ms"\nlongest_delay = "1ms"'  # one a client
+        self.relay: Relay = stage.relay(f"{route}\n[login]\n{guesses}").start()
         self.full: Relay = stage.relay(route, node='min_free = "1000000G"').start()
         self.narrow: Relay = stage.relay(route, door="max_recipients = 2").start()
         for relay in (self.relay, self.full, self.narrow):
