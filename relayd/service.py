@@ -52,6 +52,7 @@ from relayd.spool import Audit, Spool, SpoolError
 from relayd.streams import Streams, shown
 from relayd.suppression import Suppressions
 from relayd.tls import ServerTLS
+from relayd.transport import quicken_loop
 from relayd.verification import Subject
 
 _SWITCH = (
@@ -127,6 +128,7 @@ class Node(Service):
         """Raises SystemExit with a sentence for the operator."""
         super().startService()
         sys.setswitchinterval(_SWITCH)
+        quicken_loop()
         gc.freeze()  # modules and classes are there for good: no collection need look at them again
         gc.set_threshold(*_COLLECT)
         try:
