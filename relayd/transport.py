@@ -41,7 +41,7 @@ def set_no_delay(transport: Any) -> None:
 def quicken_loop() -> None:
     """Has the epoll loop call sockets without a logging context of their own; a fault of one is still logged and stops
     no other.  Once for each process; other reactors are left as they are."""
-    epollreactor.log = SimpleNamespace(callWithLogger=_call)  # type: ignore[assignment]
+    epollreactor.log = SimpleNamespace(callWithLogger=_call)  # type: ignore[assignment, attr-defined]
 
 
 def _call(selectable: object, call: Callable[..., object], *args: object) -> None:
