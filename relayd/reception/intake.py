@@ -353,7 +353,7 @@ class Intake:
             if outcome is None and self._deliveries:
                 self.relay.on_received(self._deliveries)
         finally:  # on disk is on disk, whatever fails behind it
-            self._answer(Reply(250, "2.0.0", f"queued as {show(outcome or self.identity)}"))
+            self._answer(catalogue.QUEUED(show(outcome or self.identity)))
 
     def _failed(self, error: Exception) -> None:
         self._promised = False
