@@ -357,7 +357,9 @@ class Node(Service):
         node, keys = self.config.node, self.keyring.find(row.account, row.domain).keys
         aligned = tuple(key for key in keys if f".{row.domain}".endswith(f".{key.domain}"))
         sources = assembly.sender_sources(self.config, self._pools_of(row.account))
-        return Subject(row.domain, node.name, aligned, sources, node.spf)
+        owners = (self.directory.account(name) for name in self.directory.lineage(row.account))
+        zone = next((owner.zone for owner in owners if owner and owner.zone), "")
+        return Subject(row.domain, node.name, aligned, sources, node.spf, zone)
 
     def _pools_of(self, account: str) -> set[str]:
         """The pools that mail of an account, or of one below it, may leave by; all, while there is no way in."""
