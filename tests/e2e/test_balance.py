@@ -94,7 +94,7 @@ class Client:
             await self._send(test, to)
 
     async def _abort(self, to: list[str]) -> None:
-        """A transaction that comes to nothing: taken back, with a recipient that is refused, or without anybody left."""
+        """A transaction that comes to nothing: taken back, or with nobody left who may be mailed."""
         self._books.aborted += 1
         await self._envelope(to)
         if not self._login:
@@ -178,7 +178,7 @@ def test_a_balance_is_exact_after_kills_under_load(stage: Stage) -> None:
     assert len(books.unanswered) <= ROUNDS * len(clients)
     assert now["used"] == len(arrived)  # a copy a unit: those that nobody was told of as well
     assert now["left"] + now["used"] == CREDIT and now["leased"] == 0
-    assert not any(ON_ALL == recipient for _, recipient in arrived)
+    assert not any(recipient == ON_ALL for _, recipient in arrived)
     assert len(books.accepted) > 20 * ROUNDS and books.repeated > ROUNDS and books.aborted > ROUNDS
     relay.audited()
 
