@@ -130,9 +130,10 @@ def test_a_suspended_parent_stops_its_clients_and_resumed_it_lets_them_go_on(rel
     client(relay, CHILD).quit()
 
 
-def test_a_zone_of_the_account_or_of_the_nearest_above_it_says_what_to_publish_and_is_checked(relay: Relay) -> None:
-    said(relay, "account", "set", "--zone", "mail.crm.example", "crm")
+def test_a_zone_of_the_account_or_of_the_nearest_above_it_says_what_to_publish_and_proves_nothing(relay: Relay) -> None:
     said(relay, "domain", "add", "--account", "shop", "--selector", "s1", "shop.example")
+    before = relay.ask("/v1/domain/verify", name="shop.example")
+    said(relay, "account", "set", "--zone", "mail.crm.example", "crm")
     told = said(relay, "domain", "show", "shop.example")
     for line in (
         "bounce.mail.crm.example. IN MX 10 relay.test.example.",
@@ -141,13 +142,9 @@ def test_a_zone_of_the_account_or_of_the_nearest_above_it_says_what_to_publish_a
         "links.mail.crm.example. IN CNAME relay.test.example.",
     ):
         assert line in told
+    # Mail still leaves with the sender's own return path: it is that which is judged.
+    assert relay.ask("/v1/domain/verify", name="shop.example")["findings"] == before["findings"]
     said(relay, "account", "set", "--zone", "mail.shop.example", "shop")
-    found = relay.ask("/v1/domain/verify", name="shop.example")
-    results = {finding["check"]: finding["result"] for finding in found["findings"]}
-    assert (results["spf"], results["return path"], results["white label"]) == ("pass", "pass", "warn")
-    assert {row["name"] for row in found["publish"] if row["type"] in ("A", "CNAME")} == {
-        "t1.mail.shop.example",
-        "links.mail.shop.example",
-    }
+    assert "links.mail.shop.example" in said(relay, "domain", "show", "shop.example")
     said(relay, "account", "set", "--zone", "none", "shop")
     assert "bounce.mail.crm.example" in said(relay, "domain", "show", "shop.example")
