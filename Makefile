@@ -13,7 +13,7 @@ export RELAYD_BASE_PORT
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_ROOT_USER_ACTION = ignore
 
-.PHONY: help run test test-clients test-peers bench bench-regress lint format venv clients clean
+.PHONY: help run test test-clients test-peers bench bench-regress docs lint format venv clients clean
 
 help:
 	@echo "make run     start relayd with a quickstart configuration under $(VAR)/"
@@ -22,6 +22,7 @@ help:
 	@echo "make test-peers  the tests against Postfix, Exim and OpenSMTPD, fetched from Debian but not installed (root)"
 	@echo "make bench   relayd beside Postfix, row by row (as root); ARGS=--short in under 3 minutes"
 	@echo "make bench-regress REV=...   CPU a message of a revision against HEAD"
+	@echo "make docs    write docs/replies.md from the table of replies"
 	@echo "make lint    ruff, and mypy --strict"
 	@echo "make format  let ruff rewrite what lint would complain of"
 	@echo "make venv    only the virtual environment, $(VENV)"
@@ -48,6 +49,9 @@ bench: $(READY)
 
 bench-regress: $(READY)
 	@$(BIN)/python -m bench.regress $(REV) $(ARGS)
+
+docs: $(READY)
+	$(BIN)/python -m relayd.catalogue > docs/replies.md
 
 lint: $(READY)
 	$(BIN)/ruff check

@@ -292,11 +292,16 @@ def rendered(value: Any, indent: str = "") -> list[str]:
 
 
 def _flat(item: dict[str, Any] | list[Any]) -> bool:
-    return not item or (isinstance(item, list) and not any(isinstance(entry, dict | list) for entry in item))
+    """Whether it has room in one line; of several long texts each has its own."""
+    if not item or isinstance(item, dict) or any(isinstance(entry, dict) for entry in item):
+        return not item
+    return len(item) == 1 or len(_cell("", item)) <= _WIDEST
 
 
 def _table(rows: list[dict[str, Any]]) -> list[str]:
-    columns = list(dict.fromkeys(key for row in rows for key in row))
+    """Without the columns in which no row has anything."""
+    named = dict.fromkeys(key for row in rows for key in row)
+    columns = [key for key in named if any(row.get(key) not in _NOTHING for row in rows)] or list(named)
     cells = [[printable(name).upper() for name in columns]]
     # The last column has room to the end of the line: there stands what is long, such as a server's words.
     limits = [*[_WIDEST] * (len(columns) - 1), 1024]
@@ -306,6 +311,7 @@ def _table(rows: list[dict[str, Any]]) -> list[str]:
 
 
 _MOMENTS = frozenset({"added", "created", "started", "due", "received", "time", "expires", "until", "since", "checked"})
+_NOTHING: tuple[object, ...] = (None, "", [], {})
 _EPOCH = 1e9  # less is a count that bears the same name
 
 
@@ -315,14 +321,25 @@ def _cell(key: str, item: Any, limit: int = 1024) -> str:
         return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(item))
     if number and key in ("uptime", "age"):
         return show_duration(item)
-    if item is None or item in ("", [], {}):
+    if item in _NOTHING:
         return "-"
     if isinstance(item, bool):
         return "yes" if item else "no"
     if isinstance(item, dict):
-        return _cell("", [f"{name}={_cell(name, value)}" for name, value in item.items()], limit)
-    text = ", ".join(map(str, item)) if isinstance(item, list) else str(item)
+        text = " ".join(f"{name}={_word(name, value)}" for name, value in item.items())
+    elif isinstance(item, list):
+        text = ", ".join(":".join(map(str, entry)) if isinstance(entry, list) else str(entry) for entry in item)
+    else:
+        text = str(item)
     return printable(text, limit).replace("\n", " / ").replace("\t", " ")
+
+
+def _word(key: str, item: Any) -> str:
+    """A value within an object, such that it is seen where it ends."""
+    if isinstance(item, dict) and item:
+        return "{" + _cell(key, item) + "}"
+    text = ",".join(map(str, item)) if isinstance(item, list) and item else _cell(key, item)
+    return json.dumps(text, ensure_ascii=False) if " " in text else text
 
 
 if __name__ == "__main__":

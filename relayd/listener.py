@@ -30,10 +30,6 @@ BACKLOG = 64 << 10  # bytes that a client may send ahead of our answer before we
 _SWEEP = 1.0
 _PARTING = 30.0  # seconds for the last word to be taken
 
-_IDLE = Reply(421, "4.4.2", "Nothing came for too long, closing")
-_SLOW = Reply(421, "4.4.2", "The message took too long, closing")
-_NO_LOGIN = Reply(421, "4.7.0", "No login came in time, closing")
-
 
 class Receiver(Protocol):
     """Takes one message's content.  ``end`` calls ``answer`` once, now or later."""
@@ -86,7 +82,7 @@ class Session(protocol.Protocol):
         self.state: Any = None
         self.receiver: Receiver | None = None
         self.deadline = 0.0
-        self.last_word = _IDLE
+        self.last_word = catalogue.IDLE
         self._running = False
         self._paused = 0
         self._counted = False
@@ -118,7 +114,7 @@ class Session(protocol.Protocol):
         else:
             self.machine.greet()
         limits = self.factory.limits
-        self.last_word = _NO_LOGIN if self.door.settings.auth_required else _IDLE
+        self.last_word = catalogue.NO_LOGIN if self.door.settings.auth_required else catalogue.IDLE
         self.deadline = self.factory.now() + (limits.auth_time if self.door.settings.auth_required else limits.idle)
         self._flush()
 
@@ -182,7 +178,7 @@ class Session(protocol.Protocol):
             self._running = False
         if self._flush() and not self.busy and self.machine.stage != "data":
             # Only what was answered counts: bytes that drip in gain no time.
-            self._expect(self.factory.limits.idle, _IDLE)
+            self._expect(self.factory.limits.idle, catalogue.IDLE)
         if self.factory.closing:
             self.part()
         if self.machine.backlog > BACKLOG and self.machine.stage == "answer" and not self._ahead:
@@ -260,7 +256,7 @@ class Session(protocol.Protocol):
             self.machine.refuse(begun)
         else:
             self.receiver = begun
-            self._expect(self.factory.limits.data, _SLOW)
+            self._expect(self.factory.limits.data, catalogue.SLOW)
             self.machine.accept()
 
     def _on_chunk(self, event: events.BodyChunk) -> None:
@@ -337,14 +333,14 @@ class SMTPServerFactory(protocol.ServerFactory):
         self.by_ip[session.peer] += 1
         session._counted = True
         if len(self.sessions) > self.limits.connections:
-            return Reply(421, "4.3.2", "Too many connections, try again later")
+            return catalogue.TOO_MANY_CONNECTIONS
         if self.by_ip[session.peer] > self.limits.connections_per_ip:
-            return Reply(421, "4.7.0", f"Too many connections from {session.peer}")
+            return catalogue.TOO_MANY_FROM_HERE(session.peer)
         return None
 
     def admit_login(self, session: Session, login: str) -> Reply | None:
         if self.by_login[login] >= self.limits.connections_per_login:
-            return Reply(421, "4.7.0", "Too many connections with this login")
+            return catalogue.TOO_MANY_SESSIONS("login")
         self.by_login[login] += 1
         return None
 

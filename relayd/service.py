@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+import msgspec
 from OpenSSL import SSL
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, TimeoutError
@@ -52,6 +53,7 @@ from relayd.spool import Audit, Spool, SpoolError
 from relayd.streams import Streams, shown
 from relayd.suppression import Suppressions
 from relayd.tls import ServerTLS
+from relayd.transport import quicken_loop
 from relayd.verification import Subject
 
 _SWITCH = (
@@ -127,6 +129,7 @@ class Node(Service):
         """Raises SystemExit with a sentence for the operator."""
         super().startService()
         sys.setswitchinterval(_SWITCH)
+        quicken_loop()
         gc.freeze()  # modules and classes are there for good: no collection need look at them again
         gc.set_threshold(*_COLLECT)
         try:
@@ -162,7 +165,7 @@ class Node(Service):
             reactor,
             self.directory.senders,
             self.resolver,
-            self.subject,
+            self._judged,
             self._is_checked,
             lambda lines, done: self.spool.keep_records(lines, (), done),
             self.now,
@@ -357,7 +360,13 @@ class Node(Service):
         node, keys = self.config.node, self.keyring.find(row.account, row.domain).keys
         aligned = tuple(key for key in keys if f".{row.domain}".endswith(f".{key.domain}"))
         sources = assembly.sender_sources(self.config, self._pools_of(row.account))
-        return Subject(row.domain, node.name, aligned, sources, node.spf)
+        owners = (self.directory.account(name) for name in self.directory.lineage(row.account))
+        zone = next((owner.zone for owner in owners if owner and owner.zone), "")
+        return Subject(row.domain, node.name, aligned, sources, node.spf, zone)
+
+    def _judged(self, row: SenderDomain) -> Subject:
+        """By what mail leaves with today: the sender's own return path, not yet one in the account's zone."""
+        return msgspec.structs.replace(self.subject(row), zone="")
 
     def _pools_of(self, account: str) -> set[str]:
         """The pools that mail of an account, or of one below it, may leave by; all, while there is no way in."""

@@ -14,6 +14,7 @@ from relayd.config import Config
 from relayd.delivery.outcomes import Life, Rules
 from relayd.directory import AccountStream, Directory
 from relayd.errors import InputError
+from relayd.notation import show_duration
 from relayd.queue.retry import Schedule
 from relayd.queue.scheduler import Stream as Scheduling
 from relayd.quotas import show_limits
@@ -141,6 +142,8 @@ def shown(found: Resolved) -> dict[str, object]:
     rows = msgspec.structs.asdict(found.settings)
     return {
         **rows,
+        "schedule": [show_duration(wait) for wait in found.settings.schedule],
+        "expire": show_duration(found.settings.expire),
         "pool": found.scheduling.pool,
         "lists": found.incoming.lists,
         "limits": show_limits(found.settings.limits),

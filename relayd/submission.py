@@ -91,9 +91,9 @@ def refuse_head(submitter: Submitter, head: Head) -> Reply | None:
     return catalogue.LOOP if head.received >= MAX_HOPS else None
 
 
-def refuse_domain(submitter: Submitter, state: State | None) -> Reply | None:
+def refuse_domain(state: State | None) -> Reply | None:
     """Of a sender's domain, by what the directory says of it."""
-    if submitter.domain_check != "require" or state == "verified":
+    if state == "verified":
         return None
     return catalogue.DOMAIN_UNVERIFIED if state else catalogue.DOMAIN_UNKNOWN
 
@@ -151,7 +151,9 @@ def deliveries(message: Message, recipients: tuple[Recipient, ...], due: float) 
     )
 
 
-def reception(message: Message, to: tuple[Recipient, ...], session: Session, tls: str) -> tuple[Record, Entry]:
+def reception(
+    message: Message, to: tuple[Recipient, ...], session: Session, tls: str, warning: str = ""
+) -> tuple[Record, Entry]:
     """The record of a reception and what it adds to the ledger."""
     recipients = tuple(recipient.address for recipient in to)
     record = Record(
@@ -169,7 +171,8 @@ def reception(message: Message, to: tuple[Recipient, ...], session: Session, tls
         track_id=message.steering.track_id,
         tags=message.steering.tags,
         meta=message.steering.meta,
-        note=f"from {session.peer} ({trace.safe_name(session.helo)}) by {session.protocol} {tls}".rstrip(),
+        note=f"from {session.peer} ({trace.safe_name(session.helo)}) by {session.protocol} {tls}".rstrip()
+        + (f"; {warning}" if warning else ""),
     )
     return record, Entry(day_of(message.id), message.account, message.stream, "received", len(recipients))
 

@@ -73,9 +73,7 @@ def test_an_added_domain_is_unverified_and_comes_back_with_every_record_to_publi
         "_dmarc.crm.example",
     ]
     assert told["publish"][:2] == [record(KEY), SPF]
-    assert told["zone"]["TXT s1._domainkey.crm.example"].startswith(
-        's1._domainkey.crm.example. IN TXT ( "v=DKIM1; k=rsa; p='
-    )
+    assert told["zone"][0].startswith('s1._domainkey.crm.example. IN TXT ( "v=DKIM1; k=rsa; p=')
 
 
 def test_a_domain_gets_a_key_unless_it_has_one_in_the_configuration_or_wants_none(relay):

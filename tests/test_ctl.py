@@ -87,7 +87,7 @@ def test_objects_are_lines_lists_of_objects_tables():
         "ok": True,
         "odd": [],
         "uptime": 3700,
-        "rows": [{"a": 1, "b": None}, {"a": 22, "c": ["x", "y"]}],
+        "rows": [{"a": 1, "b": None}, {"a": 22, "b": 0, "c": ["x", "y"]}],
     }
     assert ctl.rendered(value) == [
         "name    crm",
@@ -97,10 +97,29 @@ def test_objects_are_lines_lists_of_objects_tables():
         "rows:",
         "  A   B  C",
         "  1   -  -",
-        "  22  -  x, y",
+        "  22  0  x, y",
     ]
     assert ctl.rendered([]) == ["none"]
     assert ctl.rendered(["a", "b"]) == ["a", "b"]
+
+
+def test_a_column_in_which_nothing_stands_is_left_out():
+    assert ctl.rendered([{"a": 1, "b": None, "c": ""}, {"a": 2, "b": [], "d": {}}]) == ["A", "1", "2"]
+    assert ctl.rendered([{"a": None}]) == ["A", "-"]
+
+
+def test_an_object_in_a_table_reads_as_it_would_be_typed():
+    row = {"limits": {"messages": ["10/s"], "recipients": ["1000/h", "10000/d"]}, "steps": [[0, "0.10"], [10, "0.08"]]}
+    assert ctl.rendered([row])[1] == "messages=10/s recipients=1000/h,10000/d  0:0.10, 10:0.08"
+    assert ctl.rendered([{"given": {"note": "invoice 17", "of": {"a": 1}, "b": []}}])[1] == (
+        'note="invoice 17" of={a=1} b=-'
+    )
+
+
+def test_texts_that_have_no_room_in_a_line_have_a_line_each():
+    faults = ["the spool's disk is full: nothing is accepted", "balances cannot be asked for"]
+    assert ctl.rendered({"faults": faults}) == ["faults:", f"  {faults[0]}", f"  {faults[1]}"]
+    assert ctl.rendered({"faults": faults[:1]}) == [f"faults  {faults[0]}"]
 
 
 def test_moments_are_shown_as_dates():
@@ -186,7 +205,7 @@ class RunningTests(TestCase):
         line = Publish(name, "TXT", text).line
         assert code == 0 and text in out and line in out and "PRIVATE" not in out
         code, out, _ = await self.run_ctl("domain", "list")
-        assert out.splitlines()[1].split()[:7] == ["crm.example", "crm", "unverified", "-", "s1", "rsa-sha256", "2048"]
+        assert out.splitlines()[1].split()[:6] == ["crm.example", "crm", "unverified", "s1", "rsa-sha256", "2048"]
 
     async def test_a_domain_that_is_not_verified_exits_1_and_what_is_missing_is_printed(self) -> None:
         await self.run_ctl("account", "add", "crm")

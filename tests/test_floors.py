@@ -52,7 +52,6 @@ TYPES_ONLY = {"random": {"Random"}}
 # A file's twin is tests/test_FILE.py, test_ROOM_FILE.py or test_ROOM.py; these are tested by others' twins.
 TESTED_BY = {
     "errors.py": "test_directory.py",
-    "smtp/answers.py": "test_smtp_server.py",
     "smtp/events.py": "test_smtp_server.py",
     "smtp/lines.py": "test_smtp_server.py",
     "smtp/parameters.py": "test_smtp_server.py",

@@ -250,7 +250,7 @@ def test_one_connection_too_many_with_a_login_is_told_so_and_closed():
     first = logged_in(relay)
     assert first.heard.startswith(b"235")
     second = logged_in(relay)
-    assert second.heard == b"421 4.7.0 Too many connections with this login\r\n" and second.closed
+    assert second.heard == b"421 4.7.0 Too many sessions of this login\r\n" and second.closed
     assert relay.factory.by_login == {"login": 1}
     first.say(b"QUIT\r\n")
     assert logged_in(relay).heard.startswith(b"235") and relay.factory.by_login == {"login": 1}

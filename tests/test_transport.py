@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from twisted.internet import protocol, reactor
+from twisted.internet import epollreactor, protocol, reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint, connectProtocol
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import TestCase
 
-from relayd.transport import send, set_no_delay
+from relayd.transport import quicken_loop, send, set_no_delay
 
 
 class Collecting(protocol.Protocol):
@@ -55,3 +55,30 @@ class SendTests(TestCase):
         send(transport, b"x" * 100)
         transport.abortConnection()
         await done
+
+
+class Failing(protocol.Protocol):
+    def dataReceived(self, data: bytes) -> None:
+        raise ZeroDivisionError("a bug")
+
+
+class LoopTests(TestCase):
+    async def test_a_fault_of_one_session_is_logged_and_the_next_one_works(self) -> None:
+        self.addCleanup(setattr, epollreactor, "log", epollreactor.log)
+        quicken_loop()
+        kinds = iter([Failing, lambda: Collecting(done)])
+        done: Deferred[bytes] = Deferred()
+        factory = protocol.Factory.forProtocol(lambda: next(kinds)())  # type: ignore[arg-type]
+        port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(factory)
+        self.addCleanup(port.stopListening)
+        where = TCP4ClientEndpoint(reactor, "127.0.0.1", port.getHost().port)
+        gone: Deferred[bytes] = Deferred()
+        broken, well = Collecting(gone), protocol.Protocol()
+        await connectProtocol(where, broken)
+        broken.transport.write(b"x")  # type: ignore[union-attr]
+        await gone
+        assert len(self.flushLoggedErrors(ZeroDivisionError)) == 1
+        await connectProtocol(where, well)
+        well.transport.write(b"hello")  # type: ignore[union-attr]
+        well.transport.loseConnection()  # type: ignore[union-attr]
+        assert await done == b"hello"

@@ -195,7 +195,7 @@ def test_a_refusal_is_a_permanent_reply_with_its_codes():
     finding = check(BULK, LISTS, "ivan@gmial.com")
     assert finding is not None
     assert str(finding.reply) == "550 5.1.2 gmial.com looks like a misspelling of gmail.com"
-    assert all(reply.permanent and reply.enhanced.startswith("5.") for reply in REPLIES.values())
+    assert all(said.code >= 550 and said.enhanced.startswith("5.") for said in REPLIES.values())
 
 
 @given(st.text(max_size=400) | st.from_regex(r"[^@]{0,20}@[^@]{0,60}"), st.sampled_from(["accept", "refuse", "drop"]))

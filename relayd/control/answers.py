@@ -8,11 +8,12 @@ from relayd.quotas import Limits, show_limits
 
 
 def shown(row: msgspec.Struct) -> dict[str, Any]:
-    """A row of the directory, its limits as they are typed."""
-    return {
+    """A row of the directory, its limits as they are typed, no limit of sessions as null."""
+    found = {
         key: show_limits(value) if isinstance(value, Limits) else value
         for key, value in msgspec.structs.asdict(row).items()
     }
+    return {**found, "sessions": found["sessions"] or None}
 
 
 def limits_given(field: str, old: Limits, messages: list[str], recipients: list[str]) -> dict[str, Any]:

@@ -12,10 +12,12 @@ from relayd.errors import InputError
 
 
 def _shown(connection: SubmissionConnection) -> dict[str, Any]:
-    """A connection without its hash."""
+    """A connection without its hash, its state and why first: that is what one looks for."""
     row = shown(connection)
+    del row["version"]
     row["credential"] = hashes.kind(row.pop("password"))
-    return row
+    first = {name: row.pop(name) for name in ("login", "account", "state", "reason", "by")}
+    return {**first, **row}
 
 
 def _revealed(made: NewConnection) -> dict[str, Any]:

@@ -130,4 +130,4 @@ def _short(key: dict[str, Any]) -> str:
 def _publish(made: tuple[Publish, ...]) -> dict[str, Any]:
     """The records by name, for a web form and for a zone file."""
     rows = [{"type": record.type, "name": record.name, "value": record.value} for record in made]
-    return {"publish": rows, "zone": {f"{record.type} {record.name}": record.line for record in made}}
+    return {"publish": rows, "zone": [record.line for record in made]}

@@ -13,6 +13,7 @@ import relayd
 from relayd import notation
 from relayd.control import accounts, balances, connections, domains, logins, recipients, suppressions
 from relayd.control.verb import Arg, Relay, Verb, then
+from relayd.directory import Change
 from relayd.errors import InputError
 from relayd.suppression import COLUMNS, KINDS, REASONS
 from relayd.validation import BULK
@@ -86,7 +87,11 @@ def _recipient_check(relay: Relay, address: list[str], stream: str | None) -> An
 
 
 def _change_list(relay: Relay, limit: int, about: str | None) -> Any:
-    return relay.directory.changes(limit, about or "")
+    def shape(changes: list[Change]) -> list[dict[str, Any]]:
+        names = ("time", "who", "result", "verb", "arguments")  # what is long comes last
+        return [{name: getattr(change, name) for name in names} for change in changes]
+
+    return then(relay.directory.changes(limit, about or ""), shape)
 
 
 def _queue_list(relay: Relay, limit: int) -> Any:
@@ -265,6 +270,7 @@ VERBS: tuple[Verb, ...] = (
         ),
         role="operate",
         effect="change",
+        signed=True,
         example='suppression add --reason complaint --evidence "called us on May 3" complaints ivan@mail.example',
     ),
     Verb(
@@ -317,6 +323,7 @@ VERBS: tuple[Verb, ...] = (
         ),
         role="admin",
         effect="change",
+        signed=True,
         example="suppression import --reason unsubscribe account:crm/unsubscribed unsubscribed.csv",
         verdict="complete",
         columns=COLUMNS,

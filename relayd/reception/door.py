@@ -187,8 +187,7 @@ class RelayDoor:
         submitter, sender = desk.submitter, proposal.sender
         refusal = submission.refuse_sender(submitter, sender)
         if refusal is None and sender and submitter.domain_check == "require":
-            state = relay.directory.senders.state(submitter.account, domain_of(sender))
-            refusal = submission.refuse_domain(submitter, state)
+            refusal = submission.refuse_domain(relay.directory.senders.state(submitter.account, domain_of(sender)))
         if refusal is None and submitter.per_message:
             exceeded = relay.quotas.take(submitter.per_message, relay.now())
             refusal = catalogue.RATE(exceeded.seconds) if exceeded else None

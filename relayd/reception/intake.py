@@ -52,6 +52,7 @@ class Intake:
         self._eightbit = False
         self._steering = UNSTEERED
         self._due = self.now
+        self._warning = ""
         self._hash: BodyHash | None = None  # of a body that goes to a file; one in memory is hashed at the end
         self._to: tuple[Recipient, ...] = ()  # who gets a copy
         self._kept_from: tuple[tuple[Recipient, Held], ...] = ()  # who does not
@@ -159,11 +160,17 @@ class Intake:
         self._client = self.submitter.client or self._steering.client or from_domain(self._survey.froms)
 
     def _refuse_domains(self) -> Reply | None:
-        if self.submitter.domain_check != "require":
+        """Of the From domains that are not proven, as the account has it: refused, or noted in the record."""
+        if self.submitter.domain_check == "off":
             return None
         senders, account = self.relay.directory.senders, self.submitter.account
-        states = (senders.state(account, domain_of(author)) for author in self._survey.froms)
-        return next(filter(None, (submission.refuse_domain(self.submitter, state) for state in states)), None)
+        for domain in map(domain_of, self._survey.froms):
+            refusal = submission.refuse_domain(senders.state(account, domain))
+            if refusal is not None and self.submitter.domain_check == "require":
+                return refusal
+            if refusal is not None:
+                self._warning = f"{refusal.text}: {domain}"
+        return None
 
     def _doom(self, refusal: Reply) -> None:
         """It will be refused; what comes of it until then is not kept."""
@@ -289,7 +296,7 @@ class Intake:
     def _records(self, message: Message, came: submission.Session) -> tuple[bytes, tuple[Entry, ...]]:
         kept_from = tuple((recipient, str(found.reply), found.drop) for recipient, found in self._kept_from)
         everybody = (*self._to, *(recipient for recipient, _ in self._kept_from))
-        record, entry = submission.reception(message, everybody, came, self.session.tls)
+        record, entry = submission.reception(message, everybody, came, self.session.tls, self._warning)
         if not kept_from:
             return encode(record), (entry,)
         told = [(record, entry), *submission.kept_from(message, kept_from, len(self._to))]
@@ -346,7 +353,7 @@ class Intake:
             if outcome is None and self._deliveries:
                 self.relay.on_received(self._deliveries)
         finally:  # on disk is on disk, whatever fails behind it
-            self._answer(Reply(250, "2.0.0", f"queued as {show(outcome or self.identity)}"))
+            self._answer(catalogue.QUEUED(show(outcome or self.identity)))
 
     def _failed(self, error: Exception) -> None:
         self._promised = False

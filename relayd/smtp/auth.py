@@ -10,13 +10,11 @@ from collections.abc import Callable, Generator
 
 import msgspec
 
+from relayd import catalogue
 from relayd.reply import Reply
 
 MAX_LOGIN = 255
 MAX_PASSWORD = 1024
-
-CANCELLED = Reply(501, "5.7.0", "Authentication cancelled")
-MALFORMED = Reply(501, "5.5.2", "Cannot decode the response")
 
 
 class Credentials(msgspec.Struct, frozen=True):
@@ -41,10 +39,10 @@ def _plain() -> Mechanism:
     message = yield b""
     parts = message.split(b"\0")
     if len(parts) != 3:
-        raise AuthError(MALFORMED)
+        raise AuthError(catalogue.MALFORMED)
     identity, login, password = parts
     if identity not in (b"", login):
-        raise AuthError(Reply(535, "5.7.8", "The authorisation identity must be empty or the login"))
+        raise AuthError(catalogue.OTHER_IDENTITY)
     return _credentials(login, password)
 
 
@@ -73,11 +71,11 @@ class Exchange:
     def respond(self, line: bytes) -> bytes | Credentials:
         """The next challenge in base64, or the credentials.  Raises AuthError."""
         if line == b"*":
-            raise AuthError(CANCELLED)
+            raise AuthError(catalogue.CANCELLED)
         try:
             response = base64.b64decode(line, validate=True)
         except binascii.Error as error:
-            raise AuthError(MALFORMED) from error
+            raise AuthError(catalogue.MALFORMED) from error
         try:
             return base64.b64encode(self._generator.send(response))
         except StopIteration as done:
@@ -94,11 +92,11 @@ def plain_initial(login: str, password: str) -> bytes:
 
 def _credentials(login: bytes, password: bytes) -> Credentials:
     if not 0 < len(login) <= MAX_LOGIN or len(password) > MAX_PASSWORD or b"\0" in login + password:
-        raise AuthError(MALFORMED)
+        raise AuthError(catalogue.MALFORMED)
     try:
         credentials = Credentials(login.decode("utf-8"), password.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise AuthError(MALFORMED) from error
+        raise AuthError(catalogue.MALFORMED) from error
     if not credentials.login.isprintable():
-        raise AuthError(MALFORMED)  # a login is shown in records and on the console
+        raise AuthError(catalogue.MALFORMED)  # a login is shown in records and on the console
     return credentials

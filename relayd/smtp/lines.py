@@ -4,17 +4,18 @@ In: bytes as they arrive.  Out: lines without their CRLF, or a LineFault for a l
 in part (RFC 5321 sections 2.3.8 and 4.5.3.1.4).  Holds at most one unfinished line beside what waits for its turn.
 """
 
-from relayd.smtp import answers
+from relayd import catalogue
+from relayd.reply import Reply
 from relayd.smtp.framing import Bare
 
 AUTH_LINE = 12288  # RFC 4954 section 4
 
 
 class LineFault(Exception):
-    """``reply``, encoded, answers the line; ``verb`` is its first word's first four bytes, in capitals."""
+    """``reply`` answers the line; ``verb`` is its first word's first four bytes, in capitals."""
 
-    def __init__(self, reply: bytes, line: bytes) -> None:
-        super().__init__(reply)
+    def __init__(self, reply: Reply, line: bytes) -> None:
+        super().__init__(str(reply))
         self.reply = reply
         self.verb = line.lstrip()[:4].upper()
 
@@ -72,9 +73,9 @@ class Input:
         # A line with a bare LF in it is one line to some and several to others: no part of it is obeyed.
         tainted, self._tainted = self._tainted, not whole
         if tainted or not whole or b"\r" in line or 0 in line:
-            raise LineFault(answers.BARE, line)
+            raise LineFault(catalogue.BARE_LINE, line)
         if len(line) > self._limit and len(line) > self._limit_at(start, auth):
-            raise LineFault(answers.LINE_TOO_LONG, line)
+            raise LineFault(catalogue.LINE_TOO_LONG, line)
         return line
 
     def _limit_at(self, start: int, auth: bool) -> int:
@@ -87,4 +88,4 @@ class Input:
         self._position = max(self._position, len(self._buffer) - 1)
         if not self._swallowing:
             self._swallowing = True
-            raise LineFault(answers.LINE_TOO_LONG, beginning)
+            raise LineFault(catalogue.LINE_TOO_LONG, beginning)

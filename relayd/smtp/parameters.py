@@ -6,6 +6,7 @@ In: the text behind the verb.  Out: what is to be asked about it, or a Parameter
 import re
 from collections.abc import Callable
 
+from relayd import catalogue
 from relayd.address import AddressError, parse_path
 from relayd.envelope import Recipient
 from relayd.reply import Reply
@@ -36,14 +37,14 @@ def read_mail(argument: str, *, with_auth: bool) -> MailProposed:
     """The argument of MAIL.  Raises ParameterError."""
     path = _FROM.match(argument)
     if path is None:
-        raise ParameterError(Reply(501, "5.5.4", "Syntax: MAIL FROM:<address>"))
-    sender, rest = _path(argument[path.end() :], "5.1.7")
+        raise ParameterError(catalogue.SYNTAX("MAIL FROM"))
+    sender, rest = _path(argument[path.end() :], catalogue.BAD_SENDER)
     values = _values(rest, MAIL_WITH_AUTH if with_auth else MAIL) if rest else {}
     values.pop("auth", None)
     if sender and "@" not in sender:
-        raise ParameterError(Reply(501, "5.1.7", "The sender's address needs a domain"))
+        raise ParameterError(catalogue.NO_SENDER_DOMAIN)
     if not sender.isascii() and "smtputf8" not in values:
-        raise ParameterError(Reply(553, "5.6.7", "An address beyond ASCII needs the SMTPUTF8 parameter"))
+        raise ParameterError(catalogue.NEEDS_SMTPUTF8)
     return MailProposed(sender, **values)  # type: ignore[arg-type]  # the rows know the fields' types
 
 
@@ -51,22 +52,22 @@ def read_rcpt(argument: str, *, smtputf8: bool) -> Recipient:
     """The argument of RCPT.  Raises ParameterError."""
     path = _TO.match(argument)
     if path is None:
-        raise ParameterError(Reply(501, "5.5.4", "Syntax: RCPT TO:<address>"))
-    address, rest = _path(argument[path.end() :], "5.1.3")
+        raise ParameterError(catalogue.SYNTAX("RCPT TO"))
+    address, rest = _path(argument[path.end() :], catalogue.BAD_RECIPIENT)
     values = _values(rest, RCPT) if rest else {}
     if not address:
-        raise ParameterError(Reply(501, "5.1.3", "A recipient needs an address"))
+        raise ParameterError(catalogue.EMPTY_RECIPIENT)
     if not smtputf8 and not address.isascii():
-        raise ParameterError(Reply(553, "5.6.7", "An address beyond ASCII needs SMTPUTF8 on MAIL"))
+        raise ParameterError(catalogue.NEEDS_SMTPUTF8)
     return Recipient(address, **values)  # type: ignore[arg-type]  # as above
 
 
-def _path(text: str, enhanced: str) -> tuple[str, str]:
+def _path(text: str, said: catalogue.Said) -> tuple[str, str]:
     try:
         # What is beyond ASCII is refused later, with its own code: SMTPUTF8 stands behind the path.
         return parse_path(text, smtputf8=True)
     except AddressError as error:
-        raise ParameterError(Reply(501, enhanced, error.text)) from error
+        raise ParameterError(said(error.text)) from error
 
 
 def _values(text: str, rows: dict[str, Row]) -> dict[str, Value]:
@@ -77,14 +78,14 @@ def _values(text: str, rows: dict[str, Row]) -> dict[str, Value]:
         key = key.upper()
         row = rows.get(key)
         if row is None:
-            raise ParameterError(Reply(555, "5.5.4", "Parameter not recognised"))
+            raise ParameterError(catalogue.UNKNOWN_PARAMETER)
         field, convert = row
         if field in values:
-            raise ParameterError(Reply(501, "5.5.4", f"{key} given twice"))
+            raise ParameterError(catalogue.REPEATED_PARAMETER(key))
         try:
             values[field] = convert(value)
         except ValueError as error:
-            raise ParameterError(Reply(501, "5.5.4", f"Bad value for {key}")) from error
+            raise ParameterError(catalogue.BAD_PARAMETER(key)) from error
     return values
 
 

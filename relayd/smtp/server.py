@@ -11,9 +11,10 @@ import re
 from collections.abc import Callable
 from typing import Any, Literal, cast
 
+from relayd import catalogue
 from relayd.envelope import Envelope, Recipient
 from relayd.reply import Reply, printable
-from relayd.smtp import answers, parameters
+from relayd.smtp import parameters
 from relayd.smtp.auth import MECHANISMS, AuthError, Credentials, Exchange
 from relayd.smtp.events import (
     AuthProposed,
@@ -54,6 +55,14 @@ __all__ = [
 ]
 
 Stage = Literal["banner", "command", "auth", "data", "answer", "tls"]
+
+# Those of every message are encoded once.
+_SENDER_OK = catalogue.SENDER_OK.encode()
+_RECIPIENT_OK = catalogue.RECIPIENT_OK.encode()
+_GO_AHEAD = catalogue.GO_AHEAD.encode()
+_CHUNK_OK = catalogue.CHUNK_OK.encode()
+
+_CONTENT_FAULTS = {"bare": catalogue.BARE_CONTENT, "nul": catalogue.NUL, "size": catalogue.TOO_LARGE}
 
 _BDAT = re.compile(r"([0-9]{1,18})(?:\s+(LAST))?", re.IGNORECASE | re.ASCII)
 
@@ -103,10 +112,9 @@ class ServerSession:
         """Queues the banner.  A client that spoke before it is no mail client of ours (RFC 5321 section 4.3.1)."""
         self._greeted = True
         if self.backlog:
-            self.close(Reply(554, "5.5.0", "Client spoke before the banner"))
+            self.close(catalogue.EARLY)
             return
-        words = f"{self.settings.hostname} ESMTP {self.settings.service}".rstrip()
-        self._say(Reply(220, "", words).encode())
+        self._reply(catalogue.BANNER(self.settings.hostname, self.settings.service))
 
     def receive_data(self, data: bytes) -> None:
         """Bytes from the client.  Those behind STARTTLS, and behind the end of the session, are dropped."""
@@ -148,7 +156,7 @@ class ServerSession:
         if self.closed:
             return
         if reply is not None:
-            self._say(reply.encode())
+            self._reply(reply)
         self._question = None
         self._events.clear()
         self._end()
@@ -172,7 +180,7 @@ class ServerSession:
             self._exchange = None
             self._fault(fault.reply)
             if fault.verb == b"BDAT":
-                self.close(answers.OUT_OF_STEP)  # its chunk follows, of a size that nobody knows
+                self.close(catalogue.OUT_OF_STEP)  # its chunk follows, of a size that nobody knows
             return True
         if line is None:
             return False
@@ -187,7 +195,7 @@ class ServerSession:
             text = line.decode("utf-8")
         except UnicodeDecodeError:
             if line[:5].upper() not in (b"EHLO ", b"HELO "):
-                self._fault(answers.NOT_UTF8)
+                self._fault(catalogue.NOT_UTF8)
                 return
             text = line.decode("utf-8", "replace")  # a computer's name in its own code page, and only shown
         words = text.split(None, 1)
@@ -195,9 +203,9 @@ class ServerSession:
         argument = words[1].rstrip() if len(words) > 1 else ""
         self._idle_commands += 1
         if self._idle_commands > self.settings.max_commands_without_progress:
-            self.close(Reply(421, "4.7.0", "Too many commands without a message"))
+            self.close(catalogue.TOO_MANY_COMMANDS)
         elif (wants == "none" and argument) or (wants == "some" and not argument):
-            self._fault(answers.NO_ARGUMENT if argument else answers.ARGUMENT)
+            self._fault(catalogue.NO_ARGUMENT if argument else catalogue.ARGUMENT)
         else:
             handler(self, argument)
 
@@ -206,12 +214,15 @@ class ServerSession:
     def _say(self, reply: bytes) -> None:
         self._out.append(reply)
 
-    def _fault(self, reply: bytes) -> None:
+    def _reply(self, reply: Reply) -> None:
+        self._say(reply.encode())
+
+    def _fault(self, reply: Reply) -> None:
         """A reply to the client's own fault, counted."""
-        self._say(reply)
+        self._reply(reply)
         self.errors += 1
         if self.errors > self.settings.max_errors:
-            self.close(Reply(421, "4.7.0", "Too many errors"))
+            self.close(catalogue.TOO_MANY_ERRORS)
 
     def _answered(self) -> Question:
         question, self._question = self._question, None
@@ -247,11 +258,11 @@ class ServerSession:
 
     def _ehlo(self, name: str) -> None:
         self._greeting(name, extended=True)
-        self._say(Reply(250, "", "\n".join([f"{self.settings.hostname} greets you", *self._extensions()])).encode())
+        self._reply(catalogue.EHLO(self.settings.hostname, "\n".join(self._extensions())))
 
     def _helo(self, name: str) -> None:
         self._greeting(name, extended=False)
-        self._say(Reply(250, "", self.settings.hostname).encode())
+        self._reply(catalogue.HELO(self.settings.hostname))
 
     def _greeting(self, name: str, extended: bool) -> None:
         self._reset()
@@ -269,26 +280,26 @@ class ServerSession:
 
     def _rset(self, _: str) -> None:
         self._reset()
-        self._say(answers.OK)
+        self._reply(catalogue.OK)
 
     def _quit(self, _: str) -> None:
-        self._say(answers.BYE)
+        self._reply(catalogue.BYE)
         self._reset()
         self._events.append(Quit())
         self._end()
 
     def _http(self, _: str) -> None:
-        self.close(Reply(421, "4.7.0", "This is a mail server"))
+        self.close(catalogue.NOT_HTTP)
 
     def _starttls(self, _: str) -> None:
         if self.secure:
-            self._fault(answers.TLS_IS_ON)
+            self._fault(catalogue.TLS_IS_ON)
         elif not self.settings.starttls:
-            self._fault(answers.NO_TLS)
+            self._fault(catalogue.NO_TLS)
         elif self.hello is None:
-            self._fault(answers.HELLO_FIRST)
+            self._fault(catalogue.HELLO_FIRST)
         else:
-            self._say(answers.GO_TLS)
+            self._reply(catalogue.GO_TLS)
             self._reset()
             self._input.clear()  # what came behind it in clear may be an attacker's
             self._starting_tls = True
@@ -305,43 +316,43 @@ class ServerSession:
         try:
             exchange = Exchange(mechanism.upper())
         except KeyError:
-            self._fault(answers.NO_MECHANISM)
+            self._fault(catalogue.NO_MECHANISM)
             return
         self._exchange = exchange
         if response:
             self._continue_auth(exchange, response.strip().encode(), initial=True)
         else:
-            self._say(b"334 %s\r\n" % exchange.first)
+            self._reply(catalogue.CHALLENGE(exchange.first.decode()))
 
-    def _auth_refusal(self) -> bytes:
+    def _auth_refusal(self) -> Reply | None:
         if not self.settings.auth:
-            return answers.NO_AUTH
+            return catalogue.NO_AUTH
         if not self.secure:
-            return answers.AUTH_NEEDS_TLS
+            return catalogue.AUTH_NEEDS_TLS
         if self.hello is None:
-            return answers.HELLO_FIRST
-        return answers.AUTH_NOT_NOW if self.login or self._mail is not None else b""
+            return catalogue.HELLO_FIRST
+        return catalogue.AUTH_NOT_NOW if self.login or self._mail is not None else None
 
     def _continue_auth(self, exchange: Exchange, line: bytes, initial: bool = False) -> None:
         try:
             step = exchange.initial(line) if initial else exchange.respond(line.strip())
         except AuthError as error:
             self._exchange = None
-            self._fault(error.reply.encode())
+            self._fault(error.reply)
             return
         if isinstance(step, Credentials):
             self._exchange = None
             self._ask(AuthProposed(exchange.mechanism, step.login, step.password))
         else:
-            self._say(b"334 %s\r\n" % step)
+            self._reply(catalogue.CHALLENGE(step.decode()))
 
     def _auth_accepted(self, question: AuthProposed, reply: Reply | None) -> None:
         self.login = question.login
         self._idle_commands = 0
-        self._say(reply.encode() if reply else answers.AUTHENTICATED)
+        self._reply(reply or catalogue.AUTHENTICATED)
 
     def _auth_refused(self, _: AuthProposed, reply: Reply) -> None:
-        self._fault(reply.encode())
+        self._fault(reply)
 
     # Verbs: MAIL and RCPT.
 
@@ -351,73 +362,73 @@ class ServerSession:
             self._fault(refusal)
             return
         if self.settings.max_messages and self.messages >= self.settings.max_messages:
-            self.close(Reply(421, "4.7.0", "Enough messages on this connection; open another"))
+            self.close(catalogue.ENOUGH_MESSAGES)
             return
         try:
             mail = parameters.read_mail(argument, with_auth=self.settings.auth)
         except parameters.ParameterError as error:
-            self._fault(error.reply.encode())
+            self._fault(error.reply)
             return
         if self.settings.max_size and mail.size > self.settings.max_size:
-            self._say(answers.DECLARED_TOO_LARGE)
+            self._reply(catalogue.TOO_LARGE)
         else:
             self._ask(mail)
 
-    def _mail_refusal(self) -> bytes:
+    def _mail_refusal(self) -> Reply | None:
         if self.hello is None:
-            return answers.HELLO_FIRST
+            return catalogue.HELLO_FIRST
         if self.settings.auth_required and not self.login:
-            return answers.TLS_FIRST if self.settings.starttls and not self.secure else answers.AUTH_FIRST
-        return answers.NESTED if self._mail is not None else b""
+            return catalogue.TLS_FIRST if self.settings.starttls and not self.secure else catalogue.AUTH_FIRST
+        return catalogue.NESTED if self._mail is not None else None
 
     def _mail_accepted(self, question: MailProposed, reply: Reply | None) -> None:
         self._mail = question
-        self._say(reply.encode() if reply else answers.SENDER_OK)
+        self._say(reply.encode() if reply else _SENDER_OK)
 
     def _rcpt_to(self, argument: str) -> None:
         if self._mail is None or self._reader is not None:
-            self._fault(answers.MAIL_FIRST if self._mail is None else answers.CHUNKS_BEGUN)
+            self._fault(catalogue.MAIL_FIRST if self._mail is None else catalogue.CHUNKS_BEGUN)
             return
         if len(self._recipients) >= self.settings.max_recipients:
-            self._say(answers.TOO_MANY_RECIPIENTS)
+            self._reply(catalogue.TOO_MANY_RECIPIENTS)
             return
         try:
             self._ask(RecipientProposed(parameters.read_rcpt(argument, smtputf8=self._mail.smtputf8)))
         except parameters.ParameterError as error:
-            self._fault(error.reply.encode())
+            self._fault(error.reply)
 
     def _recipient_accepted(self, question: RecipientProposed, reply: Reply | None) -> None:
         self._recipients.append(question.recipient)
         self._idle_commands -= 1  # bounded by max_recipients
-        self._say(reply.encode() if reply else answers.RECIPIENT_OK)
+        self._say(reply.encode() if reply else _RECIPIENT_OK)
 
     def _recipient_refused(self, _: RecipientProposed, reply: Reply) -> None:
         # A list with many suppressed addresses is no attack; but nobody tries addresses without end.
         self._turned_away += 1
         if self._turned_away <= self.settings.max_recipients:
             self._idle_commands -= 1
-        self._say(reply.encode())
+        self._reply(reply)
 
     # Verbs: content.
 
     def _data(self, _: str) -> None:
         if self._mail is None:
-            self._refuse_data(answers.MAIL_FIRST)
+            self._refuse_data(catalogue.MAIL_FIRST)
         elif self._reader is not None:
-            self._refuse_data(answers.CHUNKS_BEGUN)
+            self._refuse_data(catalogue.CHUNKS_BEGUN)
         elif not self._recipients:
-            self._refuse_data(answers.NO_RECIPIENTS, counted=False)
+            self._refuse_data(catalogue.NO_RECIPIENTS, counted=False)
         else:
             self._ask(MessageStarted(self._envelope(self._mail)))
 
-    def _refuse_data(self, reply: bytes, counted: bool = True) -> None:
+    def _refuse_data(self, reply: Reply, counted: bool = True) -> None:
         if counted:
             self._fault(reply)
         else:
-            self._say(reply)
+            self._reply(reply)
         # A client that did not wait for 354: its content is not to be read as commands.
         if self.backlog:
-            self.close(answers.OUT_OF_STEP)
+            self.close(catalogue.OUT_OF_STEP)
 
     def _envelope(self, mail: MailProposed) -> Envelope:
         recipients = tuple(self._recipients)
@@ -426,7 +437,7 @@ class ServerSession:
     def _bdat(self, argument: str) -> None:
         chunk = _BDAT.fullmatch(argument)
         if chunk is None:
-            self.close(answers.OUT_OF_STEP)
+            self.close(catalogue.OUT_OF_STEP)
             return
         if self._reader is None:
             self._begin_chunks(self._mail)
@@ -442,17 +453,17 @@ class ServerSession:
         if mail is not None and self._recipients:
             self._ask(MessageStarted(self._envelope(mail)))
         else:
-            self._refusal = answers.BDAT_WITHOUT_RECIPIENTS if mail else answers.BDAT_WITHOUT_MAIL
+            self._refusal = catalogue.NO_RECIPIENTS_OF_CHUNKS if mail else catalogue.MAIL_FIRST
 
     def _message_accepted(self, _: MessageStarted, reply: Reply | None) -> None:
         if self._reader is None:
             self._reader = DataReader(self.settings.max_size, self.settings.bare)
             self._reading = True
-            self._say(reply.encode() if reply else answers.GO_AHEAD)
+            self._say(reply.encode() if reply else _GO_AHEAD)
 
     def _message_refused(self, _: MessageStarted, reply: Reply) -> None:
         if self._reader is None:
-            self._refuse_data(reply.encode(), counted=False)
+            self._refuse_data(reply, counted=False)
         else:
             self._refusal = reply  # each of its chunks gets it
 
@@ -469,7 +480,7 @@ class ServerSession:
             if content:
                 self._events.append(BodyChunk(content))
             if reader.fault:
-                self._refusal = answers.FAULTS[reader.fault]
+                self._refusal = _CONTENT_FAULTS[reader.fault]
                 self._events.append(MessageAborted(self._refusal))
         if done:
             self._reading = False
@@ -482,16 +493,16 @@ class ServerSession:
         elif reader.last:
             self._ask(MessageEnded(reader.size))
         else:
-            self._say(answers.CHUNK_OK)
+            self._say(_CHUNK_OK)
 
     def _content_refused(self, reply: Reply, last: bool) -> None:
         outside = self._mail is None
         if last or outside:
             self._forget()
         if outside:
-            self._fault(reply.encode())
+            self._fault(reply)
         else:
-            self._say(reply.encode())
+            self._reply(reply)
 
     def _message_taken(self, _: MessageEnded, reply: Reply | None) -> None:
         if reply is None:
@@ -499,14 +510,14 @@ class ServerSession:
         self._forget()
         self.messages += 1
         self.errors = self._idle_commands = 0
-        self._say(reply.encode())
+        self._reply(reply)
 
     def _message_not_taken(self, _: MessageEnded, reply: Reply) -> None:
         self._forget()
-        self._say(reply.encode())
+        self._reply(reply)
 
     def _refused(self, _: Question, reply: Reply) -> None:
-        self._say(reply.encode())
+        self._reply(reply)
 
 
 Handler = Callable[[ServerSession, str], None]
@@ -514,11 +525,11 @@ Verb = tuple[Handler, Literal["none", "some", "any"]]
 Answer = tuple[Callable[[ServerSession, Any, Reply | None], None], Callable[[ServerSession, Any, Reply], None]]
 
 
-def _saying(reply: bytes) -> Handler:
-    return lambda session, _: session._say(reply)
+def _saying(reply: Reply) -> Handler:
+    return lambda session, _: session._reply(reply)
 
 
-def _faulting(reply: bytes) -> Handler:
+def _faulting(reply: Reply) -> Handler:
     return lambda session, _: session._fault(reply)
 
 
@@ -533,15 +544,15 @@ _VERBS: dict[str, Verb] = {
     "DATA": (ServerSession._data, "none"),
     "BDAT": (ServerSession._bdat, "any"),
     "RSET": (ServerSession._rset, "none"),
-    "NOOP": (_saying(answers.OK), "any"),
-    "HELP": (_saying(answers.HELP), "any"),
-    "VRFY": (_saying(answers.VRFY), "some"),
-    "EXPN": (_faulting(answers.EXPN), "any"),
+    "NOOP": (_saying(catalogue.OK), "any"),
+    "HELP": (_saying(catalogue.HELP), "any"),
+    "VRFY": (_saying(catalogue.VRFY), "some"),
+    "EXPN": (_faulting(catalogue.EXPN), "any"),
     "QUIT": (ServerSession._quit, "none"),
     # A browser made to speak to a mail port: what follows is not a client's to say.
     **dict.fromkeys(("GET", "POST", "PUT", "HEAD", "PATCH", "OPTIONS", "CONNECT"), (ServerSession._http, "any")),
 }
-_UNKNOWN: Verb = (_faulting(answers.UNKNOWN_COMMAND), "any")
+_UNKNOWN: Verb = (_faulting(catalogue.UNKNOWN_COMMAND), "any")
 
 # Question: what its yes and its no do.
 _ANSWERS: dict[type, Answer] = {

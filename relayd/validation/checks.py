@@ -8,21 +8,21 @@ looked up, by somebody else.  A real customer refused costs more than a bounce: 
 import re
 from collections.abc import Iterator
 
+from relayd import catalogue
 from relayd.address import AddressError, domain_of, parse_address
-from relayd.reply import Reply
 from relayd.validation.lists import Lists
 from relayd.validation.rules import OFF, Check, Finding, Rules
 
 REPLIES = {
-    "syntax": Reply(553, "5.1.3", "{}"),
-    "typo": Reply(550, "5.1.2", "{} looks like a misspelling of {}"),
-    "disposable": Reply(550, "5.7.1", "{} is a domain of throw-away addresses"),
-    "role": Reply(550, "5.7.1", "{} is the address of a function, not of a person"),
-    "dead": Reply(550, "5.1.1", "{} is known to take no mail any more"),
+    "syntax": catalogue.IMPOSSIBLE,
+    "typo": catalogue.TYPO,
+    "disposable": catalogue.DISPOSABLE,
+    "role": catalogue.ROLE,
+    "dead": catalogue.DEAD,
     # By the resolver's faults.  The others, LookupFailed and MailLoop, say nothing of the domain.
-    "NoSuchDomain": Reply(550, "5.1.2", "{} does not exist"),
-    "NoMail": Reply(556, "5.1.10", "{} accepts no mail"),
-    "NoRoute": Reply(550, "5.4.4", "No host takes mail for {}"),
+    "NoSuchDomain": catalogue.NO_SUCH_DOMAIN,
+    "NoMail": catalogue.NO_MAIL,
+    "NoRoute": catalogue.NO_ROUTE,
 }
 
 # Every top-level domain is made of letters, or is an A-label.
@@ -53,8 +53,7 @@ def _judged(rules: Rules, check: Check, *words: str, reply: str = "") -> Finding
     verdict = getattr(rules, check)
     if verdict == "accept":
         return None
-    said = REPLIES[reply or check]
-    return Finding(check, verdict, Reply(said.code, said.enhanced, said.text.format(*words)))
+    return Finding(check, verdict, REPLIES[reply or check](*words))
 
 
 def _faults(lists: Lists, text: str) -> Iterator[tuple[Check, *tuple[str, ...]]]:
