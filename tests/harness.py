@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 
 from relayd.delivery import Courier
 from relayd.delivery.courier import Settings
-from relayd.delivery.outcomes import Rules
+from relayd.delivery.outcomes import Life, Rules
 from relayd.delivery.outcomes import Settings as OutcomeSettings
 from relayd.delivery.routing import Policy, Router
 from relayd.delivery.session import Timeouts
@@ -419,11 +419,13 @@ class MemorySpool:
         found = [d for d in self.rows.values() if d.queue == queue and d.due <= now and d.id not in but]
         self._post(done, self.fault or sorted(found, key=lambda d: (d.due, d.id))[:limit])
 
-    def old_deliveries(self, stream: str, before: float, limit: int, done: Any) -> None:
+    def old_deliveries(self, account: str, stream: str, before: float, limit: int, done: Any) -> None:
         found = [
             d
             for d in self.rows.values()
-            if starts(d.message.steering, d.message.received) < before and d.message.stream == stream
+            if starts(d.message.steering, d.message.received) < before
+            and d.message.stream == stream
+            and account in ("*", d.message.account)
         ]
         self._post(done, self.fault or found[:limit])
 
@@ -473,6 +475,16 @@ class Names:
         return tuple(address for _, addresses in self.domains[host] for address in addresses)
 
 
+def outcome_settings(rules: dict[str, Rules], **settings: Any) -> OutcomeSettings:
+    """Those of a relay whose streams have these rules for every account."""
+    return OutcomeSettings(
+        "mx1.relay.example",
+        lambda account, stream: rules[stream],
+        lambda: [Life("*", stream, of.schedule.expire) for stream, of in rules.items()],
+        **settings,
+    )
+
+
 class Delivering:
     """A courier with all it needs, towards scripted hosts.  By default one source and the domain ``x.example``, whose
     one mail server is ``self.mx``."""
@@ -493,12 +505,13 @@ class Delivering:
         sources = sources or {"s1": "192.0.2.1"}
         made = {name: Source(name, (address,), f"{name}.relay.example") for name, address in sources.items()}
         self.pools = Pools(made, {"default": weights or dict.fromkeys(sources, 1)})
-        self.streams = {"bulk": Stream(), "urgent": Stream(priority=90)}
+        streams = {"bulk": Stream(), "urgent": Stream(priority=90)}
+        self.streams = lambda account, name: streams[name]
         self.scheduler = Scheduler(self.streams, self.pools.choose, 2000)
         policy = Policy(tls, Limits(limit))
         self.router = Router(self.names, lambda domain: None, 25, lambda domain, hosts: policy, self.reactor.seconds)  # type: ignore[arg-type]
-        rules = settings.pop("rules", dict.fromkeys(self.streams, Rules(Schedule((300.0, 600.0), 86400.0), "none")))
-        settings.setdefault("outcomes", OutcomeSettings("mx1.relay.example", rules))
+        rules = settings.pop("rules", dict.fromkeys(streams, Rules(Schedule((300.0, 600.0), 86400.0), "none")))
+        settings.setdefault("outcomes", outcome_settings(rules))
         settings.setdefault("timeouts", Timeouts())
         settings.setdefault("client_tls", ClientTLS())
         self.settings = Settings(**settings)

@@ -1,17 +1,31 @@
 """What tests of the spool and the queue share: mail to put in, and a main thread that runs what is posted to it."""
 
+import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
 from relayd.envelope import UNSTEERED, Delivery, Edits, Envelope, Message, Recipient, Steering, queue_name
 from relayd.identity import Identities, day_of, show
 from relayd.records import TERM_OF, Entry, Record, RecordKind, encode
-from relayd.spool.store import Departure, Reception, Requeue
+from relayd.spool.store import UPGRADES, Departure, Reception, Requeue
 
 NOW = 1_764_000_000.0
 HEAD = b"Subject: hello\r\n\r\n"
+OLD_META = '{"account":"crm","connection":"c","stream":"news","envelope":{"sender":"a@x"},"edits":{}}'
+
+
+def first_format(path: Path, *domains: str) -> None:
+    """A spool of the first format, with message 5 and its deliveries from 6 on, to one recipient at each domain."""
+    rows = [(n, f"crm/news/{domain}", f'{{"address":"b@{domain}"}}') for n, domain in enumerate(domains, 6)]
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.executescript(f"PRAGMA journal_mode=WAL; {UPGRADES[0]}; PRAGMA user_version = 1")
+        db.execute("INSERT INTO message VALUES (5, ?, 20, ?, ?, ?)", (len(rows), OLD_META, HEAD, b"body"))
+        db.executemany("INSERT INTO delivery (id, message, queue, due, recipient) VALUES (?, 5, ?, 9.5, ?)", rows)
+        db.execute("INSERT INTO tally VALUES (0, 'crm', 'news', 'received', ?)", (len(rows),))
 
 
 class Main:
@@ -100,7 +114,7 @@ class Mail:
             recipients=tuple(d.recipient.address for d in deliveries),
         )
         entries = (Entry(day_of(message.id), account, stream, "received", len(deliveries)),)
-        return Reception(message, deliveries, encode(record), entries, steering.key)
+        return Reception(message, deliveries, encode(record), entries, key=steering.key)
 
     def told(self, kind: RecordKind, delivery: Delivery) -> tuple[bytes, tuple[Entry, ...]]:
         m = delivery.message

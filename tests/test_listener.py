@@ -60,8 +60,8 @@ class Notes:
     def mail(self, session: Session, proposal: events.MailProposed) -> Reply | None:
         return self.refusals.get("mail")
 
-    def recipient(self, session: Session, recipient: Recipient) -> Reply | None:
-        return self.refusals.get("recipient")
+    def recipient(self, session: Session, recipient: Recipient, answer: Callable[[Reply | None], None]) -> None:
+        answer(self.refusals.get("recipient"))
 
     def begin(self, session: Session, envelope: Envelope) -> Intake | Reply:
         if "begin" in self.refusals:

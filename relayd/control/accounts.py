@@ -54,7 +54,7 @@ def _set(
     changes = {
         **_settings(**given),
         **limits_given("limits", account.limits, messages, recipients),
-        **limits_given("client_limits", account.client_limits, client_messages, client_recipients),
+        **limits_given("client_limits", account.client_limits, client_messages, client_recipients, "client_"),
     }
     if not changes:
         raise InputError("", "nothing to set: name what shall change, such as --risk high")

@@ -16,7 +16,6 @@ from relayd.directory.plans import Balance, Plan
 from relayd.errors import InputError
 from relayd.lease import Lease
 
-_BY = "control"  # who moves units: whoever may use the control API
 _NOTHING = "nothing"
 
 
@@ -104,25 +103,27 @@ def _row(relay: Relay, balance: Balance) -> dict[str, Any]:
     }
 
 
-async def _balance_set_plan(relay: Relay, account: str, plan: str, trial: bool, note: str) -> "Future[Balance]":
+async def _balance_set_plan(
+    relay: Relay, account: str, plan: str, trial: bool, note: str, who: str
+) -> "Future[Balance]":
     _plan_of(relay, plan, "plan")
     await relay.book(account)  # to the plan it was used of
-    return relay.directory.balances.set_plan(account, plan, now=relay.now(), trial=trial, by=_BY, note=note)
+    return relay.directory.balances.set_plan(account, plan, now=relay.now(), trial=trial, by=who, note=note)
 
 
-def _balance_credit(relay: Relay, account: str, units: int, note: str) -> "Future[Balance]":
+def _balance_credit(relay: Relay, account: str, units: int, note: str, who: str) -> "Future[Balance]":
     _balance_of(relay, account)
-    return relay.directory.balances.credit(account, units, now=relay.now(), by=_BY, note=note)
+    return relay.directory.balances.credit(account, units, now=relay.now(), by=who, note=note)
 
 
-def _balance_debit(relay: Relay, account: str, units: int, note: str) -> "Future[Balance]":
-    return _balance_credit(relay, account, -units, note)
+def _balance_debit(relay: Relay, account: str, units: int, note: str, who: str) -> "Future[Balance]":
+    return _balance_credit(relay, account, -units, note, who)
 
 
-async def _balance_remove(relay: Relay, account: str) -> "Future[Balance]":
+async def _balance_remove(relay: Relay, account: str, who: str) -> "Future[Balance]":
     _balance_of(relay, account)
     await relay.book(account)
-    return relay.directory.balances.remove(account, now=relay.now(), by=_BY)
+    return relay.directory.balances.remove(account, now=relay.now(), by=who)
 
 
 def _balance_ledger(relay: Relay, account: str, limit: int) -> "Future[list[Movement]]":
@@ -214,6 +215,7 @@ VERBS: tuple[Verb, ...] = (
         ),
         role="admin",
         effect="change",
+        signed=True,
         example="balance set-plan crm business",
     ),
     Verb(
@@ -223,6 +225,7 @@ VERBS: tuple[Verb, ...] = (
         args=(_ACCOUNT, _UNITS, _NOTE),
         role="admin",
         effect="change",
+        signed=True,
         example='balance credit --note "invoice 17" crm 50000',
     ),
     Verb(
@@ -232,6 +235,7 @@ VERBS: tuple[Verb, ...] = (
         args=(_ACCOUNT, _UNITS, _NOTE),
         role="admin",
         effect="change",
+        signed=True,
         example='balance debit --note "credited twice" crm 50000',
     ),
     Verb(
@@ -241,6 +245,7 @@ VERBS: tuple[Verb, ...] = (
         args=(_ACCOUNT,),
         role="admin",
         effect="change",
+        signed=True,
         example="balance remove crm",
     ),
 )

@@ -14,8 +14,6 @@ from relayd.control.verb import Relay, then
 from relayd.errors import InputError
 from relayd.suppression import Entry, Kind, Page, Reason, SuppressionList, Tally, entry, to_row
 
-_BY = "operator"
-
 
 def add_list(relay: Relay, list: str) -> "Future[SuppressionList]":
     kind, owner = notation.list_owner(list)
@@ -44,9 +42,10 @@ def add(
     reason: Reason,
     evidence: str,
     expires: float | None,
+    who: str,
 ) -> "Future[dict[str, Any]]":
     now = relay.now()
-    more: dict[str, Any] = {"kind": kind, "reason": reason, "evidence": evidence, "added": now, "by": _BY}
+    more: dict[str, Any] = {"kind": kind, "reason": reason, "evidence": evidence, "added": now, "by": who}
     until = now + expires if expires else 0
     entries = [entry(list, text, expires=until, **more) for text in value]
     read_as = [{"kind": one.kind, "value": one.value} for one in entries]
@@ -68,13 +67,15 @@ def page(relay: Relay, list: str, prefix: str, after: str, limit: int) -> "Futur
     return then(relay.suppressions.page(list, prefix=prefix, after=after, limit=limit), shape)
 
 
-def add_rows(relay: Relay, list: str, rows: "list[Mapping[str, str]]", reason: Reason) -> "Future[dict[str, Any]]":
+def add_rows(
+    relay: Relay, list: str, rows: "list[Mapping[str, str]]", reason: Reason, who: str
+) -> "Future[dict[str, Any]]":
     """``complete``: no row was refused.  "row" counts from 0 among those given."""
 
     def shape(tally: Tally) -> dict[str, Any]:
         return {"complete": not tally.refused, **_told(tally), "refused": tally.refused, "faults": tally.faults}
 
-    return then(relay.suppressions.add_rows(list, rows, reason=reason, now=relay.now(), by=_BY), shape)
+    return then(relay.suppressions.add_rows(list, rows, reason=reason, now=relay.now(), by=who), shape)
 
 
 def export(relay: Relay, list: str, after: str) -> "Future[dict[str, Any]]":

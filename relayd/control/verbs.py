@@ -265,6 +265,7 @@ VERBS: tuple[Verb, ...] = (
         ),
         role="operate",
         effect="change",
+        signed=True,
         example='suppression add --reason complaint --evidence "called us on May 3" complaints ivan@mail.example',
     ),
     Verb(
@@ -317,6 +318,7 @@ VERBS: tuple[Verb, ...] = (
         ),
         role="admin",
         effect="change",
+        signed=True,
         example="suppression import --reason unsubscribe account:crm/unsubscribed unsubscribed.csv",
         verdict="complete",
         columns=COLUMNS,
