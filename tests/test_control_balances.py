@@ -27,7 +27,7 @@ def relay(tmp_path) -> Iterator[FakeRelay]:
 
 
 def say(relay: FakeRelay, path: str, **given: object) -> Any:
-    value = run(BY_PATH["/v1/" + path], relay, given)  # type: ignore[arg-type]
+    value = run(BY_PATH["/v1/" + path], relay, given, "anna")  # type: ignore[arg-type]
     if isinstance(value, Coroutine):
         with pytest.raises(StopIteration) as ended:
             value.send(None)
@@ -128,7 +128,7 @@ def test_the_ledger_says_what_came_and_went_and_why(relay):
     say(relay, "balance/credit", account="crm", units=300, note="invoice 17")
     say(relay, "balance/debit", account="crm", units=100)
     rows = [(row.kind, row.units, row.by, row.note) for row in say(relay, "balance/ledger", account="crm", limit=2)]
-    assert rows == [("debit", -100, "control", ""), ("credit", 300, "control", "invoice 17")]
+    assert rows == [("debit", -100, "anna", ""), ("credit", 300, "anna", "invoice 17")]
     assert say(relay, "balance/ledger", account="crm")[-1].note == "contract 4"
 
 
@@ -153,7 +153,7 @@ def test_what_makes_no_sense_is_refused_by_name(relay, path, given, field, words
     plan(relay)
     say(relay, "balance/set-plan", account="crm", plan="business")
     with pytest.raises(InputError, match=words) as raised:
-        value = run(BY_PATH["/v1/" + path], relay, given)  # type: ignore[arg-type]
+        value = run(BY_PATH["/v1/" + path], relay, given, "anna")  # type: ignore[arg-type]
         value = value if not isinstance(value, Coroutine) else _ended(value)
         value.result(10)
     assert raised.value.field == field

@@ -23,7 +23,7 @@ def relay(tmp_path) -> Iterator[FakeRelay]:
 
 
 def say(relay: FakeRelay, path: str, **given: object) -> Any:
-    value = run(BY_PATH["/v1/" + path], relay, given)  # type: ignore[arg-type]
+    value = run(BY_PATH["/v1/" + path], relay, given, "anna")  # type: ignore[arg-type]
     return value.result(30) if hasattr(value, "result") else value
 
 
@@ -57,7 +57,7 @@ def test_what_is_added_is_told_as_it_was_understood_and_kept_with_its_reason(rel
     told = add(relay, "Ivan@Mail.Example", "@spam.example", reason="complaint", evidence="by phone", expires="30d")
     first, second = {"kind": "address", "value": "ivan@mail.example"}, {"kind": "domain", "value": "spam.example"}
     assert told == {"added": 2, "replaced": 0, "kept": 0, "entries": [first, second]}
-    rest = {"list": "complaints", "reason": "complaint", "evidence": "by phone", "by": "operator"}
+    rest = {"list": "complaints", "reason": "complaint", "evidence": "by phone", "by": "anna"}
     rest |= {"added": NOW, "expires": NOW + 30 * 86400}
     assert say(relay, "suppression/list", list="complaints")["entries"] == [first | rest, second | rest]
     assert add(relay, "ivan@mail.example", expires="1d")["kept"] == 1

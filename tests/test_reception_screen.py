@@ -9,7 +9,7 @@ import pytest
 
 from relayd.records import decode
 from relayd.resolver import LookupFailed, NoMail, NoSuchDomain
-from tests.reception_kit import HEAD, STREAMS, Receiving
+from tests.reception_kit import HEAD, Receiving
 from tests.test_listener import Client
 
 Opened = Callable[..., Receiving]

@@ -37,7 +37,6 @@ from relayd.suppression import Entry, Suppressions
 from relayd.tls import ClientTLS
 
 HOPS = 8  # addresses tried for one session
-CLEARED = 5.0  # seconds for which it is believed that a recipient is on no list: he may get on one
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -103,7 +102,7 @@ class Courier(Service):
         self.setName("courier")
         self.suppressions = suppressions
         self.lists_of = lists_of
-        self._cleared: dict[int, float] = {}  # looked up, and on no list at that time: they may go
+        self._cleared: set[int] = set()  # looked up, and on no list: good for one attempt
         self.signer = signer or Signer()
         self.reactor = reactor
         self.spool = spool
@@ -203,7 +202,7 @@ class Courier(Service):
 
     def _tick(self) -> None:
         now = self.wall()
-        self._cleared = {id: at for id, at in self._cleared.items() if now - at < CLEARED}
+        self._cleared.clear()  # who did not go at once may be on a list by now
         self.scheduler.tick(now)
         self.perform()
         self._forget_sites()
@@ -398,7 +397,8 @@ class Courier(Service):
         """Whether a delivery may be attempted now, by its sender's times and the stop-lists; if not it is seen to."""
         if delivery.message.steering is not UNSTEERED and not self.outcomes.timely(delivery, now):
             return False
-        if now - self._cleared.pop(delivery.id, 0.0) < CLEARED:
+        if delivery.id in self._cleared:
+            self._cleared.discard(delivery.id)
             return True
         lists = self.lists_of(delivery.message)
         if not self.suppressions or not self.suppressions.suspects(lists, delivery.recipient.address):
@@ -406,7 +406,7 @@ class Courier(Service):
 
         def looked_up(found: Entry | Exception | None) -> None:
             if found is None:
-                self._cleared[delivery.id] = self.wall()
+                self._cleared.add(delivery.id)
                 self.scheduler.give_back(path, delivery, self.wall())
             elif isinstance(found, Exception):
                 evidence = Evidence(stage="queue", error=f"the suppression lists cannot be read: {words(found)}")
@@ -474,6 +474,7 @@ class Courier(Service):
 
     def _durable(self, delivery: Delivery) -> None:
         """Its outcome is on disk."""
+        self._cleared.discard(delivery.id)
         self.scheduler.done(delivery, self.wall())
         if self.outcomes.unanswered == UNANSWERED - 1:
             self._take_up()

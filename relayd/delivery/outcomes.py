@@ -200,7 +200,7 @@ class Outcomes:
     def suppressed(self, delivery: Delivery, why: str) -> None:
         """A recipient who is on a stop-list by now gets nothing, and this is no attempt."""
         now = self.wall()
-        evidence = Evidence(stage="queue", error=f"5.7.1 {why}")
+        evidence = Evidence(stage="queue", error=why)
         report = self._report("failed", delivery, evidence, delivery.attempts, now)
         self._keep(delivery, "suppressed", evidence, delivery.attempts, None, now, report)
 
