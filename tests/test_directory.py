@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 
 from relayd.directory import EXTERNAL, Account, Change, Directory, SubmissionConnection, verify_password
+from relayd.directory.balances import Want
+from relayd.directory.plans import Plan
 from relayd.directory.store import UPGRADES
 from relayd.errors import InputError
+from relayd.lease import Lease
 from relayd.message.dkim import to_pem
 from relayd.quotas import parse_limits
 from tests.dkim_kit import ed25519
@@ -430,6 +433,15 @@ def test_every_change_is_seen_by_who_keeps_what_follows_from_rows(crm):
         change().result(10)
         seen.append(crm.version)
     assert seen == sorted(set(seen))
+
+
+def test_units_that_are_booked_and_ledgers_that_are_read_change_nothing_of_that(crm):
+    crm.balances.add_plan(Plan("p")).result(10)
+    crm.balances.set_plan("crm", "p", now=NOW, by="test").result(10)
+    before = crm.version
+    assert crm.balances.settle([Want("crm", Lease(), 1, 1)], NOW).result(10)[0].granted == 0
+    assert crm.balances.audit().result(10) == [] and len(crm.balances.movements("crm", 9).result(10)) == 1
+    assert crm.version == before
 
 
 # Who changed what.

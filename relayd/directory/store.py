@@ -81,7 +81,7 @@ class Directory:
         self._domains = domains.stored(db)
         self.senders = Senders(self._change, senders.stored(db), self.lineage)
         self.version = 0  # rises with every change: what is derived from rows is good as long as it does not
-        self.balances = Balances(db, self._change)
+        self.balances = Balances(db, self._change, self._worker.run)
 
     def close(self) -> None:
         """Finishes the changes under way and closes the file.  Their futures are done if ``post`` still works."""
