@@ -112,6 +112,7 @@ class Node(Service):
         self.reactor = reactor
         self.path = path
         self.config = loaded
+        self._routes = config.Routes(loaded.route)
         self.now = wall
         self.started = 0.0
         self.spool_fault = ""
@@ -154,7 +155,6 @@ class Node(Service):
         self.checker: HTTPChecker | None = None
         self._ask_at(assembly.checker(reactor, loaded), loaded)
         self.streams = Streams(self.directory, loaded)
-        self._routes = config.Routes(loaded.route)
         self.keyring = Keyring(self.directory.domain_keys, self.directory.lineage, self.streams.defers)
         self.keyring.rules = assembly.signing(loaded)
         self.lists = assembly.validation_lists(loaded)

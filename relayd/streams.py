@@ -98,15 +98,23 @@ class Streams:
         return next((f"there is no pool {pool!r}" for pool in pools if pool not in self._config.pool), "")
 
     def lives(self) -> Iterator[Life]:
-        """How long mail lives, for every stream: the ones of accounts by themselves, the others by their template."""
+        """How long mail lives: of every stream the longest that it does for anybody, or one account's look would take
+        another's mail too early; then the shorter lives of accounts, with those below them."""
         longest = {name: stream.expire for name, stream in self._config.stream.items()}
-        for row in self._directory.streams():
-            expire = self.of(row.account, row.name).settings.expire
-            if row.name in longest and expire > longest[row.name]:
-                longest[row.name] = expire  # or the template's look would take this account's mail too early
-            yield Life(row.account, row.name, expire)
+        rows = [(row, self.of(row.account, row.name).settings.expire) for row in self._directory.streams()]
+        for row, expire in rows:
+            longest[row.name] = max(expire, longest.get(row.name, 0.0))
         for name, expire in longest.items():
             yield Life("*", name, expire)
+        yield Life("*", "*", max(longest.values()))  # of streams that were taken away
+        names: dict[str, list[str]] = {}
+        for row, expire in rows:
+            if expire < longest[row.name]:
+                names.setdefault(row.account, []).append(row.name)
+        for account in self._directory.accounts() if names else ():
+            owners = self._directory.lineage(account.name)
+            for name in dict.fromkeys(name for owner in owners for name in names.get(owner, ())):
+                yield Life(account.name, name, self.of(account.name, name).settings.expire)
 
     def _merged(self, row: AccountStream) -> config.Stream:
         template = self._config.stream.get(row.template)

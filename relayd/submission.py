@@ -42,8 +42,7 @@ class Submitter(msgspec.Struct, frozen=True):
     """Who is behind a session, a connection that logged in or a named client network, and what he may do.
 
     ``streams``: the first is what mail goes by that says nothing.  ``client``: the sub-account it is, if it is one.
-    ``per_message`` and ``per_recipient``: what each takes of the limits.  ``version`` is the directory's, of which all
-    this is true."""
+    ``per_message`` and ``per_recipient``: what each takes of the limits."""
 
     connection: str
     account: str
@@ -55,7 +54,6 @@ class Submitter(msgspec.Struct, frozen=True):
     per_message: tuple[Want, ...] = ()
     per_recipient: tuple[Want, ...] = ()
     client_limits: Limits = Limits()
-    version: int = 0
 
 
 class Session(msgspec.Struct, frozen=True):

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from relayd.config import Config, Node, Pool, Source, Stream
-from relayd.directory import Directory, SenderDomain
+from relayd.directory import AccountStream, Directory, SenderDomain
 from relayd.errors import InputError
 from relayd.guard import Guard
 from relayd.lease import Lease
 from relayd.signing import Keyring
+from relayd.streams import Streams, shown
 from relayd.suppression import Suppressions
 from relayd.validation import BULK, read_lists
 from relayd.verification import Source as Seen
@@ -32,6 +33,7 @@ class FakeRelay:
             pool={"p": Pool(sources={"t1": 1})},
             stream={"transactional": Stream(pool="p"), "marketing": Stream(pool="p", validation=BULK)},
         )
+        self.streams = Streams(directory, self.config)
         self.lists = read_lists({})
         self.asked: list[str] = []
         self.faults: dict[str, str] = {}
@@ -51,6 +53,12 @@ class FakeRelay:
 
     def health(self) -> dict[str, Any]:
         return self.well
+
+    def stream_of(self, account: str, name: str) -> dict[str, Any]:
+        return shown(self.streams.of(account, name))
+
+    def stream_fault(self, row: AccountStream) -> str:
+        return self.streams.fault(row)
 
     def queues(self, limit: int) -> Any:
         row = {

@@ -4,6 +4,7 @@ import http.client
 import inspect
 import json
 import os
+import pwd
 import shutil
 import socket
 import stat
@@ -38,7 +39,7 @@ def relay(tmp_path) -> Iterator[FakeRelay]:
 
 
 def say(relay: FakeRelay, verb_name: str, /, **given: object) -> Any:
-    value = run(verb(verb_name), relay, given)
+    value = run(verb(verb_name), relay, given, "anna")
     return value.result(10) if hasattr(value, "result") else value
 
 
@@ -53,8 +54,8 @@ def test_names_and_paths_are_unique_and_health_has_its_fixed_path():
 
 @pytest.mark.parametrize("row", VERBS, ids=lambda row: row.name)
 def test_handler_takes_exactly_the_arguments_of_its_row(row):
-    parameters = list(inspect.signature(row.handler).parameters)
-    assert parameters == ["relay", *(arg.name for arg in row.args)]
+    who = {"who": "anna"} if row.signed else {}
+    inspect.signature(row.handler).bind(None, **dict.fromkeys(arg.name for arg in row.args), **who)  # or TypeError
 
 
 @pytest.mark.parametrize("row", VERBS, ids=lambda row: row.name)
@@ -125,9 +126,9 @@ def test_refused_password_is_not_repeated():
 
 
 def test_account_is_added_with_domain_check_required_unless_said_otherwise(relay):
-    assert say(relay, "account add", name="crm").domain_check == "require"
-    assert say(relay, "account add", name="lax", domain_check="off").domain_check == "off"
-    assert [account.created for account in say(relay, "account list")] == [NOW, NOW]
+    assert say(relay, "account add", name="crm")["domain_check"] == "require"
+    assert say(relay, "account add", name="lax", domain_check="off")["domain_check"] == "off"
+    assert [account["created"] for account in say(relay, "account list")] == [NOW, NOW]
 
 
 def test_password_is_shown_when_made_and_no_hash_ever(relay):
@@ -334,6 +335,66 @@ class SocketTests(TestCase):
         await self.service.stopService()
         assert not os.path.exists(self.path)
 
+    async def trail(self, count: int, about: str = "") -> list[dict[str, Any]]:
+        """The changes that were noted, as soon as there are so many; the latest first."""
+        while True:
+            status, rows, _ = await self.ask("GET", f"/v1/change/list?about={about}")
+            assert status == 200
+            if len(rows) >= count:
+                return rows
+
+    async def change(self, path: str, **given: object) -> int:
+        return (await self.ask("POST", f"/v1/{path}", json.dumps(given).encode()))[0]
+
+    async def test_who_changed_what_is_kept_and_found(self) -> None:
+        user = pwd.getpwuid(os.getuid()).pw_name
+        await self.change("account/add", name="crm")
+        await self.change("account/set", name="crm", recipients=["1000/h"])
+        await self.change("account/add", name="other")
+        latest, middle, first = await self.trail(3)
+        assert [row["verb"] for row in (first, middle, latest)] == ["account add", "account set", "account add"]
+        assert {(row["who"], row["result"], row["time"]) for row in (first, middle, latest)} == {(user, "done", NOW)}
+        assert middle["arguments"] == {"name": "crm", "recipients": ["1000/h"]}
+        assert [row["verb"] for row in await self.trail(2, "crm")] == ["account set", "account add"]
+        assert len(await self.trail(3)) == 3  # reading is no change
+
+    async def test_a_change_that_failed_is_noted_with_the_reason_and_one_that_was_not_allowed_is_not(self) -> None:
+        assert await self.change("account/suspend", name="nobody") == 400
+        assert await self.change("account/add", name="a b") == 400
+        self.relay.reloaded = RuntimeError("the disk is gone")
+        assert await self.change("config/reload") == 500
+        self.flushLoggedErrors(RuntimeError)
+        found = [row["result"] for row in await self.trail(3)]
+        assert found[0] == "the disk is gone" and "'a b' is not a name" in found[1]
+        assert found[2] == "name: there is no account 'nobody'"
+        self.patch(api, "peer_user", lambda request: os.getuid() + 1)
+        assert await self.change("account/add", name="x") == 403
+        assert len(await self.trail(3)) == 3
+
+    async def test_no_secret_ever_reaches_the_trail(self) -> None:
+        await self.change("account/add", name="crm")
+        secrets = "hunter2hunter2", "hunter3hunter3"
+        for name in ("password", "hash", "pasword", "passwords"):
+            await self.change("connection/add", login="a", account="crm", **{name: secrets[0]})
+        await self.change("connection/add", login="a", account="crm", password=secrets)
+        await self.change("connection/password", login="a", password=secrets[1])
+        await self.change("connection/password", login="a", hash=SSHA)
+        await self.change("domain/add", name="crm.example", account="crm", key="-----BEGIN" + secrets[0] * 9)
+        rows = await self.trail(9)
+        assert not [word for word in (*secrets, SSHA[6:], "BEGIN") if word in repr(rows)]
+        assert rows[-2]["arguments"] == {"login": "a", "account": "crm", "password": "(secret)"}
+        with open(os.path.join(self.directory, "directory.sqlite-wal"), "rb") as file:
+            assert secrets[0].encode() not in file.read()
+
+    async def test_what_is_long_is_only_summed_up_in_the_trail(self) -> None:
+        await self.change("list/add", list="all")
+        many = [f"r{n}@x.example" for n in range(100)]
+        assert await self.change("suppression/add", list="all", value=many) == 200
+        assert await self.change("suppression/add", list="all", value="x@x.example", evidence="e" * 60000) == 200
+        assert await self.change("suppression/import", list="all", rows=[{"value": one} for one in many]) == 200
+        rows, long, few, _ = [row["arguments"] for row in await self.trail(4)]
+        assert few["value"] == rows["rows"] == "(100 of them)" and len(long["evidence"]) <= 510
+
     async def test_live_socket_is_never_replaced(self) -> None:
         second = api.ControlService(reactor, self.path, self.relay)
         with pytest.raises(RuntimeError, match="another process answers"):
@@ -384,7 +445,7 @@ def test_wait_ends_with_504_after_the_verbs_time(relay):
     clock = task.Clock()
     relay.books = defer.Deferred()
     request = Asked("/v1/audit")
-    api.VerbResource(clock, relay, lambda _: "admin").render(request)
+    api.VerbResource(clock, relay, lambda _: ("anna", "admin")).render(request)
     clock.advance(599)
     assert request.responseCode is None
     clock.advance(1)
@@ -394,7 +455,7 @@ def test_wait_ends_with_504_after_the_verbs_time(relay):
 def test_caller_that_hung_up_is_not_written_to(relay):
     relay.books = defer.Deferred()
     request = Asked("/v1/audit")
-    api.VerbResource(task.Clock(), relay, lambda _: "admin").render(request)
+    api.VerbResource(task.Clock(), relay, lambda _: ("anna", "admin")).render(request)
     request.processingFailed(ConnectionError())
     relay.books.callback({"clean": True})
     assert request.written == []
@@ -402,5 +463,5 @@ def test_caller_that_hung_up_is_not_written_to(relay):
 
 def test_peer_without_a_role_is_refused(relay):
     request = Asked("/v1/health")
-    body = api.VerbResource(task.Clock(), relay, lambda _: None).render(request)
+    body = api.VerbResource(task.Clock(), relay, lambda _: ("anna", None)).render(request)
     assert request.responseCode == 403 and b"yours is none" in body

@@ -7,8 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from relayd.directory import EXTERNAL, Account, Directory, SubmissionConnection, verify_password
+from relayd.directory import EXTERNAL, Account, Change, Directory, SubmissionConnection, verify_password
+from relayd.directory.balances import Want
+from relayd.directory.plans import Plan
+from relayd.directory.store import UPGRADES
 from relayd.errors import InputError
+from relayd.lease import Lease
+from relayd.message.dkim import to_pem
+from relayd.quotas import parse_limits
+from tests.dkim_kit import ed25519
 
 NOW = 1_700_000_000.5
 SSHA = "{SSHA}PTggDCOUPEVj5h7bZjhxfKWQBpey47nF"  # of "abcdef"
@@ -80,10 +87,10 @@ def test_malformed_names_are_refused_at_once(crm):
 
 
 def test_account_is_suspended_and_resumed(crm):
-    assert crm.set_account_state("crm", "suspended").result(10).state == "suspended" == crm.account("crm").state
-    assert crm.set_account_state("crm", "active").result(10).state == "active" == crm.account("crm").state
-    with pytest.raises(InputError, match="there is no account 'none'"):
-        crm.set_account_state("none", "active").result(10)
+    assert crm.change_account("crm", state="suspended").result(10).state == "suspended" == crm.account("crm").state
+    assert crm.change_account("crm", state="active").result(10).state == "active" == crm.account("crm").state
+    with pytest.raises(InputError, match=r"name: there is no account 'cmr' .did you mean .crm"):
+        crm.change_account("cmr", state="active")
 
 
 def test_ensured_account_is_made_without_domain_check_or_left_as_it_is(crm):
@@ -147,9 +154,9 @@ def test_hash_is_renewed_unless_the_password_was_changed_meanwhile(crm):
     crm.add_connection("login1", account="crm", now=NOW, hash=SSHA).result(10)
     renewed = crm.renew_hash("login1", SSHA, "scrypt$one").result(10)
     assert (renewed.password, renewed.version) == ("scrypt$one", 2) and crm.connection("login1") == renewed
-    assert crm.renew_hash("login1", SSHA, "scrypt$two").result(10) is None
-    assert crm.renew_hash("none", SSHA, "scrypt$two").result(10) is None
-    assert crm.connection("login1") == renewed
+    assert crm.renew_hash("login1", SSHA, "scrypt$two").result(10) == renewed == crm.connection("login1")
+    with pytest.raises(InputError, match="there is no connection 'none'"):
+        crm.renew_hash("none", SSHA, "scrypt$two").result(10)
 
 
 def test_connection_needs_a_known_account_and_a_free_login(crm):
@@ -169,7 +176,9 @@ def test_connection_needs_a_known_account_and_a_free_login(crm):
         ("sender", {"senders": ["a@b\r\nc"]}),
         ("client", {"clients": ["10.0.0.1/8"]}),
         ("client", {"clients": ["crm.example"]}),
-        ("stream", {"stream": "a b"}),
+        ("stream", {"streams": ["a b"]}),
+        ("list", {"lists": ["account:crm/own"]}),
+        ("limits", {"limits": {"messages": "many"}}),
     ],
 )
 def test_malformed_fields_are_refused_by_name(crm, field, more):
@@ -185,9 +194,12 @@ def test_everything_is_there_after_a_restart(crm, main, tmp_path):
         now=NOW,
         senders=["Sales@CRM.example", "@пример.example", "sales@crm.example"],
         clients=["192.0.2.1", "10.0.0.0/8"],
-        stream="marketing",
+        streams=["marketing", "transactional", "marketing"],
+        lists=["own"],
+        limits={"messages": ["10/s", "100/h"]},
+        sessions=3,
     ).result(10)
-    crm.set_connection_state("login1", "blocked", "too much").result(10)
+    crm.change_connection("login1", state="blocked", reason="too much", by="anna").result(10)
     crm.close()
     again = Directory(tmp_path / "directory.sqlite", main.post)
     assert again.accounts() == [Account("crm", "active", "require", NOW)]
@@ -198,11 +210,15 @@ def test_everything_is_there_after_a_restart(crm, main, tmp_path):
             password=made.connection.password,
             senders=("sales@crm.example", "@xn--e1afmkfd.example"),
             clients=("192.0.2.1/32", "10.0.0.0/8"),
-            stream="marketing",
+            streams=("marketing", "transactional"),
             state="blocked",
             reason="too much",
             created=NOW,
             version=2,
+            by="anna",
+            lists=("own",),
+            limits=parse_limits({"messages": ["10/s", "100/h"]}),
+            sessions=3,
         )
     ]
     again.close()
@@ -210,9 +226,9 @@ def test_everything_is_there_after_a_restart(crm, main, tmp_path):
 
 def test_block_keeps_its_reason_and_every_change_raises_the_version(crm):
     crm.add_connection("login1", account="crm", now=NOW).result(10)
-    blocked = crm.set_connection_state("login1", "blocked", "leaked").result(10)
+    blocked = crm.change_connection("login1", state="blocked", reason="leaked").result(10)
     assert (blocked.state, blocked.reason, blocked.version) == ("blocked", "leaked", 2)
-    active = crm.set_connection_state("login1", "active").result(10)
+    active = crm.change_connection("login1", state="active", reason="").result(10)
     assert (active.state, active.reason, active.version) == ("active", "", 3)
     assert crm.connection("login1") == active
 
@@ -299,4 +315,193 @@ def test_accounts_that_listeners_name_are_there_when_the_directory_opens(tmp_pat
             ("crm", "active", "off"),
             ("crm2", "active", "off"),
         ]
+        directory.close()
+
+
+# Accounts below accounts.
+
+
+def family(directory: Directory, *names: str) -> None:
+    """Each below the one before it."""
+    for parent, name in zip(("", *names), names, strict=False):
+        directory.add_account(name, now=NOW, parent=parent).result(10)
+
+
+def test_a_sub_account_has_those_above_it_in_its_lineage_the_nearest_first(directory):
+    family(directory, "agency", "crm", "shop")
+    assert directory.lineage("shop") == ("shop", "crm", "agency")
+    assert directory.lineage("agency") == ("agency",) and directory.lineage("unknown") == ("unknown",)
+    directory.change_account("crm", parent="").result(10)
+    assert directory.lineage("shop") == ("shop", "crm") and directory.account("crm").parent == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "parent", "words"),
+    [
+        ("agency", "agency", "agency is agency itself or below it"),
+        ("agency", "shop", "shop is agency itself or below it"),
+        ("crm", "shop", "shop is crm itself or below it"),
+        ("shop", "agenci", "there is no account 'agenci' .did you mean \"agency\""),
+        ("shop", "a b", "is not a name"),
+    ],
+)
+def test_no_account_is_above_itself_and_a_parent_exists(directory, name, parent, words):
+    family(directory, "agency", "crm", "shop")
+    with pytest.raises(InputError, match=words) as raised:
+        directory.change_account(name, parent=parent)
+    assert raised.value.field == "parent" and directory.lineage("shop") == ("shop", "crm", "agency")
+
+
+def test_an_account_is_there_after_a_restart_with_all_its_settings(directory, main, tmp_path):
+    family(directory, "agency")
+    fields = {
+        "parent": "agency",
+        "risk": "high",
+        "zone": "Mail.Shop.Example.",
+        "sessions": 5,
+        "limits": {"recipients": "1000/h"},
+        "client_limits": {"messages": ["1/s", "100/d"]},
+    }
+    made = directory.add_account("shop", now=NOW, domain_check="warn", **fields).result(10)
+    assert (made.zone, made.limits, made.client_limits) == (
+        "mail.shop.example",
+        parse_limits({"recipients": "1000/h"}),
+        parse_limits({"messages": ["1/s", "100/d"]}),
+    )
+    directory.close()
+    again = Directory(tmp_path / "directory.sqlite", main.post)
+    assert again.account("shop") == made and again.lineage("shop") == ("shop", "agency")
+    again.close()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("zone", "no zone"), ("limits", {"mails": "1/s"}), ("limits", {"messages": "1"}), ("client_limits", "1/s")],
+)
+def test_malformed_settings_of_accounts_are_refused_by_name(crm, field, value):
+    for change in (
+        lambda: crm.change_account("crm", **{field: value}),
+        lambda: crm.add_account("x", now=NOW, **{field: value}),
+    ):
+        with pytest.raises(InputError) as raised:
+            change()
+        assert raised.value.field == field
+
+
+# Streams of accounts.
+
+
+def test_a_stream_is_the_accounts_own_or_the_nearest_ones_above_it(directory):
+    family(directory, "agency", "crm", "shop")
+    news = directory.set_stream("agency", "news", "marketing", {"priority": 10}).result(10)
+    assert directory.stream("shop", "news") == news == directory.stream("agency", "news")
+    own = directory.set_stream("crm", "news", "bulk", {}).result(10)
+    assert directory.stream("shop", "news") == own and directory.stream("agency", "news") == news
+    assert directory.streams("crm") == [own] and directory.streams() == [news, own]
+    assert directory.remove_stream("crm", "news").result(10) == own
+    assert directory.stream("shop", "news") == news and directory.stream("shop", "olds") is None
+
+
+def test_streams_are_there_after_a_restart(crm, main, tmp_path):
+    made = crm.set_stream("crm", "news", "marketing", {"priority": 10, "lists": ["a"], "limits": {"messages": "1/s"}})
+    made = made.result(10)
+    crm.close()
+    again = Directory(tmp_path / "directory.sqlite", main.post)
+    assert again.streams() == [made] and made.overrides["limits"] == {"messages": "1/s"}
+    again.close()
+
+
+def test_a_stream_of_nobody_and_one_that_is_not_there_are_refused(crm):
+    with pytest.raises(InputError, match="account: there is no account 'none'"):
+        crm.set_stream("none", "news", "marketing", {}).result(10)
+    with pytest.raises(InputError, match="name: 'a b' is not a name"):
+        crm.set_stream("crm", "a b", "marketing", {})
+    with pytest.raises(InputError, match="name: account crm has no stream 'news' of its own"):
+        crm.remove_stream("crm", "news").result(10)
+
+
+def test_every_change_is_seen_by_who_keeps_what_follows_from_rows(crm):
+    seen = [crm.version]
+    for change in (
+        lambda: crm.change_account("crm", risk="high"),
+        lambda: crm.set_stream("crm", "news", "marketing", {}),
+        lambda: crm.remove_stream("crm", "news"),
+        lambda: crm.add_connection("login1", account="crm", now=NOW, hash=SSHA),
+        lambda: crm.change_connection("login1", sessions=1),
+        lambda: crm.register_domain("crm.example", account="crm", now=NOW),
+    ):
+        change().result(10)
+        seen.append(crm.version)
+    assert seen == sorted(set(seen))
+
+
+def test_units_that_are_booked_and_ledgers_that_are_read_change_nothing_of_that(crm):
+    crm.balances.add_plan(Plan("p")).result(10)
+    crm.balances.set_plan("crm", "p", now=NOW, by="test").result(10)
+    before = crm.version
+    assert crm.balances.settle([Want("crm", Lease(), 1, 1)], NOW).result(10)[0].granted == 0
+    assert crm.balances.audit().result(10) == [] and len(crm.balances.movements("crm", 9).result(10)) == 1
+    assert crm.version == before
+
+
+# Who changed what.
+
+
+def change(n: int, **arguments: object) -> Change:
+    return Change(NOW + n, "anna", "account set", arguments, "done")
+
+
+def test_changes_are_told_the_latest_first_and_those_about_somebody(crm):
+    made = [
+        change(1, name="crm"),
+        change(2, name="other"),
+        change(3, login="x", sender=["a", "crm"]),
+        change(4, limit=7),
+    ]
+    for one in made:
+        crm.note(one).result(10)
+    assert crm.changes(10).result(10) == made[::-1] and crm.changes(2).result(10) == [made[3], made[2]]
+    assert crm.changes(10, "crm").result(10) == [made[2], made[0]]
+    assert crm.changes(10, "rm").result(10) == [] == crm.changes(10, "name").result(10)
+
+
+def test_only_the_last_changes_are_kept(crm, monkeypatch):
+    monkeypatch.setattr("relayd.directory.store.CHANGES", 3)
+    for n in range(5):
+        crm.note(change(n)).result(10)
+    assert [one.time for one in crm.changes(10).result(10)] == [NOW + 4, NOW + 3, NOW + 2]
+
+
+# Older files.
+
+
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_a_file_of_an_older_version_keeps_everything(tmp_path, main, version):
+    pem = to_pem(ed25519().private)
+    db = sqlite3.connect(tmp_path / "directory.sqlite")
+    db.executescript(";".join(UPGRADES[n] for n in range(version)) + f"; PRAGMA user_version = {version}")
+    with db:
+        db.execute("INSERT INTO accounts VALUES ('crm', 'suspended', 'warn', 5)")
+        row = ("crm", SSHA, '["@crm.example"]', '["192.0.2.0/24"]')
+        db.execute("INSERT INTO connections VALUES ('a', ?, ?, ?, ?, 'marketing', 'blocked', 'spam', 6, 7)", row)
+        db.execute("INSERT INTO connections VALUES ('b', ?, ?, ?, ?, '', 'active', '', 6, 1)", row)
+        if version >= 2:
+            db.execute("INSERT INTO domains VALUES ('crm.example', 'crm', 's1', ?, 'ed25519', 256, 8)", (pem,))
+        if version >= 3:
+            db.execute("INSERT INTO senders VALUES ('crm.example', 'crm', 'verified', 1, 2, 3, 0, '[]', 4)")
+    db.close()
+    for _ in range(2):  # and once more, now that it is of the last version
+        directory = Directory(tmp_path / "directory.sqlite", main.post)
+        assert directory.accounts() == [Account("crm", "suspended", "warn", 5.0)]
+        may = {"senders": ("@crm.example",), "clients": ("192.0.2.0/24",), "created": 6.0}
+        assert directory.connections() == [
+            SubmissionConnection(
+                "a", "crm", SSHA, streams=("marketing",), state="blocked", reason="spam", version=7, **may
+            ),
+            SubmissionConnection("b", "crm", SSHA, streams=(), state="active", version=1, **may),
+        ]
+        assert [key.selector for key in directory.domain_keys("crm.example")] == (["s1"] if version >= 2 else [])
+        states = {2: "unverified", 3: "verified"}
+        assert directory.senders.state("crm", "crm.example") == states.get(version)
+        assert directory.changes(9).result(10) == [] and directory.balances.balances() == []
         directory.close()

@@ -11,6 +11,7 @@ import pytest
 
 from relayd.directory import Directory, SenderDomain, judged
 from relayd.directory.senders import AGAIN, DAILY, GRACE, LATE, SOON
+from relayd.directory.store import UPGRADES
 from relayd.errors import InputError
 from relayd.message.dkim import to_pem
 from relayd.verification import Finding, Publish
@@ -161,15 +162,16 @@ def test_registrations_and_findings_are_there_after_a_restart(directory, tmp_pat
     again.close()
 
 
-def test_what_had_keys_before_there_were_registrations_is_registered(directory, tmp_path):
-    directory.add_domain_key("crm.example", account="crm", now=NOW, pem=PEM).result(10)
-    directory.close()
-    db = sqlite3.connect(tmp_path / "directory.sqlite")
+def test_what_had_keys_before_there_were_registrations_is_registered(tmp_path):
+    db = sqlite3.connect(tmp_path / "old.sqlite")
+    db.executescript(f"{UPGRADES[0]}; {UPGRADES[1]}; PRAGMA user_version = 2")
     with db:
-        db.execute("INSERT INTO domains SELECT domain, 'other', 's9', pem, algorithm, bits, created + 1 FROM domains")
-        db.executescript("DROP TABLE senders; PRAGMA user_version = 2")
+        db.execute("INSERT INTO accounts VALUES ('crm', 'active', 'off', 1), ('other', 'active', 'off', 1)")
+        for account, selector, created in (("crm", "s1", NOW), ("other", "s9", NOW + 1)):
+            row = ("crm.example", account, selector, PEM, "rsa", 2048, created)
+            db.execute("INSERT INTO domains VALUES (?, ?, ?, ?, ?, ?, ?)", row)
     db.close()
-    again = Directory(tmp_path / "directory.sqlite", now)
+    again = Directory(tmp_path / "old.sqlite", now)
     assert again.senders.all() == [SenderDomain("crm.example", "crm", since=NOW, created=NOW)]
     again.close()
 

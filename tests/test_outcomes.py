@@ -3,7 +3,9 @@
 import email
 import email.policy
 import sqlite3
+from collections.abc import Callable, Iterator
 from email.message import EmailMessage
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from relayd.directory.plans import Plan
 from relayd.envelope import Recipient, Steering
 from relayd.lease import Charge
 from relayd.queue.retry import Schedule
+from relayd.suppression import Suppressions, entry
 from tests.harness import HANG, START, Delivering
 
 PATIENT = Schedule((600.0,), 86400.0)
@@ -175,6 +178,88 @@ def test_what_was_delivered_gives_nothing_back():
     relay.courier.received((delivery,))
     relay.wait(2)
     assert relay.spool.kinds() == ["Delivery"] and relay.spool.refunds == []
+
+
+# Recipients who get on a stop-list while their mail waits.
+
+
+@pytest.fixture
+def stops(tmp_path: Path) -> Iterator[Callable[[Delivering], Callable[[str], None]]]:
+    """Gives a relay real suppression lists; gives what puts an address on the one that all its mail honours."""
+    opened: list[Suppressions] = []
+
+    def give(relay: Delivering) -> Callable[[str], None]:
+        lists = Suppressions(tmp_path / "suppression.sqlite", relay.reactor.callFromThread)
+        opened.append(lists)
+        relay.courier.suppressions, relay.courier.lists_of = lists, lambda message: ("all",)
+        made = lists.add_list("all", now=START)
+        relay.reactor.until(lambda: made.done() and lists.ready)
+
+        def put(address: str) -> None:
+            added = lists.add([entry("all", address, reason="complaint", added=START, by="test")])
+            relay.reactor.until(added.done)
+
+        return put
+
+    yield give
+    opened[0].close()
+
+
+@pytest.mark.parametrize("reports", ["sender", "none"])
+def test_who_gets_on_a_stop_list_while_his_mail_waits_gets_nothing_and_its_sender_is_told_if_the_stream_tells(
+    stops, reports
+):
+    relay, home = telling(reports)
+    stop = stops(relay)
+    relay.mx.says["RCPT"] = "451 4.2.1 later"
+    relay.send()
+    relay.send(to="c@x.example")
+    del relay.mx.says["RCPT"]
+    stop("b@x.example")
+    relay.wait(700)
+    relay.reactor.until(lambda: "Suppression" in relay.spool.kinds())
+    relay.wait(2)
+    assert [to for _, to, _ in relay.mx.got] == ["c@x.example"] and relay.spool.rows == {}
+    (record,) = [record for record in relay.spool.records if record.kind == "Suppression"]
+    assert (record.recipient, record.attempts) == ("b@x.example", 1)
+    assert record.evidence.words() == "b@x.example is on the list all: complaint"
+    assert [(fields(report)["Action"], fields(report)["Status"]) for report in told(home)] == (
+        [("failed", "5.7.1")] if reports == "sender" else []
+    )
+
+
+@pytest.mark.parametrize(
+    ("payer", "tried", "terms", "back"),
+    [
+        ("crm", False, ("suppressed",), [Charge("crm", 1)]),
+        ("crm", True, ("suppressed",), []),
+        ("crm", False, ("expired",), []),
+        ("", False, ("suppressed",), []),
+    ],
+)
+def test_what_a_stop_list_keeps_back_gives_its_unit_back_where_the_plan_says_so(stops, payer, tried, terms, back):
+    relay = Delivering()
+    stop = stops(relay)
+    plan = Plan("p", refunds=terms)
+    relay.courier.outcomes.refunds = lambda payer, term, attempts: plans.refunds(plan, term, attempts)
+    delivery = relay.delivery(steering=Steering() if tried else Steering(send_at=START + 300))
+    delivery.message = structs.replace(delivery.message, payer=payer)
+    relay.mx.says["RCPT"] = "451 4.2.1 later"
+    relay.courier.received((delivery,))
+    relay.wait(2)
+    stop("b@x.example")
+    relay.wait(700)
+    relay.reactor.until(lambda: relay.spool.kinds()[-1:] == ["Suppression"])
+    assert relay.spool.refunds == back and relay.mx.got == [] and relay.spool.rows == {}
+
+
+def test_a_report_goes_to_no_sender_who_is_on_a_stop_list_himself(stops):
+    relay, home = telling()
+    stops(relay)("a@crm.example")
+    relay.mx.says["RCPT"] = "550 5.1.1 User unknown"
+    relay.send()
+    relay.reactor.until(lambda: "Suppression" in relay.spool.kinds())
+    assert relay.spool.kinds() == ["Bounce", "Reception", "Suppression"] and home.got == []
 
 
 # Times that senders set, and words that come back.  It is Friday 2027-01-15 08:00:00 UTC.

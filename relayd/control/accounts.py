@@ -54,7 +54,7 @@ def _set(
     changes = {
         **_settings(**given),
         **limits_given("limits", account.limits, messages, recipients),
-        **limits_given("client_limits", account.client_limits, client_messages, client_recipients),
+        **limits_given("client_limits", account.client_limits, client_messages, client_recipients, "client_"),
     }
     if not changes:
         raise InputError("", "nothing to set: name what shall change, such as --risk high")
@@ -126,15 +126,15 @@ def _stream_set(relay: Relay, account: str, name: str, template: str | None, set
 
 def _pair(text: str) -> tuple[str, Any]:
     """KEY=VALUE with the value as in TOML, or a bare word; an empty value means the template's."""
-    key, equals, value = text.partition("=")
+    key, equals, value = map(str.strip, text.partition("="))
     if not equals:
         raise InputError("set", f"{text!r} is not KEY=VALUE, such as priority=20")
     if not value:
-        return key.strip(), _KEPT
+        return key, _KEPT
     try:
-        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+        return key, tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
-        return key.strip(), value
+        return key, value
 
 
 def _stream_list(relay: Relay, account: str | None) -> list[dict[str, Any]]:

@@ -4,7 +4,8 @@ from typing import Any
 
 import msgspec
 
-from relayd.quotas import Limits, show_limits
+from relayd.errors import InputError
+from relayd.quotas import Limits, parse_limits, show_limits
 
 
 def shown(row: msgspec.Struct) -> dict[str, Any]:
@@ -16,8 +17,11 @@ def shown(row: msgspec.Struct) -> dict[str, Any]:
     return {**found, "sessions": found["sessions"] or None}
 
 
-def limits_given(field: str, old: Limits, messages: list[str], recipients: list[str]) -> dict[str, Any]:
-    """{field: limits as ``parse_limits`` reads them} where any were given; a kind that was not stays, "none" goes."""
+def limits_given(
+    field: str, old: Limits, messages: list[str], recipients: list[str], prefix: str = ""
+) -> dict[str, Any]:
+    """{field: limits as ``parse_limits`` reads them} where any were given; a kind that was not stays, "none" goes.
+    Raises InputError, which names the argument: ``prefix`` is what its name has before "messages"."""
     if not (messages or recipients):
         return {}
     limits: dict[str, Any] = show_limits(old)
@@ -25,5 +29,8 @@ def limits_given(field: str, old: Limits, messages: list[str], recipients: list[
         if rates == ["none"]:
             limits.pop(kind, None)
         elif rates:
-            limits[kind] = rates
+            try:
+                limits |= show_limits(parse_limits({kind: rates}))
+            except ValueError as error:
+                raise InputError(prefix + kind, str(error)) from None
     return {field: limits}

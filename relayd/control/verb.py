@@ -15,6 +15,7 @@ from relayd import identity, notation
 from relayd.directory import AccountStream, Directory, SenderDomain
 from relayd.errors import InputError
 from relayd.guard import Guard
+from relayd.reply import printable
 from relayd.signing import Keyring
 from relayd.suppression import Suppressions
 from relayd.validation import Lists
@@ -24,7 +25,8 @@ T = TypeVar("T")
 Role = Literal["view", "operate", "admin"]
 ROLES: tuple[Role, ...] = ("view", "operate", "admin")
 Kind = Literal["str", "name", "int", "bool", "id", "duration", "network", "secret", "pem", "list", "row"]
-MOST_SHOWN = 20  # items of an argument that the trail of changes keeps
+MOST_SHOWN = 20  # items of an argument that the trail of changes keeps, ...
+_LONGEST = 500  # ... and characters of each
 MAX_BODY = 64 * 1024  # bytes of a request
 
 
@@ -137,13 +139,22 @@ def run(verb: Verb, relay: Relay, given: Mapping[str, object], who: str = "") ->
 
 
 def without_secrets(verb: Verb, given: Mapping[str, object]) -> dict[str, object]:
-    """What was given, fit to be shown for ever."""
-    secret = {arg.name for arg in verb.args if arg.kind in ("secret", "pem")}
-    shown = {name: "(secret)" if name in secret else value for name, value in given.items()}
+    """What was given, fit to be shown for ever.  An argument that the verb has not may be a secret's name misspelt."""
+    kinds = {arg.name: arg.kind for arg in verb.args}
     return {
-        name: f"({len(value)} of them)" if isinstance(value, list) and len(value) > MOST_SHOWN else value
-        for name, value in shown.items()
+        printable(name, _LONGEST): "(secret)" if kinds.get(name, "secret") in ("secret", "pem") else _brief(value)
+        for name, value in given.items()
     }
+
+
+def _brief(value: object) -> object:
+    if isinstance(value, list):
+        return list(map(_brief, value)) if len(value) <= MOST_SHOWN else f"({len(value)} of them)"
+    if isinstance(value, dict):
+        return (
+            {key: _brief(item) for key, item in value.items()} if len(value) <= MOST_SHOWN else f"({len(value)} keys)"
+        )
+    return printable(value, _LONGEST) if isinstance(value, str) else value
 
 
 def arguments(verb: Verb, given: Mapping[str, object]) -> dict[str, Any]:

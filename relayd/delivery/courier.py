@@ -202,6 +202,7 @@ class Courier(Service):
 
     def _tick(self) -> None:
         now = self.wall()
+        self._cleared.clear()  # who did not go at once may be on a list by now
         self.scheduler.tick(now)
         self.perform()
         self._forget_sites()

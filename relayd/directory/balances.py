@@ -59,15 +59,17 @@ class Movement(msgspec.Struct, frozen=True):
 class Change(Protocol):
     """``Directory._change``."""
 
-    def __call__(self, write: Callable[[sqlite3.Connection], A], swap: Callable[[A], R]) -> "Future[R]": ...
+    def __call__(self, write: Callable[[sqlite3.Connection], A], swap: Callable[[A], R], /) -> "Future[R]": ...
 
 
 class Balances:
     """For the main thread, like the Directory it belongs to: reads are look-ups, changes give a Future.
     ``changed(account)`` is called when somebody has changed what an account has; spools must ask again then."""
 
-    def __init__(self, db: sqlite3.Connection, change: Change) -> None:
+    def __init__(self, db: sqlite3.Connection, change: Change, run: Change) -> None:
+        """``run``: a job that changes nobody's rights, and costs nobody what he knows of the directory."""
         self._change = change
+        self._run = run
         self.changed: Callable[[str], None] = lambda account: None
         self._plans = {plan.name: plan for plan in map(_plan, db.execute("SELECT * FROM plans"))}
         self._balances = {row.account: row for row in map(_balance, db.execute("SELECT * FROM balances"))}
@@ -182,7 +184,7 @@ class Balances:
             sql = "SELECT time, kind, units, by, note FROM movements WHERE account = ? ORDER BY id DESC LIMIT ?"
             return [Movement(*row) for row in db.execute(sql, (account, limit))]
 
-        return self._change(read, lambda rows: rows)
+        return self._run(read, lambda rows: rows)
 
     def audit(self) -> "Future[list[str]]":
         """Sentences that name the balances whose movements do not add up."""
@@ -195,7 +197,7 @@ class Balances:
             )
             return [f"balance {a}: it has {left} units, its ledger adds up to {moved}" for a, left, moved in rows]
 
-        return self._change(read, lambda faults: faults)
+        return self._run(read, lambda faults: faults)
 
     def settle(self, wants: list[Want], now: float) -> "Future[list[Grant]]":
         """Books what the spool's leases say, renews what is over, and grants, all as one transaction."""
@@ -210,7 +212,7 @@ class Balances:
                     self._balances[grant.account] = balance
             return [grant for grant, _, _ in rows]
 
-        return self._change(write, keep)
+        return self._run(write, keep)
 
     def _told(self, balance: Balance) -> Balance:
         self._balances[balance.account] = balance

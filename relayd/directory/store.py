@@ -81,7 +81,7 @@ class Directory:
         self._domains = domains.stored(db)
         self.senders = Senders(self._change, senders.stored(db), self.lineage)
         self.version = 0  # rises with every change: what is derived from rows is good as long as it does not
-        self.balances = Balances(db, self._change)
+        self.balances = Balances(db, self._change, self._worker.run)
 
     def close(self) -> None:
         """Finishes the changes under way and closes the file.  Their futures are done if ``post`` still works."""
@@ -289,8 +289,8 @@ class Directory:
         return self._worker.run(write, lambda kept: kept)
 
     def changes(self, limit: int, about: str = "") -> "Future[list[Change]]":
-        """The latest first; ``about``: those of which an argument is this text."""
-        found = "SELECT 1 FROM json_each(arguments) WHERE value = ?2"
+        """The latest first; ``about``: those of which an argument is this text, or a list that has it."""
+        found = "SELECT 1 FROM json_tree(arguments) WHERE atom = ?2"
         select = f"SELECT time, who, verb, arguments, result FROM changes WHERE ?2 = '' OR EXISTS ({found})"
         return self._worker.run(
             lambda db: [change_of(row) for row in db.execute(f"{select} ORDER BY id DESC LIMIT ?1", (limit, about))],
@@ -403,7 +403,7 @@ def _field(field: str, parse: Callable[[A], R], value: A) -> R:
 
 
 def _parsed(parsers: dict[str, Callable[[Any], Any]], fields: dict[str, Any]) -> dict[str, Any]:
-    return {name: _field(name, parsers[name], value) for name, value in fields.items()}
+    return {name: _field(_ONE_OF.get(name, name), parsers[name], value) for name, value in fields.items()}
 
 
 def _optional(parse: Callable[[Any], str]) -> Callable[[Any], str]:
@@ -435,6 +435,7 @@ _CONNECTION_FIELDS: dict[str, Callable[[Any], Any]] = {
     "lists": rows.names,
     "limits": parse_limits,
 }
+_ONE_OF = {"senders": "sender", "clients": "client", "streams": "stream", "lists": "list"}  # what a fault is called by
 
 
 def _known_account(db: sqlite3.Connection, name: str) -> None:
@@ -449,6 +450,9 @@ def _edited(
     if found is None:
         raise InputError("login", f"there is no connection {login!r}")
     row = connection_of(found)
-    row = msgspec.structs.replace(row, **edit(row), version=row.version + 1)
+    changes = edit(row)
+    if not changes:
+        return row
+    row = msgspec.structs.replace(row, **changes, version=row.version + 1)
     db.execute("INSERT OR REPLACE INTO connections VALUES (?,?,?,?,?,?,?,?,?,?,?)", connection_row(row))
     return row

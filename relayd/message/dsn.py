@@ -352,6 +352,7 @@ _BY_STAGE: dict[Stage, str] = {
 
 _BY_KIND: dict[tuple[Kind, Stage], str] = {
     ("failed", "dns"): "1.2",
+    ("failed", "queue"): "7.1",  # the recipient is on a stop-list
     ("failed", "mail"): "0.0",  # nothing was lost: we saw that the server cannot take this message
 }
 

@@ -99,14 +99,12 @@ class RelayDoor:
             return catalogue.BLOCKED(f": {reason}" if reason else "")
         if not connection.may_connect_from(session.peer):
             return catalogue.NOT_FROM_HERE
-        desk = Desk(self._login(connection))
-        refusal = self._count(desk, connection)
-        if refusal is None:
-            session.state = desk
-        return refusal
+        return self._seat(session, connection)
 
-    def _count(self, desk: Desk, connection: SubmissionConnection) -> Reply | None:
+    def _seat(self, session: Session, connection: SubmissionConnection) -> Reply | None:
         """One more session of the connection and of its accounts, if they may have it."""
+        if session.machine.closed:
+            return None  # it went away while its password was checked: nobody would count it back
         directory, sessions = self.relay.directory, self.relay.sessions
         rows = [row for name in directory.lineage(connection.account) if (row := directory.account(name))]
         limits = [(f"connection {connection.login}", connection.sessions)]
@@ -114,6 +112,7 @@ class RelayDoor:
         for scope, most in limits:
             if most and sessions[scope] >= most:
                 return catalogue.TOO_MANY_SESSIONS(scope.partition(" ")[0])
+        desk = session.state = Desk(self._login(connection))
         desk.counted = tuple(scope for scope, _ in limits)
         sessions.update(desk.counted)
         return None
@@ -155,33 +154,36 @@ class RelayDoor:
             per_message=wants(scopes, messages=1),
             per_recipient=wants(scopes, recipients=1),
             client_limits=rows[-1].client_limits if rows else Limits(),
-            version=directory.version,
         )
 
     def _renewed(self, session: Session) -> Reply | None:
         """What has changed since the session began holds for its next message: a login blocked, an account suspended,
         another limit."""
         desk, directory = session.state, self.relay.directory
-        if desk.submitter.version == directory.version:
+        if desk.version == directory.version:
             return None
         if not self._active(desk.submitter.account):
             return catalogue.SUSPENDED
         if session.login:
             connection = directory.connection(session.login)
-            if connection is None or connection.state != "active":
+            if connection is None or connection.state != "active" or not connection.may_connect_from(session.peer):
                 return catalogue.NOT_ACTIVE
             desk.submitter = self._login(connection)
         elif allowed := self._named(session):
             desk.submitter = self._client(allowed)
+        desk.version = directory.version
         return None
 
     # The transaction.
 
     def mail(self, session: Session, proposal: events.MailProposed) -> Reply | None:
         relay = self.relay
-        refusal = relay.unfit() or self._renewed(session)
+        refusal = relay.unfit()
         if refusal is not None:
             return refusal
+        refusal = self._renewed(session)
+        if refusal is not None:
+            return relay.reject(session, refusal, proposal.sender, "")
         desk = session.state
         desk.dropped = {}
         submitter, sender = desk.submitter, proposal.sender

@@ -41,12 +41,14 @@ class StreamsOf(Protocol):
 
 
 class Desk:
-    """What a session is about: who submits, and what was found of the transaction's recipients."""
+    """What a session is about: who submits, the version of the directory that says so, and what was found of the
+    transaction's recipients."""
 
-    __slots__ = ("counted", "dropped", "submitter")
+    __slots__ = ("counted", "dropped", "submitter", "version")
 
     def __init__(self, submitter: Submitter) -> None:
         self.submitter = submitter
+        self.version = -1  # the first message asks again
         self.counted: tuple[str, ...] = ()
         self.dropped: dict[str, Any] = {}
 

@@ -1,0 +1,371 @@
+"""Reception: what becomes of a message's content, and when it counts as received."""
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec import structs
+
+from relayd.envelope import Steering
+from relayd.message.headers import HEAD_LIMIT
+from relayd.message.render import render
+from relayd.records import decode
+from relayd.spool.bodies import HIGH_WATER, INLINE
+from tests.reception_kit import HEAD, MAIL, Receiving
+
+
+@pytest.fixture
+def relay(tmp_path: Path) -> Iterator[Receiving]:
+    made = Receiving(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def logins(tmp_path: Path) -> Iterator[Receiving]:
+    """With a login."""
+    made = Receiving(tmp_path, logins=True)
+    yield made
+    made.close()
+
+
+# 250 means durable.
+
+
+def test_the_250_goes_out_when_the_commit_is_done_and_not_before(relay: Receiving):
+    client, said = relay.send(HEAD + b"hello")
+    assert said == "" and relay.told == []
+    relay.commit()
+    message = relay.spool.kept[0].message
+    assert client.heard.decode() == f"250 2.0.0 queued as {message.id:016x}\r\n"
+    assert [d.recipient.address for d in relay.told[0]] == ["b@x.example", "c@y.example"]
+    assert (message.head, message.body, message.size) == (HEAD, b"hello\r\n", len(HEAD) + 7)
+    assert relay.relay.memory == 0
+
+
+def test_the_reception_carries_its_record_and_its_part_of_the_ledger(relay: Receiving):
+    relay.send(HEAD + b"hello")
+    kept = relay.spool.kept[0]
+    record = decode(kept.line)
+    assert (record.kind, record.account, record.stream, record.connection) == (
+        "Reception",
+        "crm",
+        "bulk",
+        "relay:198.51.100.0/24",
+    )
+    assert record.recipients == ("b@x.example", "c@y.example") and record.message_id == "<1@crm.example>"
+    assert [(entry.term, entry.count) for entry in kept.entries] == [("received", 2)]
+
+
+def test_headers_that_steer_are_kept_with_the_message_and_do_not_go_out_with_it(relay: Receiving):
+    relay.send(HEAD[:-2] + b"X-Track-ID: 77\r\nx-relayd-tag: a\r\nX-Relayd-Client: Shop 17\r\n\r\nhello")
+    kept = relay.spool.kept[0]
+    message, record = kept.message, decode(kept.line)
+    assert message.steering == Steering(track_id="77", tags=("a",), client="Shop 17")
+    assert render(message, kept.deliveries[0]).endswith(b"\r\n" + HEAD)
+    assert (record.track_id, record.tags, record.client, kept.key) == ("77", ("a",), "Shop 17", "")
+
+
+def test_a_message_that_has_come_before_is_answered_as_it_was_then_and_goes_nowhere(relay: Receiving):
+    client, _ = relay.send(HEAD[:-2] + b"X-Relayd-Idempotency-Key: k\r\n\r\nhello")
+    assert relay.spool.kept[0].key == "k"
+    relay.commit(0x77)
+    assert client.heard == b"250 2.0.0 queued as 0000000000000077\r\n"
+    assert relay.told == [] and relay.relay.memory == 0
+
+
+def test_a_client_that_vanishes_before_the_commit_takes_nothing_back(relay: Receiving):
+    client, _ = relay.send(HEAD + b"hello")
+    client.transport.abortConnection()
+    relay.reactor.pump()
+    relay.commit()
+    assert len(relay.told) == 1 and relay.relay.memory == 0 and relay.factory.sessions == {}
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (sqlite3.OperationalError("disk I/O error"), "451 4.3.0"),
+        (sqlite3.OperationalError("database or disk is full"), "452 4.3.1"),
+    ],
+)
+def test_a_commit_that_fails_is_told_and_nothing_is_kept(relay: Receiving, error, said):
+    client, _ = relay.send(HEAD + b"x" * 76 + b"\r\n" * INLINE)
+    relay.commit(error)
+    assert client.heard.decode().startswith(said)
+    assert relay.told == [] and relay.files() == [] and relay.relay.memory == 0
+
+
+def test_a_commit_that_fails_after_the_client_has_vanished_leaves_no_file(relay: Receiving):
+    client, _ = relay.send(HEAD + b"x" * 76 + b"\r\n" * INLINE)
+    client.transport.abortConnection()
+    relay.reactor.pump()
+    assert len(relay.files()) == 1
+    relay.commit(sqlite3.OperationalError("disk I/O error"))
+    assert relay.files() == [] and relay.relay.memory == 0
+
+
+def test_a_fault_behind_the_commit_does_not_cost_the_client_its_250(relay: Receiving):
+    def broken(deliveries: Any) -> None:
+        raise RuntimeError("a fault of ours")
+
+    relay.relay.on_received = broken
+    client, _ = relay.send(HEAD + b"hello")
+    with pytest.raises(RuntimeError):
+        relay.commit()
+    relay.reactor.pump()
+    assert client.heard.startswith(b"250 2.0.0 queued")
+
+
+# Bodies in files.
+
+
+def body(size: int) -> bytes:
+    return (b"%078d\r\n" % 7) * (size // 80)
+
+
+def test_a_body_larger_than_memory_should_hold_goes_to_a_file(relay: Receiving):
+    content = body(1 << 20)
+    client, said = relay.send(HEAD + content)
+    (file,) = relay.files()
+    assert file.read_bytes() == content + b"\r\n" and said == ""
+    message = relay.spool.kept[0].message
+    assert message.body is None and message.head == HEAD and message.size == len(HEAD) + len(content) + 2
+    relay.commit()
+    assert client.heard.startswith(b"250") and relay.files() == [file]
+
+
+def test_only_the_head_of_such_a_message_is_held_in_memory(relay: Receiving):
+    client = relay.call()
+    client.say(MAIL)
+    client.say(HEAD + body(1 << 20))
+    assert relay.relay.memory == len(HEAD)
+    client.transport.abortConnection()
+    relay.reactor.pump()
+    assert relay.relay.memory == 0
+
+
+def test_a_client_faster_than_the_disk_is_paused_and_read_again_later(relay: Receiving):
+    client = relay.call()
+    client.say(MAIL)
+    client.say(HEAD)
+    relay.spool.pool.held = True
+    for _ in range(20):
+        client.say(body(HIGH_WATER // 4))
+    session = client.transport.other
+    assert not session.reading and len(client.transport.pending) > HIGH_WATER
+    relay.spool.pool.let_go()
+    relay.reactor.pump()
+    assert session.reading and client.transport.pending == b""
+    assert client.say(b"end\r\n.\r\n") == ""
+    relay.commit()
+    assert client.heard.startswith(b"250")
+    assert relay.files()[0].stat().st_size == relay.spool.kept[0].message.size - len(HEAD)
+
+
+def test_a_client_that_vanishes_amid_a_large_body_leaves_no_file(relay: Receiving):
+    client = relay.call()
+    client.say(MAIL)
+    client.say(HEAD + body(1 << 20))
+    assert len(relay.files()) == 1
+    client.transport.abortConnection()
+    relay.reactor.pump()
+    assert relay.files() == [] and relay.spool.kept == []
+
+
+def test_a_client_that_vanishes_while_the_file_is_finished_leaves_no_file_and_no_message(relay: Receiving):
+    client = relay.call()
+    client.say(MAIL)
+    client.say(HEAD + body(1 << 20))
+    relay.spool.pool.held = True
+    client.say(b"end\r\n.\r\n")
+    client.transport.abortConnection()
+    relay.reactor.pump()
+    relay.spool.pool.let_go()
+    relay.reactor.pump()
+    assert relay.files() == [] and relay.spool.kept == [] and relay.relay.memory == 0
+
+
+def test_a_client_that_vanishes_while_the_commit_of_a_file_is_pending_loses_nothing(relay: Receiving):
+    client, _ = relay.send(HEAD + body(1 << 20))
+    client.transport.abortConnection()
+    relay.reactor.pump()
+    relay.commit()
+    assert len(relay.files()) == 1 and len(relay.told) == 1
+
+
+def test_a_disk_that_refuses_a_body_file_is_told_to_the_client(relay: Receiving):
+    client = relay.call()
+    client.say(MAIL)
+    relay.spool.bodies.directory.rmdir()
+    client.say(HEAD + body(1 << 20))
+    assert client.say(b".\r\n").startswith("451 4.3.0")
+    assert relay.spool.kept == [] and relay.relay.memory == 0
+    assert client.say(b"NOOP\r\n").startswith("250")
+
+
+# What a message must be.
+
+
+def test_a_header_section_that_never_ends_is_refused_and_not_held(relay: Receiving):
+    client = relay.call()
+    client.say(MAIL)
+    field = b"X-Long: " + b"x" * 900 + b"\r\n"
+    for _ in range(HEAD_LIMIT // len(field) + 200):
+        client.transport.write(field)
+    relay.reactor.pump()
+    assert relay.relay.memory <= HEAD_LIMIT + INLINE and relay.files() == []
+    assert client.say(b".\r\n").startswith("554 5.3.4")
+    assert relay.spool.kept == [] and relay.relay.memory == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"Subject: one\r\n\r\nhello", "550 5.6.0"),
+        (HEAD[:-2] + b"Received: x\r\n" * 60 + b"\r\nhello", "554 5.4.6"),
+        (HEAD[:-2] + b"X-Relayd-Expire: soon\r\n\r\nhello", "550 5.6.0 X-Relayd-Expire: 'soon' is no time: write"),
+        ("From: Anna <a@é..example>\r\n\r\nhello".encode(), "550 5.7.1"),
+        ("From: Anna <a@é..example>\r\n\r\n".encode() + b"x" * 76 * INLINE, "550 5.7.1"),
+    ],
+)
+def test_a_message_that_policy_refuses_is_recorded_and_the_session_goes_on(relay: Receiving, content, said):
+    client, answer = relay.send(content)
+    assert answer.startswith(said) and relay.spool.kept == [] and relay.relay.memory == 0
+    (record,) = relay.rejections()
+    assert (record.kind, record.account, record.recipient) == ("Rejection", "crm", "b@x.example")
+    relay.send(HEAD + b"hello", client)
+    assert len(relay.spool.kept) == 1
+
+
+def test_a_recipient_without_a_domain_is_refused_and_the_others_stand(relay: Receiving):
+    client = relay.call()
+    said = client.say(b"MAIL FROM:<a@crm.example>\r\nRCPT TO:<postmaster>\r\nRCPT TO:<b@x.example>\r\n").splitlines()
+    assert [line[:3] for line in said] == ["250", "550", "250"]
+
+
+# Whose it is, and by which stream it goes.
+
+
+def test_two_from_fields_are_refused_however_alike(relay: Receiving):
+    _, said = relay.send(b"From: a@crm.example\r\nfrom: a@crm.example\r\n\r\nhello")
+    assert said == "550 5.6.0 Message rejected: more than one «From» header\r\n" and relay.spool.kept == []
+
+
+@pytest.mark.parametrize(
+    ("head", "client"),
+    [
+        (b"From: a@Shop.Example\r\n", "shop.example"),
+        (b"From: a@shop.example\r\nX-Relayd-Client: Shop 17\r\n", "Shop 17"),
+    ],
+)
+@pytest.mark.parametrize("account", ["crm", "shop"])
+def test_the_client_is_the_sub_account_else_what_a_header_says_else_the_domain_of_from(
+    logins: Receiving, account, head, client
+):
+    logins.account("shop", parent="crm")
+    logins.connection("mine", account=account, senders=["*"])
+    session = logins.logged_in("mine")
+    logins.mail(session, "b@x.example")
+    logins.content(session, head + b"\r\nhello")
+    kept = logins.spool.kept[0]
+    expected = "shop" if account == "shop" else client
+    assert (kept.message.client, decode(kept.line).client, kept.message.account) == (expected, expected, account)
+
+
+def test_a_rejection_of_a_sub_account_names_it_as_the_client(logins: Receiving):
+    logins.account("shop", parent="crm")
+    logins.connection("mine", account="shop")
+    logins.mail(logins.logged_in("mine"), sender="a@evil.example")
+    (record,) = logins.rejections()
+    assert (record.account, record.client, record.connection) == ("shop", "shop", "mine")
+
+
+@pytest.mark.parametrize(
+    ("state", "check", "said"),
+    [
+        (None, "require", "553 5.1.8 Domain not found"),
+        ("failing", "require", "421 4.7.1 Domain not verify"),
+        ("verified", "require", ""),
+        ("failing", "warn", ""),
+        (None, "off", ""),
+    ],
+)
+def test_the_domain_of_from_is_what_the_accounts_check_wants_or_the_message_is_refused(
+    relay: Receiving, state, check, said
+):
+    relay.account(domain_check=check)
+    if state:
+        row = relay.done(relay.directory.register_domain("shop.example", account="crm", now=1.0))
+        relay.done(relay.directory.senders.settle(structs.replace(row, state=state)))
+    client = relay.call()
+    relay.mail(client, "b@x.example", sender="")  # a null sender says nothing of a domain
+    answer = relay.content(client, b"From: a@shop.example\r\n\r\nhello")
+    assert answer.startswith(said) and bool(answer) == bool(said)
+    assert len(relay.spool.kept) == (not said) and client.closed == said.startswith("421")
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_a_header_chooses_among_the_connections_streams(logins: Receiving, large):
+    logins.change(streams=["transactional", "marketing"])
+    client = logins.logged_in()
+    body = b"x" * 76 + b"\r\n" * INLINE if large else b"hello"
+    for header, stream in [(b"", "transactional"), (b"X-Relayd-Stream: marketing\r\n", "marketing")]:
+        logins.mail(client, "b@x.example")
+        logins.content(client, HEAD[:-2] + header + b"\r\n" + body)
+        kept = logins.spool.kept.pop()
+        assert (kept.message.stream, decode(kept.line).stream, kept.entries[0].stream) == (stream,) * 3
+        assert kept.deliveries[0].queue == f"crm/{stream}/x.example"
+        logins.commit()
+    logins.mail(client, "b@x.example")
+    said = logins.content(client, HEAD[:-2] + b"X-Relayd-Stream: bulk\r\n\r\n" + body)
+    assert said == "550 5.7.1 X-Relayd-Stream: bulk is not one of this login's streams: transactional, marketing\r\n"
+    assert logins.spool.kept == [] and logins.relay.memory == 0
+
+
+# Limits that only the content can tell.
+
+
+def test_a_client_has_its_own_limits_and_is_put_off_at_the_end_of_the_content_for_the_true_seconds(relay: Receiving):
+    relay.account(client_limits={"recipients": "2/min"})
+    client = relay.call()
+    said = []
+    for sender in (b"one", b"one", b"two"):
+        relay.mail(client, "b@x.example", "c@x.example")
+        said.append(relay.content(client, b"From: a@%b.example\r\n\r\nhello" % sender))
+        if not said[-1]:
+            relay.commit()
+    assert said == ["", "451 4.3.2 Rate limit exceeded, retry after 60 seconds\r\n", ""]
+    relay.reactor.wait(60)
+    relay.mail(client, "b@x.example", "c@x.example")
+    assert relay.content(client, b"From: a@one.example\r\n\r\nhello") == ""
+    relay.commit()
+    assert [record.note[:3] for record in relay.rejections()] == ["451"] and relay.relay.memory == 0
+
+
+def test_a_sub_account_is_one_client_of_the_account_above_it_whatever_it_says(logins: Receiving):
+    logins.account(client_limits={"messages": "1/h"})
+    for name in ("shop", "bank"):
+        logins.account(name, parent="crm")
+        logins.connection(name, account=name)
+    said = []
+    for login, says in [("shop", b"one"), ("shop", b"two"), ("bank", b"one")]:
+        client = logins.logged_in(login)
+        logins.mail(client, "b@x.example")
+        said.append(logins.content(client, HEAD[:-2] + b"X-Relayd-Client: %b\r\n\r\nhello" % says)[:3])
+    assert said == ["", "451", ""]
+
+
+def test_of_several_streams_the_one_chosen_has_its_limits_asked_at_the_end_of_the_content(logins: Receiving):
+    logins.done(logins.directory.set_stream("crm", "marketing", "marketing", {"limits": {"recipients": "2/min"}}))
+    logins.change(streams=["transactional", "marketing"])
+    client = logins.logged_in()
+    said = []
+    for stream in (b"marketing", b"marketing", b"transactional"):
+        logins.mail(client, "b@x.example", "c@x.example")
+        said.append(logins.content(client, HEAD[:-2] + b"X-Relayd-Stream: %b\r\n\r\nhello" % stream))
+        if not said[-1]:
+            logins.commit()
+    assert said == ["", "451 4.3.2 Rate limit exceeded, retry after 60 seconds\r\n", ""]
