@@ -132,6 +132,12 @@ SENDER_NOT_ALLOWED = _template(
 FROM_NOT_ALLOWED = _template(
     550, "5.7.1", "From {} is not allowed for this login", "the From header is none of the connection's addresses"
 )
+SENDER_HEADER_NOT_ALLOWED = _template(
+    550,
+    "5.7.1",
+    "Sender header {} is not allowed for this login",
+    "the Sender header is none of the connection's addresses",
+)
 DOMAIN_UNKNOWN = _said(
     553,
     "5.1.8",

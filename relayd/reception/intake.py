@@ -160,11 +160,11 @@ class Intake:
         self._client = self.submitter.client or self._steering.client or from_domain(self._survey.froms)
 
     def _refuse_domains(self) -> Reply | None:
-        """Of the From domains that are not proven, as the account has it: refused, or noted in the record."""
+        """Of From and Sender domains that are not proven, as the account has it: refused, or noted in the record."""
         if self.submitter.domain_check == "off":
             return None
         senders, account = self.relay.directory.senders, self.submitter.account
-        for domain in map(domain_of, self._survey.froms):
+        for domain in map(domain_of, (*self._survey.froms, *self._survey.senders)):
             refusal = submission.refuse_domain(senders.state(account, domain))
             if refusal is not None and self.submitter.domain_check == "require":
                 return refusal
