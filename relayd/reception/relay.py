@@ -41,13 +41,14 @@ class StreamsOf(Protocol):
 
 
 class Desk:
-    """What a session is about: who submits, the version of the directory that says so, and what was found of the
-    transaction's recipients."""
+    """What a session is about: who submits, by which password (``SubmissionConnection.secret``), the version of the
+    directory that says so, and what was found of the transaction's recipients."""
 
-    __slots__ = ("counted", "dropped", "submitter", "version")
+    __slots__ = ("counted", "dropped", "secret", "submitter", "version")
 
-    def __init__(self, submitter: Submitter) -> None:
+    def __init__(self, submitter: Submitter, secret: tuple[float, int] | None = None) -> None:
         self.submitter = submitter
+        self.secret = secret
         self.version = -1  # the first message asks again
         self.counted: tuple[str, ...] = ()
         self.dropped: dict[str, Any] = {}
