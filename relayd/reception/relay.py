@@ -86,6 +86,7 @@ class Relay:
         self.signer = signer or Signer()
         self.guard = guard or Guard()
         self.quotas = Quotas()
+        self.client_quotas = Quotas()  # senders name clients as they like: many names must push out no account's limits
         self.sessions: Counter[str] = Counter()
         self.memory = 0
         self.on_received: Callable[[Any], None] = lambda deliveries: None
