@@ -19,7 +19,8 @@ from relayd.spool import Spool
 from relayd.submission import Stream, Submitter
 
 MEMORY = 256 << 20  # bytes of content in memory, of all messages being received
-STRANGERS = 20  # records of rejections of clients that nobody knows, each second: a guesser must not fill the disk ...
+STRANGERS = 20  # records of rejections of clients that nobody knows, each second: a guesser must not fill the disk, ...
+NEIGHBOURS = 100  # ... of one account: it must not keep those of others out, ...
 REJECTIONS = 500  # ... and of all of them; above it they are only counted
 HELD = 100  # answers held back at once
 
@@ -93,6 +94,7 @@ class Relay:
         self._later = later
         self._held = 0
         self._rejections: list[bytes] = []
+        self._told: Counter[str] = Counter()  # of those, by account
         self._rejected: list[Entry] = []
 
     def unfit(self) -> Reply | None:
@@ -115,7 +117,8 @@ class Relay:
         account, stream = (submitter.account, submitter.streams[0]) if submitter else ("", "")
         now = self.now()
         self._rejected.append(Entry(int(now // 86400), account, stream, "rejected"))
-        if len(self._rejections) < (REJECTIONS if submitter else STRANGERS):
+        if len(self._rejections) < REJECTIONS and self._told[account] < (NEIGHBOURS if submitter else STRANGERS):
+            self._told[account] += 1
             record = Record(
                 kind="Rejection",
                 time=now,
@@ -135,6 +138,7 @@ class Relay:
         if self._rejected:
             lines, entries = self._rejections, self._rejected
             self._rejections, self._rejected = [], []
+            self._told.clear()
             self.spool.keep_records(b"".join(lines), entries)
 
     def hold_back(self, seconds: float, answer: Callable[[], None]) -> None:
