@@ -7,6 +7,7 @@ and appendix C (source routes are dropped), RFC 6531 for addresses beyond ASCII,
 
 import re
 from functools import lru_cache
+from unicodedata import normalize
 
 import idna
 
@@ -29,6 +30,8 @@ _CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 _ASCII_DOMAIN = re.compile(_DOMAIN)
 _DOT_STRING = re.compile(rf"(?:{_ATOM}|[^\x00-\x7f])+")
 _QUOTED_LOCAL = re.compile(_QUOTED)
+_PAIR = re.compile(r"\\(.)")
+_TO_PAIR = re.compile(r'["\\]')
 _NEEDLESSLY_QUOTED = re.compile(r'"([A-Za-z0-9_+-]+(?:\.[A-Za-z0-9_+-]+)*)"')
 
 
@@ -65,8 +68,21 @@ def domain_of(address: str) -> str:
 
 
 def folded(address: str) -> str:
-    """The address as addresses are compared: lower case, its domain in A-labels."""
-    return f"{address.rpartition('@')[0].lower()}@{domain_of(address)}"
+    """The address as addresses are compared: lower case, quoted as little as can be, its domain in A-labels."""
+    local = address.rpartition("@")[0]
+    if local.startswith('"'):
+        local = _least_quoted(local)
+    if not local.isascii():
+        local = normalize("NFC", local)  # RFC 6532 section 3.1
+    return f"{local.lower()}@{domain_of(address)}"
+
+
+def _least_quoted(local: str) -> str:
+    """RFC 5321 section 4.1.2: however a local part is quoted, it is one mailbox, and a stop-list must find it."""
+    if not _QUOTED_LOCAL.fullmatch(local):
+        return local
+    text = _PAIR.sub(r"\1", local[1:-1])
+    return text if _DOT_STRING.fullmatch(text) else '"' + _TO_PAIR.sub(r"\\\g<0>", text) + '"'
 
 
 def is_ascii(address: str) -> bool:

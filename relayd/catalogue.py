@@ -132,6 +132,12 @@ SENDER_NOT_ALLOWED = _template(
 FROM_NOT_ALLOWED = _template(
     550, "5.7.1", "From {} is not allowed for this login", "the From header is none of the connection's addresses"
 )
+SENDER_HEADER_NOT_ALLOWED = _template(
+    550,
+    "5.7.1",
+    "Sender header {} is not allowed for this login",
+    "the Sender header is none of the connection's addresses",
+)
 DOMAIN_UNKNOWN = _said(
     553,
     "5.1.8",
@@ -147,7 +153,13 @@ DOMAIN_UNVERIFIED = _said(
     "publish the domain's DNS records, then try again",
 )
 SUSPENDED = _said(450, "4.7.1", "The account is suspended", "suspended while the session was open", _ASK)
-NOT_ACTIVE = _said(421, "4.7.0", "The connection is not active any more", "blocked while the session was open", _ASK)
+NOT_ACTIVE = _said(
+    421,
+    "4.7.0",
+    "The connection is not active any more",
+    "blocked, or given another password, while the session was open",
+    _ASK,
+)
 BAD_SENDER = _template(501, "5.1.7", "{}", "MAIL FROM is no address: it is said why")
 NO_SENDER_DOMAIN = _said(501, "5.1.7", "The sender's address needs a domain", "`MAIL FROM:<postmaster>` and the like")
 

@@ -78,7 +78,7 @@ def refuse_recipient(recipient: Recipient) -> Reply | None:
 
 
 def refuse_head(submitter: Submitter, head: Head) -> Reply | None:
-    """At the end of the content: the sender people see must be the connection's too."""
+    """At the end of the content: the author that people see, and who sent it for him, must be the connection's too."""
     if not head.froms:
         return catalogue.NO_FROM
     if head.from_fields > 1:
@@ -86,6 +86,9 @@ def refuse_head(submitter: Submitter, head: Head) -> Reply | None:
     for address in head.froms:
         if not address or not submitter.may_send_as(address):
             return catalogue.FROM_NOT_ALLOWED(printable(address or "without an address", 255))
+    for address in head.senders:  # some clients show it before the author: "boss@x on behalf of you@y"
+        if not address or not submitter.may_send_as(address):
+            return catalogue.SENDER_HEADER_NOT_ALLOWED(printable(address or "without an address", 255))
     return catalogue.LOOP if head.received >= MAX_HOPS else None
 
 

@@ -168,3 +168,21 @@ _domain = st.from_regex(r"[a-z0-9]{1,9}(\.[a-z0-9]{1,9}){0,4}", fullmatch=True)
 def test_ordinary_address_is_read_in_every_sloppy_form(local: str, domain: str, form: str) -> None:
     address = f"{local}@{domain}"
     assert parse_path(form.format(address), smtputf8=False) == (address, "")
+
+
+@pytest.mark.parametrize(
+    ("written", "compared"),
+    [
+        ('"jo\\hn"@x.example', "john@x.example"),
+        ('"O\'Brien"@X.example', "o'brien@x.example"),
+        ('"a..b"@x.example', "a..b@x.example"),
+        ('"a\\ b"@x.example', '"a b"@x.example'),
+        (r'"a\"b\\c"@x.example', r'"a\"b\\c"@x.example'),
+        ('""@x.example', '""@x.example'),
+        ("e\u0301@x.example", "\u00e9@x.example"),
+        ('"hellox@x.example', '"hellox@x.example'),  # of a header: no quoted string at all
+    ],
+)
+def test_one_mailbox_is_compared_as_one_however_it_is_written(written: str, compared: str) -> None:
+    assert folded(written) == compared
+    assert folded(compared) == compared

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from relayd.directory import Verdict
+from relayd.directory.passwords import hash_password
 from relayd.reception import relay as shared
 from tests.reception_kit import HEAD, Receiving
 from tests.test_listener import Client
@@ -236,6 +237,23 @@ def test_a_login_that_may_not_any_more_ends_at_its_next_mail(logins: Receiving, 
     logins.commit()
     assert client.heard.startswith(b"250")
     assert client.say(SENDS) == "421 4.7.0 The connection is not active any more\r\n" and client.closed
+
+
+def test_a_session_ends_with_its_password_but_not_because_that_is_hashed_anew(logins: Receiving):
+    client = logins.logged_in()
+    old = logins.directory.connection("login")
+    logins.done(logins.directory.renew_hash("login", old.password, hash_password("pw")))
+    assert client.say(SENDS).startswith("250") and client.say(b"RSET\r\n").startswith("250")
+    logins.done(logins.directory.set_password("login"))
+    assert client.say(SENDS) == "421 4.7.0 The connection is not active any more\r\n" and client.closed
+
+
+def test_a_session_does_not_go_on_as_another_connection_of_the_same_name(logins: Receiving):
+    client = logins.logged_in()
+    logins.done(logins.directory.remove_connection("login"))
+    logins.reactor.wait(1)
+    logins.connection("login")
+    assert client.say(SENDS).startswith("421 4.7.0") and client.closed
 
 
 def test_other_senders_streams_and_limits_hold_for_the_next_mail(logins: Receiving):

@@ -11,6 +11,7 @@ from msgspec import structs
 from relayd.envelope import Steering
 from relayd.message.headers import HEAD_LIMIT
 from relayd.message.render import render
+from relayd.quotas import Quotas
 from relayd.records import decode
 from relayd.spool.bodies import HIGH_WATER, INLINE
 from tests.reception_kit import HEAD, MAIL, Receiving
@@ -343,6 +344,33 @@ def test_a_client_has_its_own_limits_and_is_put_off_at_the_end_of_the_content_fo
     assert relay.content(client, b"From: a@one.example\r\n\r\nhello") == ""
     relay.commit()
     assert [record.note[:3] for record in relay.rejections()] == ["451"] and relay.relay.memory == 0
+
+
+def test_a_flood_of_client_names_pushes_out_no_limit_of_an_account(relay: Receiving):
+    relay.relay.quotas, relay.relay.client_quotas = Quotas(scopes=4), Quotas(scopes=4)
+    relay.account(limits={"messages": "6/d"}, client_limits={"messages": "1/d"})
+    client = relay.call()
+    said = []
+    for n in range(7):
+        said.append(relay.mail(client, "b@x.example")[0][:3])
+        if said[-1] == "250":
+            relay.content(client, HEAD[:-2] + b"X-Relayd-Client: %d\r\n\r\nhello" % n)
+            relay.commit()
+    assert said == ["250"] * 6 + ["451"]
+
+
+def test_what_a_stream_puts_off_is_not_counted_against_its_client(logins: Receiving):
+    logins.account(client_limits={"messages": "2/d"})
+    logins.done(logins.directory.set_stream("crm", "marketing", "marketing", {"limits": {"messages": "1/min"}}))
+    logins.change(streams=["transactional", "marketing"])
+    client = logins.logged_in()
+    said = []
+    for stream in (b"marketing", b"marketing", b"transactional", b"transactional"):
+        logins.mail(client, "b@x.example")
+        said.append(logins.content(client, HEAD[:-2] + b"X-Relayd-Stream: %b\r\n\r\nhello" % stream)[:3])
+        if not said[-1]:
+            logins.commit()
+    assert said == ["", "451", "", "451"]
 
 
 def test_a_sub_account_is_one_client_of_the_account_above_it_whatever_it_says(logins: Receiving):

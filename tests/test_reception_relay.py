@@ -59,6 +59,19 @@ def test_strangers_beyond_the_limit_of_a_second_are_counted_and_not_kept(relay, 
     assert len(relay.rejections()) == 4
 
 
+def test_rejections_of_one_account_keep_out_neither_those_of_another_nor_of_strangers(
+    relay, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(shared, "STRANGERS", 2)
+    monkeypatch.setattr(shared, "NEIGHBOURS", 3)
+    client = relay.call()
+    client.say(b"MAIL FROM:<a@crm.example>\r\n" + b"RCPT TO:<postmaster>\r\n" * 10)
+    for n in range(10):
+        relay.call(f"203.0.113.{n}")
+    told = [record.account for record in relay.rejections()]
+    assert told == ["crm"] * 3 + [""] * 2
+
+
 def test_a_second_without_rejections_writes_nothing(relay: Receiving):
     relay.relay.flush_rejections()
     assert relay.spool.records == []

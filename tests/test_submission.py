@@ -46,6 +46,20 @@ def test_every_author_that_people_see_must_be_the_connections(head, said):
     assert refusal(head).startswith(said) and bool(refusal(head)) is bool(said)
 
 
+@pytest.mark.parametrize(
+    ("head", "said"),
+    [
+        (b"Sender: B <b@crm.example>\r\n", ""),
+        (b"Sender: ceo@other.example\r\n", "550 5.7.1 Sender header ceo@other.example"),
+        (b"Sender: b@crm.example\r\nSender: ceo@other.example\r\n", "550 5.7.1 Sender header without an address"),
+        (b"Sender:\r\n ceo@other.example (b@crm.example)\r\n", "550 5.7.1 Sender header ceo@other.example"),
+    ],
+)
+def test_who_is_shown_as_sending_for_the_author_must_be_the_connections(head, said):
+    assert refusal(b"From: a@crm.example\r\n" + head).startswith(said)
+    assert bool(refusal(b"From: a@crm.example\r\n" + head)) is bool(said)
+
+
 def test_a_refusal_shows_no_raw_bytes_of_a_header():
     assert "\x1b" not in refusal(b"From: \x1b[31m@other.example\r\n")
 

@@ -16,6 +16,7 @@ def _shown(connection: SubmissionConnection) -> dict[str, Any]:
     row = shown(connection)
     del row["version"]
     row["credential"] = hashes.kind(row.pop("password"))
+    del row["passwords"]
     first = {name: row.pop(name) for name in ("login", "account", "state", "reason", "by")}
     return {**first, **row}
 

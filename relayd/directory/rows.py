@@ -45,7 +45,8 @@ class SubmissionConnection(msgspec.Struct, frozen=True):
     ``senders``: addresses, "@domain" for all of a domain, or "*" for any; none means that it may send as nobody.
     ``clients``: addresses and CIDRs that may log in; none means any.  ``streams``: the first is what its mail goes by
     unless a message says which; none is the default stream.  ``lists``: names of suppression lists that its mail is
-    held against besides its stream's.  ``by``: who set its state, ``reason`` why."""
+    held against besides its stream's.  ``by``: who set its state, ``reason`` why.  ``passwords``: how many there were
+    before this one."""
 
     login: str
     account: str
@@ -61,6 +62,12 @@ class SubmissionConnection(msgspec.Struct, frozen=True):
     lists: tuple[str, ...] = ()
     limits: Limits = Limits()
     sessions: int = 0
+    passwords: int = 0
+
+    @property
+    def secret(self) -> tuple[float, int]:
+        """Which password it is: another one after every change, the same while only its hash is renewed."""
+        return self.created, self.passwords
 
     def may_send_as(self, address: str) -> bool:
         """Whether the address (null sender: "") is one of the connection's.  Case does not matter."""
@@ -110,7 +117,7 @@ def account_of(row: tuple[Any, ...]) -> Account:
 
 
 def connection_row(row: SubmissionConnection) -> tuple[object, ...]:
-    settings = {**_given(row, ("by", "lists", "sessions")), **_shown_limits(row, ("limits",))}
+    settings = {**_given(row, ("by", "lists", "sessions", "passwords")), **_shown_limits(row, ("limits",))}
     texts = (_stored(row.senders), _stored(row.clients), _stored(row.streams))
     return (
         row.login,

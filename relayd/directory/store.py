@@ -243,10 +243,11 @@ class Directory:
     def set_password(
         self, login: str, password: str = "", *, hash: str = "", external: bool = False
     ) -> "Future[NewConnection]":
-        """A new password, given as in ``add_connection``; the old one fails from the moment the future is done."""
+        """A new password, given as in ``add_connection``; the old one fails from the moment the future is done, in open
+        sessions from their next message."""
         secret, kept = _kept_as(password, hash, external)
         return self._change(
-            lambda db: _edited(db, login, lambda row: {"password": kept()}),
+            lambda db: _edited(db, login, lambda row: {"password": kept(), "passwords": row.passwords + 1}),
             lambda stored: NewConnection(self._kept(stored), secret),
         )
 

@@ -15,7 +15,7 @@ _FIELD = re.compile(rb"^([!-9;-~]+)[ \t]*:(.*(?:\r\n[ \t].*)*)(?:\r\n|\Z)", re.M
 # One address, bare or behind a plain display name: nearly every From there is, at a tenth of the cost.
 _ATEXT = rb"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*"
 _USUAL = re.compile(
-    rb"\s*(?:(" + _ATEXT + rb"@" + _ATEXT + rb")|(?:[\w \t!#$%&'*+/=?^`{|}~\x80-\xff-]*+|\"[^\"\\\r\n]*\")\s*<("
+    rb"\s*+(?:(" + _ATEXT + rb"@" + _ATEXT + rb")|(?:[\w \t!#$%&'*+/=?^`{|}~\x80-\xff-]*+|\"[^\"\\\r\n]*\")\s*<("
     + _ATEXT + rb"@" + _ATEXT + rb")>)\s*"
 )  # fmt: skip
 _X = ord("x")
@@ -23,13 +23,15 @@ _CONTINUATION = re.compile(r"\r\n(?=[ \t])")
 
 
 class Head(msgspec.Struct, frozen=True):
-    """What submission wants to know of a header section."""
+    """What submission wants to know of a header section.  ``froms`` are of the first From field only, ``senders`` of
+    the first Sender field; "" stands for an address that cannot be read, and for every other Sender field."""
 
     names: frozenset[bytes]
     received: int
     message_id: str
     froms: tuple[str, ...]
     from_fields: int
+    senders: tuple[str, ...]
     steering: tuple[tuple[bytes, bytes], ...]  # (lower-case name, value with its folds) for ``steering.read``
 
 
@@ -55,6 +57,7 @@ def survey(head: bytes) -> Head:
     received = from_fields = 0
     message_id = ""
     froms: list[str] = []
+    senders: list[str] = []
     steering: list[tuple[bytes, bytes]] = []
     for name, value in fields(head):
         lower = name.lower()
@@ -66,10 +69,12 @@ def survey(head: bytes) -> Head:
             received += 1
         elif lower == b"from":
             from_fields += 1
-            froms += addresses(value)
+            froms = froms or addresses(value)  # of more fields there is no need: each may cost milliseconds
+        elif lower == b"sender":
+            senders += [""] if senders else addresses(value)
         elif lower == b"message-id":
             message_id = message_id or printable(unfold(value), 998)
-    return Head(frozenset(names), received, message_id, tuple(froms), from_fields, tuple(steering))
+    return Head(frozenset(names), received, message_id, tuple(froms), from_fields, tuple(senders), tuple(steering))
 
 
 def unfold(value: bytes) -> str:

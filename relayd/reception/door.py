@@ -112,7 +112,7 @@ class RelayDoor:
         for scope, most in limits:
             if most and sessions[scope] >= most:
                 return catalogue.TOO_MANY_SESSIONS(scope.partition(" ")[0])
-        desk = session.state = Desk(self._login(connection))
+        desk = session.state = Desk(self._login(connection), connection.secret)
         desk.counted = tuple(scope for scope, _ in limits)
         sessions.update(desk.counted)
         return None
@@ -157,8 +157,8 @@ class RelayDoor:
         )
 
     def _renewed(self, session: Session) -> Reply | None:
-        """What has changed since the session began holds for its next message: a login blocked, an account suspended,
-        another limit."""
+        """What has changed since the session began holds for its next message: a login blocked, another password, an
+        account suspended, another limit."""
         desk, directory = session.state, self.relay.directory
         if desk.version == directory.version:
             return None
@@ -167,6 +167,8 @@ class RelayDoor:
         if session.login:
             connection = directory.connection(session.login)
             if connection is None or connection.state != "active" or not connection.may_connect_from(session.peer):
+                return catalogue.NOT_ACTIVE
+            if connection.secret != desk.secret:
                 return catalogue.NOT_ACTIVE
             desk.submitter = self._login(connection)
         elif allowed := self._named(session):

@@ -19,7 +19,7 @@ from relayd.listener import Session
 from relayd.message import headers, steering, trace
 from relayd.message.dkim import BodyHash
 from relayd.message.render import header
-from relayd.quotas import wants
+from relayd.quotas import Want, wants
 from relayd.reception.relay import Relay
 from relayd.reception.screen import Held, all_checked
 from relayd.records import Entry, encode
@@ -160,11 +160,11 @@ class Intake:
         self._client = self.submitter.client or self._steering.client or from_domain(self._survey.froms)
 
     def _refuse_domains(self) -> Reply | None:
-        """Of the From domains that are not proven, as the account has it: refused, or noted in the record."""
+        """Of From and Sender domains that are not proven, as the account has it: refused, or noted in the record."""
         if self.submitter.domain_check == "off":
             return None
         senders, account = self.relay.directory.senders, self.submitter.account
-        for domain in map(domain_of, self._survey.froms):
+        for domain in map(domain_of, (*self._survey.froms, *self._survey.senders)):
             refusal = submission.refuse_domain(senders.state(account, domain))
             if refusal is not None and self.submitter.domain_check == "require":
                 return refusal
@@ -196,12 +196,15 @@ class Intake:
 
     def _exceeded(self) -> Reply | None:
         """The limits that could not be asked before the header section was there."""
-        submitter, scopes = self.submitter, []
+        relay, submitter, now = self.relay, self.submitter, self.relay.now()
+        count = {"messages": 1, "recipients": len(self._to)}
+        client = wants([(f"client {submitter.account}/{self._client}", submitter.client_limits)], **count)
+        stream: tuple[Want, ...] = ()
         if len(submitter.streams) > 1:
-            scopes.append((f"stream {submitter.account}/{self._stream.name}", self._stream.limits))
-        scopes.append((f"client {submitter.account}/{self._client}", submitter.client_limits))
-        wanted = wants(scopes, messages=1, recipients=len(self._to))
-        exceeded = self.relay.quotas.take(wanted, self.relay.now()) if wanted else None
+            stream = wants([(f"stream {submitter.account}/{self._stream.name}", self._stream.limits)], **count)
+        exceeded = relay.client_quotas.take(client, now)
+        if exceeded is None and (exceeded := relay.quotas.take(stream, now)):
+            relay.client_quotas.give_back(client, now, now)
         return catalogue.RATE(exceeded.seconds) if exceeded else None
 
     def _spill(self, chunk: bytes) -> None:

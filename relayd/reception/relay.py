@@ -19,7 +19,8 @@ from relayd.spool import Spool
 from relayd.submission import Stream, Submitter
 
 MEMORY = 256 << 20  # bytes of content in memory, of all messages being received
-STRANGERS = 20  # records of rejections of clients that nobody knows, each second: a guesser must not fill the disk ...
+STRANGERS = 20  # records of rejections of clients that nobody knows, each second: a guesser must not fill the disk, ...
+NEIGHBOURS = 100  # ... of one account: it must not keep those of others out, ...
 REJECTIONS = 500  # ... and of all of them; above it they are only counted
 HELD = 100  # answers held back at once
 
@@ -41,13 +42,14 @@ class StreamsOf(Protocol):
 
 
 class Desk:
-    """What a session is about: who submits, the version of the directory that says so, and what was found of the
-    transaction's recipients."""
+    """What a session is about: who submits, by which password (``SubmissionConnection.secret``), the version of the
+    directory that says so, and what was found of the transaction's recipients."""
 
-    __slots__ = ("counted", "dropped", "submitter", "version")
+    __slots__ = ("counted", "dropped", "secret", "submitter", "version")
 
-    def __init__(self, submitter: Submitter) -> None:
+    def __init__(self, submitter: Submitter, secret: tuple[float, int] | None = None) -> None:
         self.submitter = submitter
+        self.secret = secret
         self.version = -1  # the first message asks again
         self.counted: tuple[str, ...] = ()
         self.dropped: dict[str, Any] = {}
@@ -85,12 +87,14 @@ class Relay:
         self.signer = signer or Signer()
         self.guard = guard or Guard()
         self.quotas = Quotas()
+        self.client_quotas = Quotas()  # senders name clients as they like: many names must push out no account's limits
         self.sessions: Counter[str] = Counter()
         self.memory = 0
         self.on_received: Callable[[Any], None] = lambda deliveries: None
         self._later = later
         self._held = 0
         self._rejections: list[bytes] = []
+        self._told: Counter[str] = Counter()  # of those, by account
         self._rejected: list[Entry] = []
 
     def unfit(self) -> Reply | None:
@@ -113,7 +117,8 @@ class Relay:
         account, stream = (submitter.account, submitter.streams[0]) if submitter else ("", "")
         now = self.now()
         self._rejected.append(Entry(int(now // 86400), account, stream, "rejected"))
-        if len(self._rejections) < (REJECTIONS if submitter else STRANGERS):
+        if len(self._rejections) < REJECTIONS and self._told[account] < (NEIGHBOURS if submitter else STRANGERS):
+            self._told[account] += 1
             record = Record(
                 kind="Rejection",
                 time=now,
@@ -133,6 +138,7 @@ class Relay:
         if self._rejected:
             lines, entries = self._rejections, self._rejected
             self._rejections, self._rejected = [], []
+            self._told.clear()
             self.spool.keep_records(b"".join(lines), entries)
 
     def hold_back(self, seconds: float, answer: Callable[[], None]) -> None:

@@ -297,6 +297,11 @@ ROWS = [
         "550 5.7.1 From ceo@crm.example is not allowed for this login",
         content("From: <ceo@crm.example>\r\n"),
     ),
+    Row(
+        "SENDER_HEADER_NOT_ALLOWED",
+        "550 5.7.1 Sender header ceo@crm.example is not allowed for this login",
+        content(FROM + "Sender: <ceo@crm.example>\r\n"),
+    ),
     Row("DOMAIN_UNKNOWN", UNKNOWN, ("MAIL FROM:<me@unknown.example>",), "strict"),
     Row(
         "DOMAIN_UNKNOWN",
