@@ -6,10 +6,12 @@ received + generated + transferred_in = delivered + bounced + expired + cancelle
 + transferred_out + queued.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
+from relayd.envelope import Message
+from relayd.identity import show
 from relayd.outcome import Evidence
 
 RecordKind = Literal[
@@ -81,6 +83,27 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     stream: str
     term: str
     count: int = 1
+
+
+def of_message(kind: RecordKind, message: Message, time: float, **more: Any) -> Record:
+    """An event of a message, with all that the message itself tells."""
+    steering = message.steering
+    return Record(
+        kind=kind,
+        time=time,
+        message=show(message.id),
+        account=message.account,
+        connection=message.connection,
+        stream=message.stream,
+        sender=message.envelope.sender,
+        message_id=message.message_id,
+        size=message.size,
+        client=message.client,
+        track_id=steering.track_id,
+        tags=steering.tags,
+        meta=steering.meta,
+        **more,
+    )
 
 
 _encoder = msgspec.json.Encoder()

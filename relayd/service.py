@@ -32,11 +32,12 @@ from relayd.control.api import ControlService
 from relayd.control.story import story
 from relayd.credentials import HTTPChecker, asking
 from relayd.delivery import Courier
+from relayd.delivery.outcomes import REPORTER
 from relayd.delivery.routing import words
 from relayd.delivery.sources import check_sources
 from relayd.directory import AccountStream, Directory, SenderDomain, Verifier
 from relayd.domainwatch import DomainWatch
-from relayd.envelope import Delivery
+from relayd.envelope import Delivery, Message
 from relayd.errors import InputError
 from relayd.guard import Guard
 from relayd.identity import DAY, Identities, received_at, show
@@ -188,7 +189,7 @@ class Node(Service):
             self.now,
             signer,
             self.suppressions,
-            lambda message: self.streams.lists(message.account, message.stream, message.connection),
+            self._lists_of,
         )
         self.courier.outcomes.refunds = self.directory.balances.refunds
         self.relay = Relay(
@@ -321,6 +322,12 @@ class Node(Service):
     def _balance_fault(self, fault: str | None) -> None:
         self.log.error("{what}", what=fault or "Balances can be asked for again")
         self.balance_fault = fault or ""
+
+    def _lists_of(self, message: Message) -> tuple[str, ...]:
+        """The suppression lists that stop a message; a report to its sender is stopped by none."""
+        if message.connection == REPORTER:
+            return ()
+        return self.streams.lists(message.account, message.stream, message.connection)
 
     def _password_of(self, login: str) -> str:
         connection = self.directory.connection(login)

@@ -17,7 +17,7 @@ from relayd.identity import day_of, show
 from relayd.message import steering, trace
 from relayd.message.headers import Head
 from relayd.quotas import Limits, Want
-from relayd.records import TERM_OF, Entry, Record, RecordKind
+from relayd.records import TERM_OF, Entry, Record, RecordKind, of_message
 from relayd.reply import Reply, printable
 from relayd.validation import OFF, Rules
 
@@ -157,24 +157,9 @@ def reception(
 ) -> tuple[Record, Entry]:
     """The record of a reception and what it adds to the ledger."""
     recipients = tuple(recipient.address for recipient in to)
-    record = Record(
-        kind="Reception",
-        time=message.received,
-        message=show(message.id),
-        account=message.account,
-        connection=message.connection,
-        stream=message.stream,
-        sender=message.envelope.sender,
-        recipients=recipients,
-        message_id=message.message_id,
-        size=message.size,
-        client=message.client,
-        track_id=message.steering.track_id,
-        tags=message.steering.tags,
-        meta=message.steering.meta,
-        note=f"from {session.peer} ({trace.safe_name(session.helo)}) by {session.protocol} {tls}".rstrip()
-        + (f"; {warning}" if warning else ""),
-    )
+    note = f"from {session.peer} ({trace.safe_name(session.helo)}) by {session.protocol} {tls}".rstrip()
+    note += f"; {warning}" if warning else ""
+    record = of_message("Reception", message, message.received, recipients=recipients, note=note)
     return record, Entry(day_of(message.id), message.account, message.stream, "received", len(recipients))
 
 
@@ -185,22 +170,6 @@ def kept_from(
     dropped rather than suppressed).  Their delivery ids follow those of the ``before`` that do."""
     for n, (recipient, why, drop) in enumerate(held, before + 1):
         kind: RecordKind = "Drop" if drop else "Suppression"
-        record = Record(
-            kind=kind,
-            time=message.received,
-            message=show(message.id),
-            delivery=show(message.id + n),
-            account=message.account,
-            connection=message.connection,
-            stream=message.stream,
-            sender=message.envelope.sender,
-            recipient=recipient.address,
-            message_id=message.message_id,
-            client=message.client,
-            track_id=message.steering.track_id,
-            tags=message.steering.tags,
-            meta=message.steering.meta,
-            received=message.received,
-            note=why,
-        )
+        told = {"delivery": show(message.id + n), "recipient": recipient.address, "received": message.received}
+        record = of_message(kind, message, message.received, **told, note=why)
         yield record, Entry(day_of(message.id), message.account, message.stream, TERM_OF[kind])

@@ -24,7 +24,7 @@ from relayd.message.window import stored
 from relayd.outcome import Evidence, Outcome
 from relayd.queue.retry import Schedule, next_try
 from relayd.queue.scheduler import Scheduler
-from relayd.records import TERM_OF, Entry, Record, RecordKind, encode
+from relayd.records import TERM_OF, Entry, Record, RecordKind, encode, of_message
 from relayd.reply import printable
 from relayd.spool import Departure, Reception, Requeue, Spool
 from relayd.spool.writer import BATCH
@@ -39,6 +39,7 @@ _RECORD_OF: dict[str, RecordKind] = {
     "unknown": "Unknown",
 }
 _REPORT_OF: dict[str, dsn.Kind] = {"delivered": "delivered", "permanent": "failed", "expired": "expired"}
+REPORTER = "relayd"  # the connection that reports to senders come by
 EXPIRY = 30.0  # seconds between looks for expired deliveries that wait on disk
 _EXPIRE_AT_ONCE = 500
 Look = Callable[[int, Callable[[Any], None]], None]  # for deliveries whose life is over: (limit, answered)
@@ -136,22 +137,12 @@ class Outcomes:
         message = delivery.message
         name = _RECORD_OF[kind]
         self.totals[kind] += 1
-        record = Record(
-            kind=name,
-            time=now,
-            message=show(message.id),
+        record = of_message(
+            name,
+            message,
+            now,
             delivery=show(delivery.id),
-            account=message.account,
-            connection=message.connection,
-            stream=message.stream,
-            sender=message.envelope.sender,
             recipient=delivery.recipient.address,
-            message_id=message.message_id,
-            size=message.size,
-            client=message.client,
-            track_id=message.steering.track_id,
-            tags=message.steering.tags,
-            meta=message.steering.meta,
             received=message.received,
             attempts=attempts,
             due=due or 0.0,
@@ -267,7 +258,7 @@ class Outcomes:
             identity,
             now,
             original.account,
-            "relayd",
+            REPORTER,
             original.stream,
             Envelope("", eightbit=eightbit, smtputf8=utf8),
             Edits(),
@@ -284,7 +275,7 @@ class Outcomes:
             time=now,
             message=show(identity),
             account=original.account,
-            connection="relayd",
+            connection=REPORTER,
             stream=original.stream,
             recipients=(envelope.sender,),
             message_id=message_id,
