@@ -100,7 +100,7 @@ class Mail:
             recipients=tuple(d.recipient.address for d in deliveries),
         )
         entries = (Entry(day_of(message.id), account, stream, "received", len(deliveries)),)
-        return Reception(message, deliveries, encode(record), entries, steering.key)
+        return Reception(message, deliveries, encode(record), entries, key=steering.key)
 
     def told(self, kind: RecordKind, delivery: Delivery) -> tuple[bytes, tuple[Entry, ...]]:
         m = delivery.message
