@@ -135,6 +135,13 @@ def test_files_without_a_message_are_swept_at_the_start(place: Place) -> None:
     assert [p.name for p in place.bodies.directory.iterdir()] == [show(2)]
 
 
+def test_what_cannot_be_swept_keeps_nobody_from_starting(place: Place) -> None:
+    (place.bodies.directory / "lost+found").mkdir()
+    place.bodies.path(1).write_bytes(b"x")
+    place.bodies.sweep(set())
+    assert [p.name for p in place.bodies.directory.iterdir()] == ["lost+found"]
+
+
 def test_removing_what_is_gone_already_is_no_fault(place: Place) -> None:
     place.bodies.path(1).write_bytes(b"x")
     place.bodies.unlink([1, 1, 2])

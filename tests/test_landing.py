@@ -202,3 +202,109 @@ def test_a_transaction_that_fails_leaves_the_landing_fit_for_the_next(house: Hou
     house.store.apply(batch(Mail(NOW + 2).reception(body=b"next")))
     house.clear()
     assert [body for _, body, _ in house.rows()] == [b"body\r\n", b"next"]
+
+
+def test_names_that_are_not_of_the_landing_keep_nobody_from_starting(tmp_path: Path) -> None:
+    for name in (".nfs0001", "lost+found", "1.bak", "007", "1_0", "²"):
+        (tmp_path / name).touch()
+    made = Landing(tmp_path)
+    (place,) = made.append([(1, b"head", b"body")], 0.0)
+    assert made.read(place, 1) == (b"head", b"body")
+    made.close()
+    assert (tmp_path / "lost+found").exists()
+
+
+def test_a_content_that_is_written_over_while_it_is_read_is_not_taken_for_whole(
+    landing: Landing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place,) = landing.append([(1, b"", b"a" * 20_000)], 0.0)
+    real = os.pread
+
+    def slow(file: int, size: int, at: int) -> bytes:
+        found = real(file, size, at)
+        if at == 0:  # between the first read and the second
+            landing.ended(LATER)
+            landing.cleared(1)
+            landing.append([(2, b"", b"b" * 20_000)], LATER)
+        return found
+
+    monkeypatch.setattr(os, "pread", slow)
+    with pytest.raises(Moved):
+        landing.read(place, 1)
+
+
+def test_a_file_that_is_removed_while_it_is_read_is_known_to_have_moved(
+    landing: Landing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "SPARE", 0)
+    (place,) = landing.append([(1, b"", b"a" * 20_000)], 0.0)
+    real = os.pread
+
+    def slow(file: int, size: int, at: int) -> bytes:
+        if at:
+            landing.ended(LATER)
+            landing.cleared(1)
+        return real(file, size, at)
+
+    monkeypatch.setattr(os, "pread", slow)
+    with pytest.raises(Moved):
+        landing.read(place, 1)
+
+
+def test_a_directory_that_cannot_be_synced_uses_up_no_files(landing: Landing, monkeypatch: pytest.MonkeyPatch) -> None:
+    def faulty(file: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    before = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", faulty)
+        for n in range(20):
+            with pytest.raises(OSError, match="Input/output"):
+                landing.append([(n, b"", b"x")], 0.0)
+    assert len(os.listdir("/proc/self/fd")) == before + 1
+    (place,) = landing.append([(1, b"", b"x")], 0.0)
+    assert landing.read(place, 1) == (b"", b"x")
+
+
+def test_what_the_landing_does_not_take_goes_into_its_row(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    mail = Mail()
+    old = mail.reception()
+    house.store.apply(batch(old))
+
+    def full(file: int, parts: object, at: int) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwritev", full)
+        house.store.apply(batch(mail.departure(old.deliveries[0]), mail.reception(body=b"new")))
+    assert house.rows() == [(HEAD, b"new", None)]
+    assert "No space" in house.store.landing_fault
+    house.store.apply(batch(mail.reception()))
+    assert house.store.landing_fault == ""
+
+
+def spoil(house: House) -> None:
+    """The first content is not there any more."""
+    (path,) = (path for path in house.landing._directory.iterdir() if path.name == "1")
+    with open(path, "r+b") as file:
+        file.write(b"\0" * 8)
+
+
+def test_a_content_that_cannot_be_read_keeps_nothing_else_from_being_cleared(house: House) -> None:
+    mail = Mail()
+    house.store.apply(batch(mail.reception(body=b"spoilt"), mail.reception(body=b"beside it")))
+    house.store.apply(batch(mail.reception(body=b"in the next file")))
+    spoil(house)
+    with pytest.raises(OSError, match="do not lie in"):
+        house.clear()
+    assert [body for _, body, _ in house.rows()] == [b"", b"beside it", b"in the next file"]
+    assert 2 not in dict(house.landing.ended(0.0))
+
+
+def test_a_content_that_is_lost_keeps_no_other_delivery_of_its_queue_waiting(house: House) -> None:
+    mail = Mail()
+    house.store.apply(batch(mail.reception(body=b"spoilt"), mail.reception(body=b"beside it")))
+    spoil(house)
+    lost, found = reader.due_deliveries(house.db, house.landing.read, X, NOW, 9, [])
+    assert (lost.message.head, lost.message.body) == (b"", None)  # as one whose body file is gone
+    assert found.message.body == b"beside it"

@@ -227,6 +227,23 @@ def test_the_mover_goes_on_after_a_fault_and_says_so(records: Records) -> None:
     assert records.tail(Checkpoint())[0] == records.lines
 
 
+def test_the_mover_outlives_what_nobody_thought_of(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
+    def odd(connection: sqlite3.Connection) -> str:
+        monkeypatch.undo()
+        raise ValueError("unheard of")
+
+    monkeypatch.setattr(room, "_new_name", odd)
+    recovered = threading.Event()
+    records.mover._fault = lambda error: (records.faults.append(error), error or recovered.set())
+    records.add()
+    records.mover.start()
+    assert recovered.wait(10)
+    records.mover.stop()
+    records.mover.join(10)
+    assert records.faults == ["records cannot be moved: unheard of", None]
+    assert records.tail(Checkpoint())[0] == records.lines
+
+
 def test_a_mover_told_to_stop_does_not_wait_for_a_writer_that_never_answers(
     records: Records, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from relayd.envelope import Steering
+from relayd.spool import landing
 from relayd.spool import writer as room
 from relayd.spool.store import Applied, Batch, Reception, Store, connect, create
 from relayd.spool.writer import Settle, Writer
@@ -373,3 +374,61 @@ def test_changes_can_be_submitted_from_any_thread(desk: Desk) -> None:
         thread.start()
     desk.wait(200)
     assert desk.rows("message") == 200
+
+
+class Broken(Store):
+    """A store whose landing cannot be cleared, or that meets what nobody thought of."""
+
+    fatal: BaseException | None = None
+    clearings = 0
+
+    def clear_landing(self) -> bool:
+        self.clearings += 1
+        if self.fatal:
+            raise self.fatal
+        raise MemoryError("old mail is odd")
+
+
+def broken(desk: Desk) -> tuple[Broken, Writer]:
+    store = Broken(desk.connection)
+    return store, Writer(store, desk.main.post, desk.main.faults.append, desk.unlinked.extend)
+
+
+def test_clearing_that_fails_is_told_once_and_stops_no_mail(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "_CLEAR_AGAIN", 0.0)
+    store, desk.writer = broken(desk)
+    desk.writer.start()
+    for n in range(1, 9):
+        desk.submit("in", desk.mail.reception())
+        desk.wait(n)
+    assert store.clearings > 1
+    assert desk.main.faults == ["old mail cannot be brought into the database: old mail is odd", None]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_writer_that_breaks_down_says_so(desk: Desk) -> None:
+    store, desk.writer = broken(desk)
+    store.fatal = SystemExit("unheard of")
+    desk.writer.start()
+    desk.main.until(lambda: desk.main.faults)
+    assert desk.main.faults == ["the spool's writer has broken down, restart relayd: SystemExit('unheard of')"]
+
+
+def test_a_flood_is_cleared_as_fast_as_it_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(landing, "AGE", -1.0)
+    monkeypatch.setattr(landing, "FILE_BYTES", 1)
+    connection = create(tmp_path / "spool.sqlite")
+    files = landing.Landing(tmp_path / "landing")
+    main, mail = Main(), Mail()
+    writer = Writer(Store(connection, files), main.post, main.faults.append, [].extend)
+    for _ in range(10 * room.BATCH):
+        writer.submit(mail.reception(), None)
+    writer.stop()  # all of it is there when it begins
+    writer.start()
+    writer.join(60)
+    main.drain()
+    assert main.faults == []
+    (left,) = connection.execute("SELECT count(*) FROM message WHERE place IS NOT NULL").fetchone()
+    assert left <= 2 * room.BATCH
+    files.close()
+    connection.close()

@@ -9,15 +9,19 @@ lengths, so that one who comes too late notices.
 
 import errno
 import os
+import re
 import struct
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from relayd.identity import show
+
 FILE_BYTES = 16 << 20
 AGE = 30.0  # seconds that a file is written to, and again so many until what is still in it goes into rows
 SPARE = 4  # files kept to be written over: blocks that are there already are written in half the time
 
+_NAME = re.compile(r"[1-9][0-9]*")  # a file of ours; what else lies there is left alone
 _HEADER = struct.Struct(">QII")
 _OFFSET_BITS = 32
 _VECTOR = 512  # buffers of one write; the kernel takes 1,024
@@ -36,7 +40,7 @@ class Landing:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         directory.mkdir(mode=0o700, exist_ok=True)
-        numbers = sorted(int(path.name) for path in directory.iterdir())
+        numbers = sorted(int(path.name) for path in directory.iterdir() if _NAME.fullmatch(path.name))
         self._files = {number: os.open(directory / str(number), os.O_RDWR | os.O_CLOEXEC) for number in numbers}
         self._ended = dict.fromkeys(numbers, 0.0)  # when
         self._spare: list[int] = []
@@ -90,24 +94,30 @@ class Landing:
         number, offset = place >> _OFFSET_BITS, place & (1 << _OFFSET_BITS) - 1
         file = self._files.get(number)
         if file is None:
-            raise Moved
-        raw = os.pread(file, _MOST, offset)
-        found, head, body = _HEADER.unpack_from(raw) if len(raw) >= _HEADER.size else (-1, 0, 0)
-        if found != identity:
-            raise Moved
-        middle = _HEADER.size + head
-        end = middle + body
-        if len(raw) < end:
-            raw += os.pread(file, end - len(raw), offset + len(raw))
-        if len(raw) < end:
-            raise OSError(errno.EIO, f"{self._path(number)} is shorter than it was")
+            raise self._moved(number, identity)
+        try:
+            raw = os.pread(file, _MOST, offset)
+            found, head, body = _HEADER.unpack_from(raw) if len(raw) >= _HEADER.size else (-1, 0, 0)
+            if found != identity:
+                raise self._moved(number, identity)
+            middle = _HEADER.size + head
+            end = middle + body
+            if len(raw) < end:
+                raw += os.pread(file, end - len(raw), offset + len(raw))
+            if len(raw) < end:
+                raise OSError(errno.EIO, f"{self._path(number)} is shorter than it was")
+        finally:
+            if self._files.get(number) != file:  # meanwhile it was given up: it may be closed by now, or written over
+                raise self._moved(number, identity)
         return raw[_HEADER.size : middle], raw[middle:end]
 
     def _roll(self, now: float) -> None:
         """Goes on in the next file."""
         self._end(now)
         number = self._number + 1
-        if self._spare:
+        if number in self._files:
+            pass  # made before, when the directory could not be synced
+        elif self._spare:
             os.rename(self._path(self._spare[-1]), self._path(number))
             self._files[number] = self._files.pop(self._spare.pop())
         else:
@@ -123,6 +133,9 @@ class Landing:
         if self._open:
             self._open = False
             self._ended[self._number] = now
+
+    def _moved(self, number: int, identity: int) -> Moved:
+        return Moved(errno.ENOENT, f"the contents of {show(identity)} do not lie in {self._path(number)}")
 
     def _path(self, number: int) -> Path:
         return self._directory / str(number)

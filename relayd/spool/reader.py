@@ -6,6 +6,7 @@ whose whole answer is one row, because each row fetched is another wait for the 
 
 import sqlite3
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -15,6 +16,7 @@ from relayd.identity import lower_bound, received_at
 from relayd.spool.landing import Moved
 from relayd.spool.store import Meta
 
+_TRIES = 3  # of one question
 Landed = Callable[[int, int], tuple[bytes, bytes]]  # Landing.read
 
 
@@ -73,13 +75,15 @@ def deliveries_by_id(connection: sqlite3.Connection, landed: Landed, ids: list[i
 
 
 def _deliveries(connection: sqlite3.Connection, landed: Landed, question: str, asked: dict[str, Any]) -> list[Delivery]:
-    try:
-        return _read(connection.execute(question, asked).fetchone(), landed)
-    except Moved:  # into its row, after we read where it lay
-        return _read(connection.execute(question, asked).fetchone(), landed)
+    for _ in range(_TRIES):
+        with suppress(Moved):  # into its row, after we read where it lay
+            return _read(connection.execute(question, asked).fetchone(), landed)
+    return _read(connection.execute(question, asked).fetchone(), landed, lost=True)
 
 
-def _read(row: tuple[str, bytes | None], landed: Landed) -> list[Delivery]:
+def _read(row: tuple[str, bytes | None], landed: Landed, lost: bool = False) -> list[Delivery]:
+    """``lost``: what is in no file of the landing is nowhere.  Such a message has no content, and is tried as one whose
+    body file is gone: it fails alone, and for a time, and says why."""
     content = memoryview(row[1] or b"")
     at = 0
     messages: dict[int, Message] = {}
@@ -91,13 +95,22 @@ def _read(row: tuple[str, bytes | None], landed: Landed) -> list[Delivery]:
                 end = at + head + (body or 0)
                 parts = bytes(content[at : at + head]), None if body is None else bytes(content[at + head : end])
             else:
-                parts = landed(place, message_id)
+                parts = _landed(place, message_id, landed, lost)
             messages[message_id] = stored_message(message_id, size, meta, *parts)
         at += head + (body or 0)
         to = _recipient.decode(recipient)
         message = messages[message_id]
         found.append(Delivery(id_, message, to, queue, due, attempts, source, last, bool(told)))
     return found
+
+
+def _landed(place: int, identity: int, landed: Landed, lost: bool) -> tuple[bytes, bytes | None]:
+    try:
+        return landed(place, identity)
+    except OSError as error:
+        if isinstance(error, Moved) and not lost:
+            raise
+        return b"", None
 
 
 def stored_message(identity: int, size: int, meta: str, head: bytes, body: bytes | None) -> Message:

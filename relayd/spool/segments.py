@@ -75,7 +75,7 @@ class Mover(threading.Thread):
                 if failing:
                     failing = False
                     self._fault(None)
-            except (OSError, sqlite3.Error) as error:
+            except Exception as error:  # whatever it is: without its mover the outbox would grow in silence
                 failing = True
                 self._fault(f"records cannot be moved: {error}")
                 self._name = ""

@@ -35,6 +35,7 @@ UPGRADES: dict[int, str] = {
 SCHEMA_VERSION = len(UPGRADES)
 KEY_LIFE = lower_bound(86400)  # a day, in the steps of identities: for so long an idempotency key counts
 _WIDEST = 64  # rows in one VALUES statement: wider ones gain nothing, and each width is a prepared statement
+CLEARED = _WIDEST  # rows that one piece of clearing takes in
 
 
 class Reception(msgspec.Struct, frozen=True, gc=False):
@@ -151,6 +152,7 @@ class Store:
     def __init__(self, connection: sqlite3.Connection, landing: Landing | None = None) -> None:
         self._connection = connection
         self._landing = landing
+        self.landing_fault = ""  # why contents went into their rows the last time, though there is a landing
 
     def apply(self, batch: Batch) -> Applied:
         """One transaction, durable when this returns.  Raises sqlite3.Error or OSError with nothing changed."""
@@ -236,27 +238,43 @@ class Store:
         return dict(msgspec.json.decode(found))
 
     def _land(self, receptions: list[Reception]) -> dict[int, int]:
-        """Puts contents into the landing, durably; gives the place of each message that has one."""
+        """Puts contents into the landing, durably; gives the place of each message that has one.  What the landing does
+        not take goes into the rows: an outcome must not wait because there is no room for a new file."""
         messages = [r.message for r in receptions]
         contents = [(m.id, m.head, m.body) for m in messages if m.body is not None]
         if not contents or self._landing is None:
             return {}
-        places = self._landing.append(contents, time.monotonic())
+        try:
+            places = self._landing.append(contents, time.monotonic())
+        except OSError as error:
+            self.landing_fault = str(error)
+            return {}
+        self.landing_fault = ""
         return {identity: place for (identity, _, _), place in zip(contents, places, strict=True)}
 
     def clear_landing(self) -> bool:
         """Gives up the landing's files that no row names any more, and brings a piece of what is old into its rows;
-        whether there is more of that.  Raises sqlite3.Error, OSError."""
-        landing = self._landing
+        whether there is more of that.  What cannot be read stays where it is and keeps nothing else from being cleared.
+        Raises sqlite3.Error, and OSError for such when all else is cleared."""
+        landing, unread = self._landing, None
         if landing is None:
             return False
         for number, old in landing.ended(time.monotonic()):
-            rows = self._landed(number, _WIDEST if old else 1)
+            rows = self._landed(number, CLEARED if old else 1)
             if not rows:
                 landing.cleared(number)
             elif old:
-                self._take_in([(id_, *landing.read(place, id_)) for id_, place in rows])
-                return True
+                contents = []
+                for identity, place in rows:
+                    try:
+                        contents.append((identity, *landing.read(place, identity)))
+                    except OSError as error:
+                        unread = error
+                if contents:
+                    self._take_in(contents)
+                    return True
+        if unread is not None:
+            raise unread
         return False
 
     def _landed(self, number: int, limit: int) -> list[tuple[int, int]]:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from relayd.spool.store import Applied, Batch, Departure, Reception, Requeue, Store
+from relayd.spool.store import CLEARED, Applied, Batch, Departure, Reception, Requeue, Store
 
 Done = Callable[[Any], None]
 Post = Callable[..., Any]
@@ -29,7 +29,9 @@ _FAIR_SHARE = 32  # receptions that may always go along with waiting outcomes
 # Seconds between the starts of two commits.  Under load more changes share one, which saves a tenth of the CPU; the
 # first change after a pause does not wait.
 GATHER = 0.002
-_CLEAR_EVERY = 4  # commits under load for one piece of clearing: as many rows as come in, but no more in the way
+# Commits under load for one piece of clearing, or more pieces if more came in: a file of the landing stays until it is
+# cleared, so a flood must not come in faster than it is.
+_CLEAR_EVERY = 4
 _CLEAR_AGAIN = 0.25  # seconds between looks for something to clear
 _RETRY = 1.0  # seconds between tries while the disk refuses
 
@@ -66,6 +68,8 @@ class Writer(threading.Thread):
         self._error: Exception | None = None
         self._began = 0.0
         self._clear_at = 0.0
+        self._cleared = 0  # changes that had come when the landing was cleared last
+        self._noted: dict[str, str] = {}  # faults that are told already
         self.batches = 0
         self.changes = 0
         self.beat = time.monotonic()
@@ -79,6 +83,13 @@ class Writer(threading.Thread):
         self._inbox.put(None)
 
     def run(self) -> None:
+        try:
+            self._run()
+        except BaseException as error:
+            self._post(self._fault, f"the spool's writer has broken down, restart relayd: {error!r}")
+            raise
+
+    def _run(self) -> None:
         while True:
             self.beat = time.monotonic()
             self._collect()
@@ -95,19 +106,32 @@ class Writer(threading.Thread):
                 return
             elif self._clear_at <= self._began:
                 self._clear()
-            if self.batches % _CLEAR_EVERY == 0 and self._clear_at <= self._began:
-                self._clear()
+            came = min(self.changes - self._cleared, BATCH)
+            if came >= CLEARED or self.batches % _CLEAR_EVERY == 0:
+                self._cleared = self.changes
+                for _ in range(0, max(came, 1), CLEARED):
+                    if self._clear_at <= self._began:
+                        self._clear()
 
     def _clear(self) -> None:
         """One piece of what the landing holds for too long."""
         try:
             more = self._store.clear_landing()
-        except (sqlite3.Error, OSError) as error:
-            more = False
-            if not self._failing:
-                self._post(self._fault, f"old mail cannot be brought into the database: {error}")
-                self._post(self._fault, None)
+            fault = ""
+        except Exception as error:  # a chore: nobody's mail waits for it
+            more, fault = False, f"old mail cannot be brought into the database: {error}"
+        if not more:
+            self._note("clearing", fault)
         self._clear_at = 0.0 if more else time.monotonic() + _CLEAR_AGAIN
+
+    def _note(self, chore: str, fault: str) -> None:
+        """A fault with which the spool can still be written is told once, and taken back at once."""
+        if fault and not self._failing and fault != self._noted.get(chore):
+            self._post(self._fault, fault)
+            self._post(self._fault, None)
+            self._noted[chore] = fault
+        elif not fault:
+            self._noted.pop(chore, None)
 
     def _collect(self) -> None:
         """Takes everything that has arrived; waits for something if there is nothing to do."""
@@ -156,6 +180,8 @@ class Writer(threading.Thread):
         if self._failing:
             self._failing = False
             self._post(self._fault, None)
+        fault = self._store.landing_fault
+        self._note("landing", f"new mail goes into the database, the landing refuses it: {fault}" if fault else "")
         self._post(_tell, items, applied)
         if applied.gone:
             self._unlink(applied.gone)
