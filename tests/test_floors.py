@@ -58,6 +58,7 @@ TESTED_BY = {
     "envelope.py": "test_spool.py",
     "outcome.py": "test_smtp_client.py",
     "directory/rows.py": "test_directory.py",
+    "spool/files.py": "test_spool.py",
     "queue/decisions.py": "test_scheduler.py",
     "queue/state.py": "test_scheduler.py",
     "tables.py": "test_config.py",

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from relayd.identity import show
+from relayd.spool.files import sync_directory
 
 INLINE = 64 << 10  # bodies up to this live in their row: one fsync less, and SQLite is quicker than a file here
 CHUNK = 64 << 10
@@ -163,11 +164,7 @@ class BodyWriter:
         try:
             if self._file is not None and self._error is None:
                 os.fdatasync(self._file)
-                directory = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
-                try:
-                    os.fsync(directory)
-                finally:
-                    os.close(directory)
+                sync_directory(self._path.parent)
             self._close()
         except OSError as error:
             self._error = error

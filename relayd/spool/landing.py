@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from relayd.identity import show
+from relayd.spool.files import sync_directory
 
 FILE_BYTES = 16 << 20
 AGE = 30.0  # seconds that a file is written to, and again so many until what is still in it goes into rows
@@ -122,11 +123,7 @@ class Landing:
             self._files[number] = self._files.pop(self._spare.pop())
         else:
             self._files[number] = os.open(self._path(number), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        sync_directory(self._directory)
         self._number, self._open, self._size, self._since = number, True, 0, now
 
     def _end(self, now: float) -> None:

@@ -19,6 +19,8 @@ from typing import Any
 
 import msgspec
 
+from relayd.spool.files import sync_directory
+
 SEGMENT_BYTES = 64 << 20
 SEGMENT_SECONDS = 86400
 _AT_ONCE = 4 << 20  # bytes of records moved in one go
@@ -99,7 +101,7 @@ class Mover(threading.Thread):
                     view = view[file.write(view) :]
                 os.fdatasync(file.fileno())
             if not self._bytes:
-                _fsync_directory(self._directory)
+                sync_directory(self._directory)
             self._bytes += len(lines)
             self._settle(rows[-1][0])
             moved += len(lines)
@@ -195,14 +197,6 @@ def _new_name(connection: sqlite3.Connection) -> str:
     last = connection.execute("SELECT max(name) FROM segment").fetchone()[0]
     second = max(int(time.time()), int(last[:10]) + 1 if last else 0)
     return f"{second:010d}.jsonl"
-
-
-def _fsync_directory(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def read_records(

@@ -13,6 +13,7 @@ from typing import Any
 
 from relayd.spool import leases, reader, store
 from relayd.spool.bodies import Bodies
+from relayd.spool.files import sync_directory
 from relayd.spool.landing import Landing
 from relayd.spool.ledger import Audit, audit
 from relayd.spool.segments import Checkpoint, Mover, advance, checkpoint_of, find_lines, read_records
@@ -60,6 +61,7 @@ class Spool:
             lambda error: post(fault, error),
             keep,
         )
+        sync_directory(self.directory)  # that its parts are there
         self.writer.start()
         self.mover.start()
 
