@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from relayd.envelope import Delivery, Steering
+from relayd.identity import show
 from relayd.records import decode
 from relayd.spool import NEVER, Audit, Checkpoint, Spool, SpoolError, landing, writer
 from tests.spool_kit import NOW, Mail, Main
@@ -281,3 +282,19 @@ def test_a_kill_amid_keys_leaves_each_with_the_one_message_that_was_told(tmp_pat
     assert {d.message.id for d in house.due()} == here
     assert house.audit().faults == []
     house.stop()
+
+
+def test_an_audit_names_contents_that_are_lost_or_short_and_no_others(house: House) -> None:
+    house.receive()
+    filed = house.mail.reception(body=None)
+    writing = house.spool.bodies.create(filed.message.id)
+    assert house.main.answer(house.spool.receive, filed) is None
+    (path,) = (house.directory / "landing").iterdir()
+    assert [fault.split(" is lost")[0] for fault in house.audit().faults] == [f"bodies/{show(filed.message.id)}"]
+    writing.finish(lambda error: None)
+    path.rename(house.directory / "elsewhere")
+    faults = house.audit().faults
+    assert [fault.split(" is lost")[0] for fault in faults][-1] == "landing/1" and not house.audit().clean
+    (house.directory / "elsewhere").rename(path)
+    house.main.answer(house.spool.depart, house.mail.departure(filed.deliveries[0]))
+    assert house.audit().clean

@@ -3,7 +3,8 @@
 Three tellings of the same history are held against each other, all in one snapshot of the database: the ledger
 (``tally``), the rows still in the spool, and the records (totals of the segments plus what is in the outbox).  What the
 ledger says was charged to payers is held against their leases.
-Only where they disagree are the record files read, to name the deliveries.
+Only where they disagree are the record files read, to name the deliveries.  And the contents of what is queued must be
+where its rows say: in the landing, or in a file of their own.
 """
 
 import sqlite3
@@ -93,6 +94,38 @@ def _recorded(connection: sqlite3.Connection) -> dict[Key, dict[str, int]]:
             ") GROUP BY 1, 2, 3, 4"
         )
     )
+
+
+def lost_contents(connection: sqlite3.Connection, landing: Path, bodies: Path) -> list[str]:
+    """Files whose messages' rows say that they are there, and that are not, or are short.
+
+    Not in a snapshot: a file goes only once no row names it, so what is missing is asked for again."""
+    lost = set(_lost(connection, landing, bodies))
+    if lost:
+        lost &= set(_lost(connection, landing, bodies))
+    return [f"{file} is lost or short, and with it message {show(identity)}" for file, identity in sorted(lost)]
+
+
+def _lost(connection: sqlite3.Connection, landing: Path, bodies: Path) -> Iterator[tuple[str, int]]:
+    """(file, the first message of which it has the content)."""
+    for number, identity in connection.execute(
+        "SELECT place >> 32, min(id) FROM message WHERE place IS NOT NULL GROUP BY 1"
+    ):
+        if not (landing / str(number)).exists():
+            yield f"{landing.name}/{number}", identity
+    for identity, size in connection.execute(
+        "SELECT id, size - length(head) FROM message WHERE body IS NULL AND place IS NULL"
+    ):
+        path = bodies / show(identity)
+        if _size(path) != size:
+            yield f"{bodies.name}/{path.name}", identity
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
 
 
 def _by_key(rows: Iterator[tuple[int, str, str, str, int]]) -> dict[Key, dict[str, int]]:

@@ -11,11 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from relayd.spool import leases, reader, store
 from relayd.spool.bodies import Bodies
 from relayd.spool.files import sync_directory
 from relayd.spool.landing import Landing
-from relayd.spool.ledger import Audit, audit
+from relayd.spool.ledger import Audit, audit, lost_contents
 from relayd.spool.segments import Checkpoint, Mover, advance, checkpoint_of, find_lines, read_records
 from relayd.spool.writer import Done, Post, Settle, Writer
 
@@ -138,7 +140,9 @@ class Spool:
         def work() -> Audit:
             connection = store.connect(self._path, readonly=True)
             try:
-                return audit(connection, self._segments)
+                found = audit(connection, self._segments)
+                lost = lost_contents(connection, self.directory / "landing", self.bodies.directory)
+                return msgspec.structs.replace(found, clean=found.clean and not lost, faults=found.faults + lost)
             finally:
                 connection.close()
 
