@@ -16,6 +16,7 @@ from relayd.delivery.courier import Settings
 from relayd.delivery.outcomes import Settings as OutcomeSettings
 from relayd.delivery.routing import Policy, PolicyOf, Router, StaticRoute
 from relayd.delivery.session import Timeouts
+from relayd.directory import Directory, SenderDomain
 from relayd.egress.pools import Pools, Source
 from relayd.guard import Settings as GuardSettings
 from relayd.listener import Limits as DoorLimits
@@ -32,6 +33,7 @@ from relayd.streams import Streams
 from relayd.tls import ClientTLS, ServerTLS, trust
 from relayd.validation import Lists, read_lists
 from relayd.verification import Source as Seen
+from relayd.verification import Subject
 
 # Addresses that only this machine or its own network sees.
 _LOCAL = (
@@ -77,6 +79,31 @@ def checker(reactor: Any, loaded: config.Config) -> HTTPChecker | None:
         return None
     token = Path(auth.token_file).read_text("ascii").strip() if auth.token_file else ""
     return HTTPChecker(reactor, auth.url, auth.timeout, trust(auth.authorities), token)
+
+
+def subject(
+    loaded: config.Config, directory: Directory, streams: Streams, row: SenderDomain, keys: Iterable[Key]
+) -> Subject:
+    """What the DNS has to agree with for a sender domain: the keys that sign it, the addresses it is sent from, and the
+    zone of the nearest account that has one."""
+    aligned = tuple(key for key in keys if f".{row.domain}".endswith(f".{key.domain}"))
+    sources = sender_sources(loaded, _pools_of(loaded, directory, streams, row.account))
+    owners = map(directory.account, directory.lineage(row.account))
+    zone = next((owner.zone for owner in owners if owner and owner.zone), "")
+    return Subject(row.domain, loaded.node.name, aligned, sources, loaded.node.spf, zone)
+
+
+def _pools_of(loaded: config.Config, directory: Directory, streams: Streams, account: str) -> set[str]:
+    """The pools that mail of an account, or of one below it, may leave by; all, while there is no way in."""
+    ways = [(row.account, row.streams) for row in directory.connections()]
+    ways += [(entry.account, (entry.stream,)) for door in loaded.listener for entry in door.allow]
+    pools = {
+        streams.scheduling(owner, stream).pool
+        for owner, names in ways
+        if account in directory.lineage(owner)
+        for stream in streams.named(owner, names)
+    }
+    return pools or {streams.scheduling(account, name).pool for name in loaded.stream}
 
 
 def sender_sources(loaded: config.Config, pools: Iterable[str]) -> tuple[Seen, ...]:

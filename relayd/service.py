@@ -27,9 +27,8 @@ from twisted.logger import Logger
 from twisted.python import usage
 from twisted.python.failure import Failure
 
-from relayd import assembly, config
+from relayd import assembly, config, inquiry
 from relayd.control.api import ControlService
-from relayd.control.story import story
 from relayd.credentials import HTTPChecker, asking
 from relayd.delivery import Courier
 from relayd.delivery.outcomes import REPORTER
@@ -37,20 +36,19 @@ from relayd.delivery.routing import words
 from relayd.delivery.sources import check_sources
 from relayd.directory import AccountStream, Directory, SenderDomain, Verifier
 from relayd.domainwatch import DomainWatch
-from relayd.envelope import Delivery, Message
+from relayd.envelope import Message
 from relayd.errors import InputError
 from relayd.guard import Guard
-from relayd.identity import DAY, Identities, received_at, show
-from relayd.lease import Lease, odd
+from relayd.identity import DAY, Identities
+from relayd.lease import Lease
 from relayd.listener import ListenerService
 from relayd.pulse import pulse
 from relayd.purse import Purse
 from relayd.queue.scheduler import Scheduler
 from relayd.reception import Relay, Screen
-from relayd.records import Record, decode
-from relayd.resolver import ResolveError, Resolver
+from relayd.resolver import Resolver
 from relayd.signing import WORKERS, Crew, Keyring, Signer
-from relayd.spool import Audit, Spool, SpoolError
+from relayd.spool import Spool, SpoolError
 from relayd.streams import Streams, shown
 from relayd.suppression import Suppressions
 from relayd.tls import ServerTLS
@@ -363,29 +361,13 @@ class Node(Service):
     # Sender domains.
 
     def subject(self, row: SenderDomain) -> Subject:
-        """What the DNS has to agree with for a sender domain: the keys that sign it, the addresses it is sent from."""
-        node, keys = self.config.node, self.keyring.find(row.account, row.domain).keys
-        aligned = tuple(key for key in keys if f".{row.domain}".endswith(f".{key.domain}"))
-        sources = assembly.sender_sources(self.config, self._pools_of(row.account))
-        owners = (self.directory.account(name) for name in self.directory.lineage(row.account))
-        zone = next((owner.zone for owner in owners if owner and owner.zone), "")
-        return Subject(row.domain, node.name, aligned, sources, node.spf, zone)
+        """What the DNS has to agree with for a sender domain."""
+        keys = self.keyring.find(row.account, row.domain).keys
+        return assembly.subject(self.config, self.directory, self.streams, row, keys)
 
     def _judged(self, row: SenderDomain) -> Subject:
         """By what mail leaves with today: the sender's own return path, not yet one in the account's zone."""
         return msgspec.structs.replace(self.subject(row), zone="")
-
-    def _pools_of(self, account: str) -> set[str]:
-        """The pools that mail of an account, or of one below it, may leave by; all, while there is no way in."""
-        ways = [(row.account, row.streams) for row in self.directory.connections()]
-        ways += [(entry.account, (entry.stream,)) for door in self.config.listener for entry in door.allow]
-        pools = {
-            self.streams.scheduling(owner, stream).pool
-            for owner, streams in ways
-            if account in self.directory.lineage(owner)
-            for stream in self.streams.named(owner, streams)
-        }
-        return pools or {self.streams.scheduling(account, name).pool for name in self.config.stream}
 
     def _is_checked(self, row: SenderDomain) -> bool:
         account = self.directory.account(row.account)
@@ -483,129 +465,28 @@ class Node(Service):
     def stream_fault(self, row: AccountStream) -> str:
         return self.streams.fault(row)
 
-    def counts(self) -> dict[str, Any]:
-        """What is going on now, from counters."""
-        sessions = {listener.name: len(listener.factory.sessions) for listener in self.listeners.values()}
-        return {
-            "sessions_in": sum(sessions.values()),
-            "sessions_out": self.scheduler.sessions,
-            "ready": self.scheduler.loaded,
-            "outcomes": dict(self.courier.outcomes.totals),
-        }
-
-    async def queues(self, limit: int) -> list[dict[str, Any]]:
-        now = self.now()
-        rows = []
-        for name, count, due in await _asked(self.spool.queue_summary, limit):
-            account, stream, domain = name.split("/", 2)
-            why = f"waits for its time, in {due - now:.0f} s" if due > now else self.scheduler.why(name, now)
-            rows.append(
-                {"account": account, "stream": stream, "domain": domain, "count": count, "due": due, "why": why}
-            )
-        return rows
+    def queues(self, limit: int) -> Any:
+        return inquiry.queues(self.spool, self.scheduler, self.now(), limit)
 
     def sources(self) -> list[dict[str, Any]]:
-        sessions: dict[str, int] = {}
-        for site in self.scheduler.sites.values():
-            for path in site.paths.values():
-                sessions[path.source] = sessions.get(path.source, 0) + path.sessions
-        return [
-            {
-                "name": name,
-                "address": list(source.addresses),
-                "ehlo": source.ehlo,
-                "state": "out of use" if name in self.pools.out_of_use else "in use",
-                "why": self.pools.out_of_use.get(name, ""),
-                "sessions": sessions.get(name, 0),
-            }
-            for name, source in self.pools.sources.items()
-        ]
+        return inquiry.sources(self.pools, self.scheduler)
 
-    async def inspect(self, id: int) -> dict[str, Any]:
-        """Everything known of a message, by its own id or a delivery's."""
-        queued = await _asked(self.spool.deliveries_of, id)
-        message = show(queued[0].message.id) if queued else ""
-        since = received_at(id) - 5
-        needle = message or show(id)
-        records = await self._records_of(needle, since)
-        if not records and not queued:
-            raise InputError("id", f"no message or delivery {show(id)} is in the spool or in the records that are kept")
-        if not message:
-            message = records[0].message
-            if message != needle:
-                records = await self._records_of(message, since)
-        return story(message, records, queued, self._why)
+    def inspect(self, id: int) -> Any:
+        return inquiry.inspect(self.spool, self.courier, self.now(), id)
 
-    async def _records_of(self, id: str, since: float) -> list[Record]:
-        """The records that name a message or delivery, oldest first."""
-        lines = await _asked(self.spool.find_records, id.encode(), since)
-        found = [record for record in map(decode, lines) if id in (record.message, record.delivery)]
-        return sorted(found, key=lambda record: record.time)
-
-    def _why(self, delivery: Delivery) -> str:
-        """What holds a queued delivery back."""
-        session = self.courier.carrying(delivery.id)
-        if session:
-            return f"it is being delivered: {session}"
-        wait = delivery.due - self.now()
-        if wait > 0 and not delivery.attempts:
-            return f"it waits {wait:.0f} s for the time at which its sender wants it sent"
-        if wait > 0:
-            return f"it waits {wait:.0f} s for its next try after {delivery.attempts} attempts"
-        return self.scheduler.why(delivery.queue, self.now())
+    def audit(self) -> Any:
+        return inquiry.audit(self.spool, self.directory.balances)
 
     async def domain_faults(self, domains: Iterable[str]) -> dict[str, str]:
-        """Why domains take no mail: the names of the resolver's faults, "" for none.  All are looked up at once, those
-        with a static route never."""
-        asked = {
-            name: Deferred.fromCoroutine(self._domain_fault(name)) for name in domains if not self._is_routed(name)
-        }
-        return {name: await asked[name] if name in asked else "" for name in domains}
+        return await inquiry.domain_faults(self.resolver, self._is_routed, domains)
 
     def _is_routed(self, domain: str) -> bool:
         """Whether its mail goes by a static route, and nothing is looked up."""
         return self._routes.find(domain) is not None
 
-    async def _domain_fault(self, domain: str) -> str:
-        try:
-            await self.resolver.hosts(domain)
-        except ResolveError as error:
-            return type(error).__name__
-        return ""
-
     async def lease(self, account: str) -> tuple[Lease, int]:
-        found: tuple[Lease, int] = await _asked(self.spool.lease_today, account, int(self.now() // DAY))
+        found: tuple[Lease, int] = await inquiry.asked(self.spool.lease_today, account, int(self.now() // DAY))
         return found
 
     async def book(self, account: str) -> None:
-        await _asked(self.purse.want, account, 0, self.now())
-
-    async def audit(self) -> dict[str, Any]:
-        before = dict(self.directory.balances.leases)
-        found: Audit = await _asked(self.spool.audit)
-        faults = found.faults + odd(before, found.leases, self.directory.balances.leases)
-        faults += await _done(self.directory.balances.audit())
-        days = [
-            {"day": line.day, "account": line.account, "stream": line.stream, **line.terms, "queued": line.queued}
-            for line in found.lines
-        ]
-        return {"clean": not faults, "days": days, "odd": faults}
-
-
-def _asked(question: Callable[..., None], *args: Any) -> "Deferred[Any]":
-    """A question to the spool as a Deferred of its answer."""
-    answer: Deferred[Any] = Deferred()
-
-    def done(result: Any) -> None:
-        if isinstance(result, Exception):
-            answer.errback(result)
-        else:
-            answer.callback(result)
-
-    question(*args, done)
-    return answer
-
-
-def _done(future: "Future[Any]") -> "Deferred[Any]":
-    """A change of the directory, which ends on the main thread, as a Deferred."""
-    return _asked(lambda done: future.add_done_callback(lambda future: done(future.exception() or future.result())))
+        await inquiry.asked(self.purse.want, account, 0, self.now())

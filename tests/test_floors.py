@@ -21,7 +21,7 @@ FLOORS: dict[str, list[str]] = {
     ],
     # Twisted lives only from here on.
     "shell": ["pulse resolver tls transport", "control credentials domainwatch listener", "delivery reception sandbox"],
-    "assembly": ["tables", "config", "streams", "assembly ctl quickstart", "service"],
+    "assembly": ["tables", "config", "streams", "assembly ctl inquiry quickstart", "service"],
 }
 BELOW_THE_LINE = ("words", "protocol", "engine")
 STEPS = [step.split() for steps in FLOORS.values() for step in steps]
@@ -58,6 +58,7 @@ TESTED_BY = {
     "envelope.py": "test_spool.py",
     "outcome.py": "test_smtp_client.py",
     "directory/rows.py": "test_directory.py",
+    "inquiry.py": "test_service.py",
     "spool/files.py": "test_spool.py",
     "queue/decisions.py": "test_scheduler.py",
     "queue/state.py": "test_scheduler.py",
