@@ -12,7 +12,7 @@ import msgspec
 from relayd import config
 from relayd.config import Config
 from relayd.delivery.outcomes import Life, Rules
-from relayd.directory import AccountStream, Directory
+from relayd.directory import Account, AccountStream, Directory
 from relayd.errors import InputError
 from relayd.notation import show_duration
 from relayd.queue.retry import Schedule
@@ -132,17 +132,20 @@ class Streams:
         return Resolved(
             settings,
             Stream(name, settings.validation, lists, settings.limits, settings.unsigned == "defer"),
-            Scheduling(self._pool(account, settings), settings.priority),
+            self._scheduling(account, settings),
             Rules(Schedule(settings.schedule, settings.expire, self._config.retry.greylist), settings.reports),
         )
 
-    def _pool(self, account: str, settings: config.Stream) -> str:
-        """By risk: the stream's own class, else the worst of the account and those above it."""
+    def _scheduling(self, account: str, settings: config.Stream) -> Scheduling:
+        """The pool by risk, the stream's own class, else the worst of the account and those above it.
+        The turn is the customer's, whoever of its clients sends."""
+        rows = [row for name in self._directory.lineage(account) if (row := self._directory.account(name))]
         risk = settings.risk
         if risk == "normal":
-            rows = (self._directory.account(name) for name in self._directory.lineage(account))
-            risk = max((row.risk for row in rows if row), key=_RISKS.index, default="normal")
-        return settings.risk_pools.get(risk, settings.pool)
+            risk = max((row.risk for row in rows), key=_RISKS.index, default="normal")
+        pool = settings.risk_pools.get(risk, settings.pool)
+        customer = rows[-1] if rows else Account(account)
+        return Scheduling(pool, settings.priority, customer.name, customer.weight)
 
 
 def shown(found: Resolved) -> dict[str, object]:

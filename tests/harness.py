@@ -32,7 +32,7 @@ from relayd.queue.retry import Schedule
 from relayd.queue.scheduler import Scheduler, Stream
 from relayd.records import Entry, Record, decode
 from relayd.resolver import MailHost, MailHosts
-from relayd.shaping.limits import Limits
+from relayd.shaping.limits import Limits, Rate
 from relayd.spool import NEVER
 from relayd.tls import ClientTLS
 
@@ -495,6 +495,7 @@ class Delivering:
         sources: dict[str, str] | None = None,
         weights: dict[str, int] | None = None,
         limit: int = 20,
+        rate: Rate | None = None,
         tls: Any = "may",
         **settings: Any,
     ) -> None:
@@ -508,7 +509,7 @@ class Delivering:
         streams = {"bulk": Stream(), "urgent": Stream(priority=90)}
         self.streams = lambda account, name: streams[name]
         self.scheduler = Scheduler(self.streams, self.pools.choose, 2000)
-        policy = Policy(tls, Limits(limit))
+        policy = Policy(tls, Limits(limit, rate))
         self.router = Router(self.names, lambda domain: None, 25, lambda domain, hosts: policy, self.reactor.seconds)  # type: ignore[arg-type]
         rules = settings.pop("rules", dict.fromkeys(streams, Rules(Schedule((300.0, 600.0), 86400.0), "none")))
         settings.setdefault("outcomes", outcome_settings(rules))

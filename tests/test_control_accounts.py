@@ -42,6 +42,15 @@ def test_what_is_set_is_shown_and_what_is_not_named_stays(relay):
     assert {key: shown[key] for key in told} == told and (shown["accounts"], shown["connections"]) == ([], [])
 
 
+def test_a_client_of_an_account_has_no_weight_of_its_own(relay):
+    assert say(relay, "account/set", name="crm", weight=5)["weight"] == 5
+    say(relay, "account/add", name="shop", parent="crm")
+    field, text = refused(relay, "account/set", name="shop", weight=2)
+    assert field == "weight" and "shop is a client of crm" in text
+    say(relay, "account/add", name="agency")
+    assert refused(relay, "account/set", name="crm", parent="agency")[0] == "weight"
+
+
 def test_none_takes_away(relay):
     say(relay, "account/add", name="agency")
     given = {"parent": "agency", "zone": "a.example", "messages": "1/s", "recipients": "1/s"}
@@ -68,6 +77,7 @@ def test_a_sub_account_is_listed_below_its_account(relay):
         ({"name": "crm", "risk": "none"}, "risk", "none of low, normal, high"),
         ({"name": "crm", "zone": "no zone"}, "zone", "is not a host name"),
         ({"name": "crm", "sessions": "many"}, "sessions", "is not a whole number"),
+        ({"name": "crm", "weight": 0}, "weight", "1 to 1000"),
         ({"name": "crm", "messages": "many"}, "messages", "many"),
         ({"name": "crm", "recipients": ["1/s", "none"]}, "recipients", "none"),
         ({"name": "crm", "client_messages": "fast"}, "client_messages", "fast"),

@@ -10,7 +10,7 @@ from relayd.delivery.session import Timeouts
 from relayd.egress.pools import Pools, Source
 from relayd.queue.retry import Schedule
 from relayd.resolver import LookupFailed, NoSuchDomain
-from relayd.shaping.limits import Limits
+from relayd.shaping.limits import Limits, rate
 from relayd.suppression import entry
 from tests.harness import CLOSE, HANG, START, Delivering, Server
 
@@ -145,12 +145,34 @@ def test_a_peer_that_says_goodbye_behind_its_ehlo_is_not_called_again_at_once():
 
 
 def test_a_delivery_waits_for_no_busy_session_while_others_may_be_opened():
-    relay = Delivering(limit=3)
+    relay = Delivering(limit=4)
     relay.send()
     relay.mx.says["MAIL"] = HANG
     made = relay.send(8)
     assert len(relay.mx.sessions) == 3
     assert "all 3 sessions" in relay.scheduler.why(made[0].queue, relay.reactor.seconds())
+
+
+def test_priority_mail_passes_bulk_mail_that_a_slow_server_keeps_every_session_busy_with():
+    relay = Delivering(limit=4)
+    relay.mx.says["RCPT"] = lambda server, line: "250 ok" if "urgent@" in line else HANG
+    relay.send(500)
+    assert len(relay.mx.sessions) == 3
+    for _ in range(60):
+        (urgent,) = relay.send(to="urgent@x.example", stream="urgent")
+        assert urgent.id not in relay.spool.rows and relay.spool.kinds()[-1] == "Delivery"
+        relay.wait(1)
+    assert len(relay.mx.sessions) == 4 and len(relay.spool.rows) == 500
+
+
+def test_priority_mail_passes_bulk_mail_that_waits_for_the_rate_of_its_path():
+    relay = Delivering(rate=rate("10/s"))
+    relay.send(500)
+    for second in range(1, 20):
+        (urgent,) = relay.send(to="urgent@x.example", stream="urgent")
+        assert urgent.id not in relay.spool.rows
+        assert len(relay.spool.kinds()) == 1 + 10 * second  # no more than the rate, and no less
+        relay.wait(1)
 
 
 # What a peer answers.
@@ -284,7 +306,7 @@ def test_a_site_that_refuses_one_more_connection_is_capped_and_not_rested():
     relay = Delivering(limit=5)
     relay.mx.open = 2
     relay.mx.says["MAIL"] = HANG
-    relay.send(5)
+    relay.send(5, stream="urgent")
     assert len(relay.mx.sessions) == 2 and relay.spool.records == []
     (path,) = relay.scheduler.sites["mx1.x.example"].paths.values()
     assert path.rest_until == 0 and path.cap == 2

@@ -1,5 +1,5 @@
 import random
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from typing import Any
 
 import pytest
@@ -43,18 +43,23 @@ class Relay:
     # The disk.
 
     def store(
-        self, *domains: str, stream: str = "news", due: float | None = None, steering: Steering = UNSTEERED
+        self,
+        *domains: str,
+        stream: str = "news",
+        due: float | None = None,
+        steering: Steering = UNSTEERED,
+        account: str = "crm",
     ) -> list[Delivery]:
         self.mail.now = self.now
         due = self.now if due is None else due
-        made = self.mail.reception(*domains, stream=stream, due=due, steering=steering).deliveries
+        made = self.mail.reception(*domains, account=account, stream=stream, due=due, steering=steering).deliveries
         for d in made:
             self.disk[d.queue][d.id] = d
             self.next_due[d.queue] = min(self.next_due.get(d.queue, NEVER), d.due)
         return list(made)
 
-    def receive(self, *domains: str, stream: str = "news") -> list[Delivery]:
-        made = self.store(*domains, stream=stream)
+    def receive(self, *domains: str, stream: str = "news", account: str = "crm") -> list[Delivery]:
+        made = self.store(*domains, stream=stream, account=account)
         self.scheduler.received(made, self.now)
         self.collect()
         return made
@@ -119,8 +124,8 @@ class Relay:
         self.collect()
         return back
 
-    def take(self, path: Path) -> Delivery | None:
-        delivery = self.scheduler.take(path, self.now)
+    def take(self, path: Path, beside: int = 0) -> Delivery | None:
+        delivery = self.scheduler.take(path, self.now, beside=beside)
         if delivery is not None:
             assert delivery.id not in self.taken, "a delivery is in two sessions at once"
             assert delivery.id in self.disk[delivery.queue], "a delivery that is gone was sent again"
@@ -436,7 +441,8 @@ def test_a_retry_in_a_queue_that_never_empties_is_not_forgotten(relay: Relay) ->
     assert {old.id, newer.id} <= {d.id for d in sent}
 
 
-def test_sessions_of_a_path_are_limited_and_never_more_than_its_mail(relay: Relay) -> None:
+def test_sessions_of_a_path_are_limited_and_never_more_than_its_mail() -> None:
+    relay = Relay(limit=3)
     relay.receive("x.example")
     relay.settle_down()
     assert len(relay.opening) == 1
@@ -444,7 +450,8 @@ def test_sessions_of_a_path_are_limited_and_never_more_than_its_mail(relay: Rela
     relay.settle_down()
     assert len(relay.opening) == 2
     relay.connect()
-    assert "all 2 sessions" in relay.why()
+    busy = "all 2 sessions that x.example may have by source s1 are busy, one more is kept for priority mail"
+    assert relay.why() == busy
     relay.close(relay.open[0])
     assert len(relay.opening) == 1
 
@@ -490,7 +497,8 @@ def test_a_path_that_failed_rests_longer_each_time_and_is_probed_by_few() -> Non
     assert len(relay.send()) == 200 - 64 - 3 * 4
 
 
-def test_the_site_that_wants_no_more_sessions_keeps_those_it_has(relay: Relay) -> None:
+def test_the_site_that_wants_no_more_sessions_keeps_those_it_has() -> None:
+    relay = Relay(limit=3)
     relay.receive(*["x.example"] * 9)
     relay.settle_down()
     path = relay.opening.pop()
@@ -513,6 +521,120 @@ def test_a_resting_path_is_not_taken_from_and_others_of_the_pool_go_on() -> None
     assert relay.scheduler.take(bad, relay.now) is None
     assert {p.source for p in relay.opening} == {"s2"}
     assert len(relay.send()) == 6
+
+
+# Priority mail.
+
+
+def test_the_last_session_a_path_may_have_is_kept_for_priority_mail() -> None:
+    relay = Relay(limit=3)
+    relay.receive(*["x.example"] * 9)
+    relay.settle_down()
+    relay.connect()
+    bulk = [relay.take(path) for path in relay.open]
+    assert len(bulk) == 2 and None not in bulk
+    (first, second) = relay.receive("x.example", "x.example", stream="urgent")
+    relay.settle_down()
+    assert len(relay.opening) == 1
+    relay.connect()
+    path = relay.open[-1]
+    assert relay.scheduler.take(path, relay.now, beside=2) is first
+    assert relay.scheduler.take(path, relay.now, beside=2) is second
+    assert relay.scheduler.take(path, relay.now, beside=2) is None  # there is other mail, but not for this session
+    assert relay.scheduler.take(path, relay.now, beside=1) is not None
+    assert relay.why(stream="urgent") == "all 3 sessions that x.example may have by source s1 are busy"
+
+
+def test_an_idle_session_that_is_kept_is_not_called_for_other_mail() -> None:
+    relay = Relay(limit=3)
+    relay.receive(*["x.example"] * 9)
+    relay.receive("x.example", stream="urgent")
+    relay.settle_down()
+    relay.connect()
+    path = relay.open[0]
+    assert path.sessions == 3
+    for _ in range(3):
+        assert relay.take(path) is not None
+    path.idle = 1
+    relay.scheduler.received(relay.store("x.example"), relay.now)
+    assert relay.scheduler.decisions() == []
+    relay.scheduler.received(relay.store("x.example", stream="urgent"), relay.now)
+    assert relay.scheduler.decisions() == [Work(path, False)]
+    relay.take(path)
+    path.idle = 2
+    relay.scheduler.look(path, relay.now)
+    assert relay.scheduler.decisions() == [Work(path, False)]
+
+
+def test_a_path_with_one_session_keeps_none() -> None:
+    relay = Relay(limit=1)
+    relay.receive(*["x.example"] * 3)
+    relay.settle_down()
+    assert len(relay.opening) == 1
+    assert len(relay.send()) == 3
+
+
+def test_priority_mail_waits_behind_no_other_delivery_while_the_path_may_have_another_session(relay: Relay) -> None:
+    relay.receive(*["x.example"] * 5)
+    relay.settle_down()
+    relay.connect()
+    (path,) = relay.open
+    assert relay.take(path) is not None
+    (urgent,) = relay.receive("x.example", stream="urgent")
+    relay.settle_down()
+    assert relay.scheduler.take(path, relay.now, busy=True) is None
+    assert len(relay.opening) == 1
+    relay.connect()
+    assert relay.scheduler.take(path, relay.now, beside=1, busy=True) is urgent  # all there may be are open and busy
+
+
+def test_priority_mail_passes_a_backlog_that_waits_for_the_rate_at_once_and_wastes_nothing_of_it() -> None:
+    relay = Relay()
+    relay.limits = Limits(20, rate("10/s"))
+    relay.receive(*["x.example"] * 400)
+    bulk = []
+    for _ in range(20):
+        bulk.append(len(relay.send()))
+        urgent = relay.receive("x.example", stream="urgent")
+        assert relay.send() == urgent
+        relay.tick()
+    assert bulk == [10] + [9] * 19
+
+
+def test_a_flood_of_priority_mail_does_not_stop_other_accounts_on_a_path_with_a_rate() -> None:
+    relay = Relay()
+    relay.limits = Limits(20, rate("10/s"))
+    relay.receive(*["x.example"] * 500, stream="urgent")
+    relay.receive(*["x.example"] * 300, account="other")
+    sent: list[Delivery] = []
+    for _ in range(30):
+        sent += relay.send()
+        relay.tick()
+    shares = Counter(d.message.account for d in sent)
+    assert shares["crm"] + shares["other"] == pytest.approx(300, abs=2)
+    assert shares["other"] == pytest.approx(30 * 9 / 2, rel=0.1)  # half of what is not kept
+
+
+def test_fifty_accounts_of_very_different_backlog_share_a_path_within_a_tenth() -> None:
+    relay = Relay()
+    for n in range(50):
+        relay.store(*["x.example"] * (120 + 12 * n), account=f"a{n}")
+    relay.tick()
+    shares = Counter(d.message.account for d in relay.send(50 * 100))
+    assert len(shares) == 50
+    assert min(shares.values()) >= 90 and max(shares.values()) <= 110
+
+
+def test_the_clients_of_a_customer_share_its_turn() -> None:
+    relay = Relay()
+    streams = {"shop1": Stream("p", account="crm"), "shop2": Stream("p", account="crm"), "big": Stream("p", weight=2)}
+    relay.scheduler.streams = lambda account, name: streams[account]
+    for account in streams:
+        relay.receive(*["x.example"] * 60, account=account)
+    assert Counter(d.message.account for d in relay.send(60)) == {"big": 40, "shop1": 10, "shop2": 10}
+
+
+# Handed back.
 
 
 def test_what_was_handed_back_goes_first(relay: Relay) -> None:
@@ -665,7 +787,7 @@ class Life(RuleBasedStateMachine):
         domain=domains,
         copies=st.integers(1, 90),
         told=st.booleans(),
-        stream=st.sampled_from(["news", "other"]),
+        stream=st.sampled_from(["news", "other", "urgent"]),
         wait=st.sampled_from([0, 0, 0, 20, 900]),
     )
     def receive(self, domain: str, copies: int, told: bool, stream: str, wait: float) -> None:
@@ -721,8 +843,9 @@ class Life(RuleBasedStateMachine):
     @rule(data=st.data(), most=st.integers(1, 70))
     def work(self, data: st.DataObject, most: int) -> None:
         path = data.draw(st.sampled_from(self.relay.open))
+        beside = data.draw(st.integers(0, path.sessions - path.opening - 1))
         for _ in range(most):
-            delivery = self.relay.take(path)
+            delivery = self.relay.take(path, beside)
             if delivery is None:
                 break
             self.held.append((path, delivery))

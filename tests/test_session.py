@@ -37,7 +37,7 @@ class Notes:
     def now(self) -> float:
         return self.time
 
-    def take(self, path: Path) -> Delivery | None:
+    def take(self, session: PeerSession) -> Delivery | None:
         return self.stock.pop(0) if self.stock else None
 
     def ready(self, session: PeerSession) -> None:

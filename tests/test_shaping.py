@@ -1,10 +1,10 @@
 """Limits: what a rate means, and that it is kept whatever comes when."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relayd.shaping.limits import Bucket, Pace, Rate, rate
+from relayd.shaping.limits import KEPT, Bucket, Pace, Rate, rate
 
 NOW = 1_800_000_000.0
 TINY = 1e-6  # seconds: what unix time in a float can be wrong by, and a little more
@@ -47,17 +47,27 @@ def test_a_rate_is_shown_as_it_is_written() -> None:
     st.lists(st.floats(0.0, 5.0), min_size=1, max_size=200),
 )
 def test_no_window_sees_more_than_the_rate_and_a_second_s_worth(limit: Rate, steps: list[float]) -> None:
-    pace, now, gone = Pace(limit), 0.0, []
+    pace, now, gone, passed = Pace(limit), 0.0, [], []
     for step in steps:
         now += step
         for _ in range(3):
-            if not pace.wait(now):
+            if not pace.wait_to_pass(now):
+                pace.passed(now)
+                passed.append(now)
+            elif not pace.wait_in_line(now):
                 pace.spend(now)
-                gone.append(now)
-    each = limit.period / limit.count
+            else:
+                continue
+            gone.append(now)
+    each, second = limit.period / limit.count, limit.count / limit.period
+    kept = max(1.0, KEPT * second)
+    most = second + kept if second >= 2 else max(1.0, second)
     for i, start in enumerate(gone):
         for j in range(i, len(gone)):
-            assert j - i + 1 <= (gone[j] - start) / each + max(1.0, 1.0 / each) + 1e-6
+            assert j - i + 1 <= (gone[j] - start) / each + most + 1e-6
+    for i, start in enumerate(passed):
+        for j in range(i, len(passed)):
+            assert j - i + 1 <= (passed[j] - start) / each * KEPT + kept + 1e-6
 
 
 @given(st.builds(Rate, st.integers(1, 500), st.sampled_from([1.0, 60.0, 3600.0])))
@@ -76,6 +86,40 @@ def test_a_path_has_a_burst_only_where_one_is_named() -> None:
             assert pace.wait(NOW) == 0
             pace.spend(NOW)
         assert pace.wait(NOW) == pytest.approx(1.0)
+
+
+@settings(deadline=None)
+@given(st.builds(Rate, st.integers(1, 500), st.sampled_from([1.0, 60.0])), st.booleans())
+def test_mail_in_line_has_the_whole_rate_while_nothing_passes_and_leaves_what_is_kept(limit: Rate, named: bool) -> None:
+    second = limit.count / limit.period
+    if named:
+        limit = Rate(limit.count, limit.period, int(2 * second) + 2)
+    pace, gone = Pace(limit), 0
+    seconds = 120 if second >= 1 else 1200
+    for now in range(seconds):  # looked at once a second, as paths that wait are
+        while not pace.wait_in_line(now):
+            pace.spend(now)
+            gone += 1
+        assert second < 2 or not pace.wait_to_pass(now)
+    if second >= 2:  # a slower rate falls between the looks
+        assert gone >= int(second) * (seconds - 1)
+
+
+@pytest.mark.parametrize("text", ["1/s", "7/s", "100/s", "60/m burst 10"])
+def test_mail_that_passes_all_the_time_has_its_share_and_the_line_the_rest(text: str) -> None:
+    limit = rate(text)
+    pace, line, passed = Pace(limit), 0, 0
+    for step in range(200_000):
+        now = NOW + step / 200
+        if not pace.wait_to_pass(now):
+            pace.passed(now)
+            passed += 1
+        elif not pace.wait_in_line(now):
+            pace.spend(now)
+            line += 1
+    whole = 1000 * limit.count / limit.period
+    assert passed == pytest.approx(whole * KEPT, rel=0.1)
+    assert line + passed == pytest.approx(whole, rel=0.05)
 
 
 # Buckets: several at once.

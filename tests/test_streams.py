@@ -95,6 +95,15 @@ def test_an_account_s_own_stream_is_its_template_with_what_it_says_differently(k
     assert kept.streams.of("crm", "marketing").scheduling.priority == 50
 
 
+def test_the_turn_of_a_client_s_mail_is_its_customer_s(kept: Kept):
+    kept.account("crm", weight=4)
+    kept.account("shop", parent="crm")
+    turns = [kept.streams.scheduling(account, "marketing") for account in ("crm", "shop", "gone")]
+    assert [(turn.account, turn.weight) for turn in turns] == [("crm", 4), ("crm", 4), ("gone", 1)]
+    kept.account("crm", weight=1)
+    assert kept.streams.scheduling("shop", "marketing").weight == 1
+
+
 def test_a_configured_name_may_be_an_account_s_own_and_only_its(kept: Kept):
     kept.set("transactional", "transactional", priority=1)
     priorities = [kept.streams.scheduling(account, "transactional").priority for account in ("crm", "other")]

@@ -30,9 +30,11 @@ def _settings(
     risk: str | None,
     zone: str | None,
     sessions: int | None,
+    weight: int | None,
 ) -> dict[str, Any]:
     """What was given of them; "none" takes a parent or zone away."""
-    given = {"parent": parent, "domain_check": domain_check, "risk": risk, "zone": zone, "sessions": sessions}
+    given: dict[str, Any] = {"parent": parent, "domain_check": domain_check, "risk": risk, "zone": zone}
+    given |= {"sessions": sessions, "weight": weight}
     return {key: "" if value == "none" else value for key, value in given.items() if value is not None}
 
 
@@ -162,6 +164,7 @@ _SETTINGS = (
     Arg("risk", "the class of its mail, which may have pools of its own", choices=("low", "normal", "high")),
     Arg("zone", 'a DNS zone of its own for return path and links; "none" for none'),
     Arg("sessions", "open at once; 0: no limit", "int"),
+    Arg("weight", "its share beside other accounts that want the same destination; at first 1", "int"),
 )
 
 VERBS: tuple[Verb, ...] = (

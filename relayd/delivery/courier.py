@@ -388,10 +388,17 @@ class Courier(Service):
 
     # What sessions ask and tell (session.Owner).
 
-    def take(self, path: Path) -> Delivery | None:
+    def take(self, session: PeerSession) -> Delivery | None:
         if self.outcomes.unanswered >= UNANSWERED:
             return None
-        return self.scheduler.take(path, self.wall(), lambda delivery, now: self._may_go(path, delivery, now))
+        path = session.path
+        return self.scheduler.take(
+            path,
+            self.wall(),
+            lambda delivery, now: self._may_go(path, delivery, now),
+            beside=path.at_work - session.at_work,
+            busy=session.busy,
+        )
 
     def _may_go(self, path: Path, delivery: Delivery, now: float) -> bool:
         """Whether a delivery may be attempted now, by its sender's times and the stop-lists; if not it is seen to."""

@@ -70,7 +70,7 @@ class Owner(Protocol):
     signer: Signer
 
     def now(self) -> float: ...
-    def take(self, path: Path) -> Delivery | None: ...
+    def take(self, session: "PeerSession") -> Delivery | None: ...
     def ready(self, session: "PeerSession") -> None: ...
     def finished(self, delivery: Delivery, outcome: Outcome, *, dsn_passed_on: bool = False) -> None: ...
     def returned(self, path: Path, delivery: Delivery) -> None: ...
@@ -142,6 +142,16 @@ class PeerSession(protocol.Protocol):
     def work(self) -> None:
         """There is something to carry."""
         self._run()
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is under way here."""
+        return bool(self._under_way)
+
+    @property
+    def at_work(self) -> bool:
+        """Whether the owner counts it among those that work: it was told that we are ready, and not that we idle."""
+        return self._told and not self._idle
 
     def carries(self, identity: int) -> bool:
         """Whether this delivery is under way here."""
@@ -225,7 +235,7 @@ class PeerSession(protocol.Protocol):
         if self.carried >= self.owner.deliveries_per_session:
             self.machine.quit()
             return False
-        delivery = self.owner.take(self.path)
+        delivery = self.owner.take(self)
         if delivery is None:
             return False
         self.carried += 1

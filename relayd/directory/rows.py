@@ -25,7 +25,8 @@ class Account(msgspec.Struct, frozen=True):
 
     ``risk``: whether its mail keeps to the pools for that class (a stream's ``risk_pools``).  ``zone``: its own DNS
     zone for return path and links, "" for none.  ``limits`` hold for all it sends, with its sub-accounts;
-    ``client_limits`` for each client behind it; ``sessions``: open at once, 0 for no limit."""
+    ``client_limits`` for each client behind it; ``sessions``: open at once, 0 for no limit; ``weight``: its share where
+    accounts want the same destination, its clients' together."""
 
     name: str
     state: AccountState = "active"
@@ -37,6 +38,7 @@ class Account(msgspec.Struct, frozen=True):
     limits: Limits = Limits()
     client_limits: Limits = Limits()
     sessions: int = 0
+    weight: int = 1
 
 
 class SubmissionConnection(msgspec.Struct, frozen=True):
@@ -106,6 +108,7 @@ class Change(msgspec.Struct, frozen=True):
 def account_row(account: Account) -> tuple[object, ...]:
     settings = {
         **_given(account, ("risk", "zone", "sessions")),
+        **({"weight": account.weight} if account.weight != 1 else {}),
         **_shown_limits(account, ("limits", "client_limits")),
     }
     return account.name, account.state, account.domain_check, account.created, account.parent, _stored(settings)

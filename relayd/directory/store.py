@@ -129,8 +129,8 @@ class Directory:
         )
 
     def change_account(self, name: str, **fields: Any) -> "Future[Account]":
-        """Any of state, domain_check, parent, risk, zone, sessions; limits and client_limits as ``parse_limits``
-        reads them."""
+        """Any of state, domain_check, parent, risk, zone, sessions, weight; limits and client_limits as
+        ``parse_limits`` reads them."""
         changed = _parsed(_ACCOUNT_FIELDS, fields)
         known = self._accounts.get(name)
         if known is None:
@@ -151,6 +151,10 @@ class Directory:
         if account.parent not in self._accounts:
             near = notation.nearest(account.parent, self._accounts)
             raise InputError("parent", f"there is no account {account.parent!r}{near}")
+        if account.weight != 1:
+            raise InputError(
+                "weight", f"{account.name} is a client of {account.parent}, whose share is theirs together"
+            )
         if account.name in self.lineage(account.parent):
             raise InputError("parent", f"{account.parent} is {account.name} itself or below it")
 
@@ -420,6 +424,7 @@ _ACCOUNT_FIELDS: dict[str, Callable[[Any], Any]] = {
     "domain_check": _same,
     "risk": _same,
     "sessions": _same,
+    "weight": notation.whole(1, 1000),
     "parent": _optional(notation.name),
     "zone": _optional(notation.hostname),
     "limits": parse_limits,

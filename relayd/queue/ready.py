@@ -1,82 +1,162 @@
 """A ready queue: the deliveries due now for one path, in memory, fair between those who wait.
 
-Virtual-time fairness: each (account, stream) has a lane, and every delivery taken moves its lane's clock on by the
-inverse of the stream's weight; the lane furthest behind is next.  So one account's flood delays only itself, and a
-transactional stream passes a marketing backlog without ever stopping it.
+Virtual-time fairness on two levels.  Accounts (customers: a client goes with its own) take turns by their weights, and
+every delivery taken moves the account's clock on by the inverse of its weight; the one furthest behind is next.  So one
+account's flood delays only itself.  Within an account priority mail goes first, but never more than so many in a row
+while the rest waits; streams of either kind take turns as accounts do, by the weight of their priority.  What a path
+keeps for priority mail is asked for apart: there the accounts that have some go round.
 """
 
-import math
-from collections import deque
-from heapq import heappop, heappush
+from collections import OrderedDict, deque
+from heapq import heappop, heappush, heapreplace
+from typing import Generic, Protocol, TypeVar
 
 from relayd.envelope import Delivery
 
+PRIORITY = 80  # a stream of at least this priority is priority mail
+ROW = 15  # deliveries of priority mail in a row, after which an account's other mail has one
+AFRESH = 100  # turns after which an empty queue forgets its accounts, as no turn comes that would
+STEPS = tuple(2.0 ** (-priority / 10) for priority in range(101))  # a lane's, by priority: 10 more is twice the share
 
-def weight_of(priority: int) -> float:
-    """How many deliveries a stream of this priority (0-100) may send for each one of priority 0: 10 more is double."""
-    return math.exp2(priority / 10)
+
+class Member(Protocol):
+    """Who takes turns.  ``step``: how far a turn moves its clock; ``waiting``: true while it has something."""
+
+    name: str
+    step: float
+
+    @property
+    def waiting(self) -> int | deque[Delivery]: ...
+
+
+M = TypeVar("M", bound=Member)
+
+
+class Turns(Generic[M]):
+    """Members by virtual time.  One that has nothing left is forgotten when its turn has come: sooner, and one that is
+    refilled after each delivery would always be the furthest behind."""
+
+    __slots__ = ("_clock", "_order", "members", "turn")
+
+    def __init__(self) -> None:
+        self.members: dict[str, M] = {}
+        self._order: list[tuple[float, int, M]] = []
+        self._clock = 0.0
+        self.turn = 0
+
+    def join(self, member: M) -> M:
+        self.members[member.name] = member
+        self.turn += 1
+        heappush(self._order, (self._clock, self.turn, member))
+        return member
+
+    def next(self) -> M:
+        """The member whose turn it is, which takes it.  One of them must have something."""
+        order = self._order
+        while True:
+            self._clock, _, member = order[0]
+            if member.waiting:
+                break
+            heappop(order)
+            del self.members[member.name]
+        self.turn += 1
+        heapreplace(order, (self._clock + member.step, self.turn, member))
+        return member
 
 
 class Lane:
-    __slots__ = ("deliveries", "moment", "step")
+    __slots__ = ("name", "step", "waiting")
 
-    def __init__(self, step: float) -> None:
-        self.deliveries: deque[Delivery] = deque()
-        self.moment = 0.0
-        self.step = step
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.step = 1.0
+        self.waiting: deque[Delivery] = deque()
+
+
+class Account:
+    """Counts: ``waiting`` is all it has, ``urgent`` its priority mail, ``row`` how many of that went in a row."""
+
+    __slots__ = ("first", "name", "rest", "row", "step", "urgent", "waiting")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.step = 1.0
+        self.waiting = 0
+        self.urgent = 0
+        self.row = 0
+        self.first: Turns[Lane] | None = None
+        self.rest: Turns[Lane] = Turns()
+
+    def take(self, *, urgent: bool) -> Delivery:
+        """The next delivery, or of priority mail; there must be one."""
+        if self.first and self.urgent and (urgent or self.row < ROW or self.urgent == self.waiting):
+            lane = self.first.next()
+            self.urgent -= 1
+            self.row += 1
+        else:
+            lane = self.rest.next()
+            self.row = 0
+        self.waiting -= 1
+        return lane.waiting.popleft()
 
 
 class ReadyQueue:
-    """Deliveries in lanes.  An empty lane is forgotten when its turn has come: sooner, and one that is refilled after
-    each delivery would always be the furthest behind."""
+    """See the module."""
+
+    __slots__ = ("_accounts", "_count", "_urgent")
 
     def __init__(self) -> None:
-        self._lanes: dict[str, Lane] = {}
-        self._order: list[tuple[float, int, str]] = []
-        self._clock = 0.0
-        self._turn = 0
+        self._accounts: Turns[Account] = Turns()
+        self._urgent: OrderedDict[str, Account] = OrderedDict()  # accounts with priority mail, the next one first
         self._count = 0
 
     def __len__(self) -> int:
         return self._count
 
-    def push(self, lane: str, weight: float, delivery: Delivery, *, first: bool = False) -> None:
-        """Adds a delivery at the end of its lane, or at its front when it was taken and handed back."""
-        known = self._lanes.get(lane)
-        if known is None:
-            known = self._lanes[lane] = Lane(1.0 / weight)
-            known.moment = self._clock
-            self._line_up(lane, known)
+    @property
+    def urgent(self) -> bool:
+        """Whether there is priority mail."""
+        return bool(self._urgent)
+
+    def push(
+        self, account: str, weight: float, name: str, priority: int, delivery: Delivery, *, first: bool = False
+    ) -> None:
+        """Adds a delivery at the end of the account's lane of this name, or at its front when it was taken and handed
+        back.  Weight and priority hold from the lane's next turn on."""
+        owner = self._accounts.members.get(account) or self._accounts.join(Account(account))
+        owner.step = 1.0 / weight
+        lanes = owner.rest
+        if priority >= PRIORITY:
+            lanes = owner.first = owner.first or Turns()
+            owner.urgent += 1
+            self._urgent[account] = owner
+        lane = lanes.members.get(name) or lanes.join(Lane(name))
+        lane.step = STEPS[priority]
         if first:
-            known.deliveries.appendleft(delivery)
+            lane.waiting.appendleft(delivery)
         else:
-            known.deliveries.append(delivery)
+            lane.waiting.append(delivery)
+        owner.waiting += 1
         self._count += 1
 
-    def pop(self) -> Delivery | None:
-        """The next delivery, or None."""
-        if not self._count:
+    def pop(self, *, urgent: bool = False) -> Delivery | None:
+        """The next delivery, or of priority mail, which costs its account no turn; None if there is none."""
+        if not (self._urgent if urgent else self._count):
             return None
-        while True:
-            self._clock, _, name = heappop(self._order)
-            lane = self._lanes[name]
-            if lane.deliveries:
-                break
-            del self._lanes[name]
+        owner = next(iter(self._urgent.values())) if urgent else self._accounts.next()
+        delivery = owner.take(urgent=urgent)
         self._count -= 1
-        lane.moment = self._clock + lane.step
-        self._line_up(name, lane)
-        return lane.deliveries.popleft()
+        if not owner.urgent:
+            self._urgent.pop(owner.name, None)
+        elif urgent:
+            self._urgent.move_to_end(owner.name)
+        if not self._count and (urgent or self._accounts.turn > AFRESH):
+            self._accounts = Turns()
+        return delivery
 
     def clear(self) -> list[Delivery]:
         """Takes all of them."""
         found = []
         while (delivery := self.pop()) is not None:
             found.append(delivery)
-        self._lanes.clear()
-        self._order.clear()
         return found
-
-    def _line_up(self, name: str, lane: Lane) -> None:
-        self._turn += 1
-        heappush(self._order, (lane.moment, self._turn, name))

@@ -18,7 +18,7 @@ import msgspec
 
 from relayd.envelope import Delivery
 from relayd.queue.decisions import Decision, Poll, Pull, Route, Settle, Work
-from relayd.queue.ready import weight_of
+from relayd.queue.ready import PRIORITY
 from relayd.queue.state import Path, Queue, Site
 from relayd.shaping.limits import Limits
 
@@ -41,10 +41,13 @@ REST = (60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0)  # seconds a path rests after
 
 
 class Stream(msgspec.Struct, frozen=True):
-    """What the scheduler needs to know of a stream."""
+    """What the scheduler needs to know of a stream.  ``account``: whose turn its mail takes, "" for its own;
+    ``weight``: of that account."""
 
     pool: str = "default"
     priority: int = 50
+    account: str = ""
+    weight: float = 1.0
 
 
 _LIMITS = Limits()
@@ -234,23 +237,39 @@ class Scheduler:
 
     # What sessions say.
 
-    def take(self, path: Path, now: float, may_go: MayGo = _any_time) -> Delivery | None:
+    def take(
+        self, path: Path, now: float, may_go: MayGo = _any_time, *, beside: int = 0, busy: bool = False
+    ) -> Delivery | None:
         """The next delivery for a session of this path.  One that ``may_go`` keeps back costs the path nothing, and has
-        been seen to."""
-        if self.stopping or path.rest_until > now or (path.pace and not self._in_pace(path, now)):
+        been seen to.  ``beside``: how many other sessions of the path work; the last one there may be is for priority
+        mail.  ``busy``: the session has something under way, and what it takes waits for that: priority mail does not,
+        while the path has, or may have, another session."""
+        if self.stopping or path.rest_until > now:
             return None
-        while (delivery := path.ready.pop()) is not None:
+        ready = path.ready
+        if busy and ready.urgent and (path.idle or path.opening or path.sessions < self._sessions_allowed(path, now)):
+            return None
+        kept = beside >= self._sessions_allowed(path, now, in_line=True)
+        while ready:
+            passes = path.pace is not None and ready.urgent and path.pace.wait_to_pass(now) <= 0
+            if path.pace and not passes and not self._in_pace(path, now):
+                return None
+            delivery = ready.pop(urgent=passes or kept)
+            if delivery is None:
+                return None
             if may_go(delivery, now):
                 if path.pace:
-                    path.pace.spend(now)
+                    (path.pace.passed if passes else path.pace.spend)(now)
                 return delivery
         return None
 
     def _in_pace(self, path: Path, now: float) -> bool:
-        """Whether the path's rate lets one go now; if not, the path is looked at again when it does."""
+        """Whether the path's rate lets the next in line go now; if not, the path is looked at again when it does."""
         assert path.pace
-        wait = path.pace.wait(now)
-        if wait > 0 and path.paced_until <= now and path.ready:
+        wait = path.pace.wait_in_line(now)
+        if wait > 0 and path.ready.urgent:
+            wait = min(wait, path.pace.wait_to_pass(now))
+        if wait > 0 and (path.paced_until <= now or now + wait < path.paced_until):
             path.paced_until = now + wait
             heappush(self._resting, (path.paced_until, "site", path.site))
         return wait <= 0
@@ -262,7 +281,7 @@ class Scheduler:
         if site is None or site.paths.get(path.source) is not path:
             self._place(queue, delivery, now)  # the path was let go of meanwhile
             return
-        path.ready.push(queue.lane, self._weight(queue), delivery, first=True)
+        self._push(path, queue, delivery, first=True)
         self._work(path, now)
 
     def reassign(self, path: Path, now: float) -> None:
@@ -373,7 +392,7 @@ class Scheduler:
         if queue.routing:
             return "the look-up of its domain is under way"
         if queue.waiting:
-            return f"no source of pool {self._stream(queue).pool!r} is available"
+            return f"no source of pool {self._pool(queue)!r} is available"
         paths = self._paths(queue)
         if self._blocked(queue, now) and paths:
             path = min(paths, key=lambda p: p.rest_until)
@@ -386,8 +405,11 @@ class Scheduler:
             if path.paced_until > now:
                 wait = path.paced_until - now
                 return f"the rate {path.limits.rate} of {path.site} by source {path.source}: the next in {wait:.1f} s"
-            if path.sessions >= self._sessions_allowed(path, now):
-                return f"all {path.sessions} sessions that {path.site} may have by source {path.source} are busy"
+            in_line = self._stream(queue).priority < PRIORITY
+            allowed = self._sessions_allowed(path, now, in_line=in_line)
+            if path.at_work >= allowed:
+                kept = ", one more is kept for priority mail" if allowed < self._sessions_allowed(path, now) else ""
+                return f"all {allowed} sessions that {path.site} may have by source {path.source} are busy{kept}"
         return "nothing: it is on its way"
 
     # Inside.
@@ -401,14 +423,19 @@ class Scheduler:
     def _stream(self, queue: Queue) -> Stream:
         return self.streams(queue.account, queue.stream)
 
-    def _weight(self, queue: Queue) -> float:
-        return weight_of(self._stream(queue).priority)
+    def _pool(self, queue: Queue) -> str:
+        return self._stream(queue).pool
+
+    def _push(self, path: Path, queue: Queue, delivery: Delivery, *, first: bool = False) -> None:
+        stream = self._stream(queue)
+        owner = stream.account or queue.account
+        path.ready.push(owner, stream.weight, queue.lane, stream.priority, delivery, first=first)
 
     def _paths(self, queue: Queue) -> list[Path]:
         """The paths of the queue's site that its pool can use, resting or not."""
         if queue.site is None:
             return []
-        pool = self._stream(queue).pool
+        pool = self._pool(queue)
         return [p for s, p in queue.site.paths.items() if self.choose(pool, s, set(), peek=True) == s]
 
     def _full(self, times: int = 1) -> bool:
@@ -432,7 +459,7 @@ class Scheduler:
         if queue.site is None or not queue.site.failing:
             return False
         resting = queue.site.resting(now)
-        return bool(resting) and self.choose(self._stream(queue).pool, "", resting, peek=True) is None
+        return bool(resting) and self.choose(self._pool(queue), "", resting, peek=True) is None
 
     def _count_in(self, queue: Queue, delivery: Delivery) -> None:
         queue.loaded.add(delivery.id)
@@ -459,7 +486,7 @@ class Scheduler:
     def _make_ready(self, queue: Queue, delivery: Delivery, now: float) -> None:
         site = queue.site
         assert site is not None
-        pool = self._stream(queue).pool
+        pool = self._pool(queue)
         source = self.choose(pool, delivery.source, site.resting(now) if site.failing else set())
         if source is None and site.failing:
             source = self.choose(pool, delivery.source, set())
@@ -469,7 +496,7 @@ class Scheduler:
         path = site.paths.get(source)
         if path is None:
             path = site.paths[source] = Path(source, site.name, site.limits)
-        path.ready.push(queue.lane, self._weight(queue), delivery)
+        self._push(path, queue, delivery)
         self._work(path, now)
 
     def _wait_for_source(self, queue: Queue, delivery: Delivery, now: float) -> None:
@@ -505,17 +532,27 @@ class Scheduler:
                 path.failures = 0
             self._forget_idle(name)
 
-    def _sessions_allowed(self, path: Path, now: float) -> int:
+    def _sessions_allowed(self, path: Path, now: float, *, in_line: bool = False) -> int:
+        """How many a path may have; ``in_line``: for mail that is not priority mail, which has the last one of several
+        for itself."""
         if path.failures:
             return 1
         limit = path.limits.connections
-        return min(path.cap, limit) if path.cap_until > now else limit
+        if path.cap_until > now:
+            limit = min(path.cap, limit)
+        return limit - 1 if in_line and limit > 1 else limit
 
     def _work(self, path: Path, now: float) -> None:
         ready = len(path.ready)
-        if not ready or path.rest_until > now or path.paced_until > now or self.stopping:
+        if not ready or path.rest_until > now or self.stopping:
             return
-        more = path.sessions < self._sessions_allowed(path, now) and path.opening < ready and not path.idle
+        urgent = path.ready.urgent
+        if path.paced_until > now and not (urgent and path.pace and path.pace.wait_to_pass(now) <= 0):
+            return
+        allowed = self._sessions_allowed(path, now, in_line=not urgent)
+        if path.at_work >= allowed:
+            return
+        more = path.sessions < allowed and path.opening < ready and not path.idle
         if more and self.sessions >= self.sessions_limit:
             self._hungry[path] = None
             more = False

@@ -47,6 +47,11 @@ class Path:
         self.limits = limits
         self.pace = Pace(limits.rate) if limits.rate else None
 
+    @property
+    def at_work(self) -> int:
+        """How many sessions have something under way, or are about to end."""
+        return self.sessions - self.opening - self.idle
+
 
 class Site:
     """A destination as its provider runs it: the queues that go there and the paths they may take."""

@@ -54,7 +54,7 @@ class Bucket:
         self._full_at = 0.0
         self._seen = 0.0
 
-    def wait(self, now: float, count: int = 1) -> float:
+    def wait(self, now: float, count: float = 1) -> float:
         """Seconds until so many may go, 0 if they may go now."""
         if now < self._seen:
             self._full_at -= self._seen - now
@@ -88,10 +88,34 @@ class Limits(msgspec.Struct, frozen=True):
     rate: Rate | None = None
 
 
-class Pace(Bucket):
-    """Keeps a path's rate: evenly, without a burst of its own never more than a second's worth at once."""
+KEPT = 0.1  # of a path's rate, for priority mail
 
-    __slots__ = ()
+
+class Pace(Bucket):
+    """Keeps a path's rate: evenly, without a burst of its own never more than a second's worth at once.
+
+    Of what may go at once a share, one at least, is kept for priority mail (without a burst of its own, on top of the
+    second's worth, from 2/s on): other mail goes only where that much is left.  Priority mail may pass at up to that
+    share of the rate, so that neither kind ever stops the other.  While there is none, the whole rate is other mail's.
+    """
+
+    __slots__ = ("_kept", "_passing")
 
     def __init__(self, rate: Rate) -> None:
-        super().__init__(rate, rate.burst or max(1.0, rate.count / rate.period))
+        second = rate.count / rate.period
+        self._kept = max(1.0, KEPT * (rate.burst or second))
+        super().__init__(rate, rate.burst or (second + self._kept if second >= 2 else max(1.0, second)))
+        self._passing = Bucket(Rate(rate.count, rate.period / KEPT), self._kept)
+
+    def wait_in_line(self, now: float) -> float:
+        """Seconds until the next in line may go, whatever it is, and leave what is kept."""
+        return self.wait(now, 1 + self._kept)
+
+    def wait_to_pass(self, now: float) -> float:
+        """Seconds until priority mail may pass what is in line."""
+        return max(self.wait(now), self._passing.wait(now))
+
+    def passed(self, now: float) -> None:
+        """Priority mail goes now, past what is in line."""
+        self.spend(now)
+        self._passing.spend(now)
