@@ -98,12 +98,13 @@ def _pools_of(loaded: config.Config, directory: Directory, streams: Streams, acc
     ways = [(row.account, row.streams) for row in directory.connections()]
     ways += [(entry.account, (entry.stream,)) for door in loaded.listener for entry in door.allow]
     pools = {
-        streams.scheduling(owner, stream).pool
+        pool
         for owner, names in ways
         if account in directory.lineage(owner)
         for stream in streams.named(owner, names)
+        for pool in streams.scheduling(owner, stream).all_pools()
     }
-    return pools or {streams.scheduling(account, name).pool for name in loaded.stream}
+    return pools or {pool for name in loaded.stream for pool in streams.scheduling(account, name).all_pools()}
 
 
 def sender_sources(loaded: config.Config, pools: Iterable[str]) -> tuple[Seen, ...]:

@@ -8,7 +8,7 @@ The structs below are the reference of the keys; etc/relayd.toml shows each with
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -84,6 +84,14 @@ def _risk_pools(value: object) -> dict[str, str]:
     if not isinstance(value, dict) or not {*value} <= {"low", "normal", "high"}:
         raise ValueError('is not { high = "POOL" }: the classes are low, normal and high')
     return {risk: notation.name(pool) for risk, pool in value.items()}
+
+
+def _pool_for(value: object) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise ValueError('is not { "*.DOMAIN" = "POOL" }')
+    if "*" in value:
+        raise ValueError('"*" is every domain: write pool = "POOL"')
+    return {notation.domain_pattern(pattern): notation.name(pool) for pattern, pool in value.items()}
 
 
 def _durations(value: object) -> tuple[float, ...]:
@@ -229,13 +237,15 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
     told of mail that failed or is late ("none" for bulk: the records tell); ``unsigned``: what becomes of mail whose
     From domain has no DKIM key that can be used; ``validation``: what becomes of recipients whose addresses are faulty,
     "off", "bulk", or a table of what differs from bulk.  ``risk`` and ``risk_pools``: the class of the mail, and the
-    pools of classes that have their own; ``lists``: the suppression lists that stop it, by name, the relay's, the
+    pools of classes that have their own; ``pool_for``: the pools of mail to a domain, or "*.suffix" for those below
+    one, or to mail hosts so called; ``lists``: the suppression lists that stop it, by name, the relay's, the
     account's and the connection's alike (none: one called like the stream, and "all"); ``feeds``: the one that takes up
     who unsubscribes from it; ``limits``: the most messages and recipients in a time, of each account."""
 
     pool: str = "default"
     risk: Literal["low", "normal", "high"] = "normal"
     risk_pools: Annotated[dict[str, str], _risk_pools] = {}
+    pool_for: Annotated[dict[str, str], _pool_for] = {}
     lists: Annotated[tuple[str, ...], notation.list_of(notation.name)] = ()
     feeds: str = ""
     limits: Annotated[Limits, parse_limits] = Limits()
@@ -379,16 +389,7 @@ class Routes:
     def find(self, domain: str) -> Route | None:
         if not self._by_domain:
             return None
-        return next(filter(None, map(self._by_domain.get, _patterns(domain))), None)
-
-
-def _patterns(domain: str) -> Iterator[str]:
-    yield domain
-    parent = domain.partition(".")[2]
-    while parent:
-        yield "*." + parent
-        parent = parent.partition(".")[2]
-    yield "*"
+        return next(filter(None, map(self._by_domain.get, (*notation.patterns(domain), "*"))), None)
 
 
 _SINGLE: dict[str, type[msgspec.Struct]] = {
@@ -487,8 +488,9 @@ def _check(config: Config, fault: _Report) -> None:
             _known(source_name, config.source, "source", lambda text, n=name: fault(f"pool.{n}", "sources", text))  # type: ignore[misc]
     for name, stream in config.stream.items():
         _known(stream.pool, config.pool, "pool", lambda text, n=name: fault(f"stream.{n}", "pool", text))  # type: ignore[misc]
-        for risky in stream.risk_pools.values():
-            _known(risky, config.pool, "pool", lambda text, n=name: fault(f"stream.{n}", "risk_pools", text))  # type: ignore[misc]
+        for key in ("risk_pools", "pool_for"):
+            for other in getattr(stream, key).values():
+                _known(other, config.pool, "pool", lambda text, n=name, k=key: fault(f"stream.{n}", k, text))  # type: ignore[misc]
     for name in config.dkim:
         try:
             notation.hostname(name)

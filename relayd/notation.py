@@ -7,7 +7,7 @@ with a sentence that says what was expected.  The configuration, the verbs and t
 import difflib
 import ipaddress
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from typing import TypeVar
 
@@ -211,6 +211,15 @@ def domain_pattern(value: object) -> str:
     if text == "*":
         return text
     return "*." + hostname(text[2:]) if text.startswith("*.") else hostname(value)
+
+
+def patterns(domain: str) -> Iterator[str]:
+    """What matches a domain, the longest first: itself, then ``*.suffix`` for each domain above it."""
+    yield domain
+    parent = domain.partition(".")[2]
+    while parent:
+        yield "*." + parent
+        parent = parent.partition(".")[2]
 
 
 def nearest(word: str, words: Iterable[str]) -> str:

@@ -94,7 +94,7 @@ class Streams:
             merged = self._merged(row)
         except InputError as error:
             return error.text
-        pools = {merged.pool, *merged.risk_pools.values()}
+        pools = {merged.pool, *merged.risk_pools.values(), *merged.pool_for.values()}
         return next((f"there is no pool {pool!r}" for pool in pools if pool not in self._config.pool), "")
 
     def lives(self) -> Iterator[Life]:
@@ -137,15 +137,16 @@ class Streams:
         )
 
     def _scheduling(self, account: str, settings: config.Stream) -> Scheduling:
-        """The pool by risk, the stream's own class, else the worst of the account and those above it.
-        The turn is the customer's, whoever of its clients sends."""
+        """The pool by risk, the stream's own class, else the worst of the account and those above it; by domain where
+        no class has a pool.  The turn is the customer's, whoever of its clients sends."""
         rows = [row for name in self._directory.lineage(account) if (row := self._directory.account(name))]
         risk = settings.risk
         if risk == "normal":
             risk = max((row.risk for row in rows), key=_RISKS.index, default="normal")
-        pool = settings.risk_pools.get(risk, settings.pool)
+        pool = settings.risk_pools.get(risk)
+        pools = {} if pool else settings.pool_for
         customer = rows[-1] if rows else Account(account)
-        return Scheduling(pool, settings.priority, customer.name, customer.weight)
+        return Scheduling(pool or settings.pool, settings.priority, pools, customer.name, customer.weight)
 
 
 def shown(found: Resolved) -> dict[str, object]:
@@ -156,6 +157,7 @@ def shown(found: Resolved) -> dict[str, object]:
         "schedule": [show_duration(wait) for wait in found.settings.schedule],
         "expire": show_duration(found.settings.expire),
         "pool": found.scheduling.pool,
+        "pool_for": found.scheduling.pools,
         "lists": found.incoming.lists,
         "limits": show_limits(found.settings.limits),
     }

@@ -163,6 +163,8 @@ def test_a_stream_that_a_changed_configuration_spoilt_is_shown_with_its_fault(re
         ({"template": "marketing", "set": "limits={ mails = 1 }"}, "set", "limits: 'mails' is no limit"),
         ({"template": "marketing", "set": "expire=3"}, "set", "expire: 3 is not a duration"),
         ({"template": "marketing", "set": "=1"}, "set", "unknown key ''"),
+        ({"template": "marketing", "set": 'pool_for={ "*.ru" = "fast" }'}, "set", "there is no pool 'fast'"),
+        ({"template": "marketing", "set": 'pool_for={ "*" = "p" }'}, "set", 'write pool = "POOL"'),
         ({"template": "marketing", "set": "priority=2026-01-01"}, "set", "priority: "),
     ],
 )

@@ -9,6 +9,7 @@ from relayd.delivery.routing import Policy, Router
 from relayd.delivery.session import Timeouts
 from relayd.egress.pools import Pools, Source
 from relayd.queue.retry import Schedule
+from relayd.queue.scheduler import Stream
 from relayd.resolver import LookupFailed, NoSuchDomain
 from relayd.shaping.limits import Limits, rate
 from relayd.suppression import entry
@@ -151,6 +152,17 @@ def test_a_delivery_waits_for_no_busy_session_while_others_may_be_opened():
     made = relay.send(8)
     assert len(relay.mx.sessions) == 3
     assert "all 3 sessions" in relay.scheduler.why(made[0].queue, relay.reactor.seconds())
+
+
+def test_mail_leaves_by_the_pool_that_its_stream_has_for_the_site_s_hosts():
+    relay = Delivering(sources={"s1": "192.0.2.1", "s2": "192.0.2.2"}, weights={"s1": 1})
+    relay.pools.pools["abroad"] = {"s2": 1}
+    relay.scheduler.streams = lambda account, name: Stream(pools={"*.y.example": "abroad"})
+    relay.host("y.example", "203.0.113.9")
+    relay.send()
+    assert relay.evidence.source == "s1"
+    relay.send(to="b@y.example")
+    assert (relay.evidence.source, relay.evidence.mx) == ("s2", "mx9.y.example")
 
 
 def test_priority_mail_passes_bulk_mail_that_a_slow_server_keeps_every_session_busy_with():

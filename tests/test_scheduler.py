@@ -39,6 +39,7 @@ class Relay:
         self.gone: list[int] = []
         self.reads: list[Pull] = []
         self.sites: dict[str, str] = {}
+        self.hosts: dict[str, tuple[str, ...]] = {}
 
     # The disk.
 
@@ -94,7 +95,8 @@ class Relay:
                 s.settled(decision.queue, min(rows, default=NEVER), self.now)
             case Route():
                 site = self.sites.get(decision.domain, decision.domain)
-                s.routed(decision.queue, site, self.now + 300, self.now, self.limits)
+                hosts = self.hosts.get(decision.domain, ())
+                s.routed(decision.queue, site, self.now + 300, self.now, self.limits, hosts)
         self.collect()
 
     def settle_down(self) -> None:
@@ -632,6 +634,39 @@ def test_the_clients_of_a_customer_share_its_turn() -> None:
     for account in streams:
         relay.receive(*["x.example"] * 60, account=account)
     assert Counter(d.message.account for d in relay.send(60)) == {"big": 40, "shop1": 10, "shop2": 10}
+
+
+# Pools by domain.
+
+
+def test_a_stream_chooses_its_pool_by_the_longest_match_on_the_domain_then_on_the_hosts() -> None:
+    pools = {"*.ru": "russia", "*.mail.ru": "mail", "mail.ru": "exact", "*.google.com": "google"}
+    stream = Stream("general", pools=pools)
+    cases = {
+        ("mail.ru", ()): "exact",
+        ("a.mail.ru", ()): "mail",
+        ("a.b.mail.ru", ()): "mail",
+        ("x.ru", ("mx.google.com",)): "russia",
+        ("ru", ()): "general",
+        ("shop.example", ("mx.other.example", "alt1.google.com")): "google",
+        ("shop.example", ("mx.other.example",)): "general",
+        ("google.com", ()): "general",
+    }
+    assert {case: stream.pool_for(*case) for case in cases} == cases
+    assert stream.all_pools() == {"general", "russia", "mail", "exact", "google"}
+
+
+def test_mail_goes_by_the_pool_of_its_domain_or_its_site_s_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(STREAMS, "abroad", Stream("p", pools={"*.ru": "q", "mx.big.example": "q"}))
+    relay = Relay()
+    relay.hosts = {"y.example": ("mx.big.example",)}
+    relay.receive("x.example", "x.ru", "y.example", stream="abroad")
+    relay.settle_down()
+    assert {(p.site, p.source) for p in relay.opening} == {("x.example", "s1"), ("x.ru", "t1"), ("y.example", "t1")}
+    relay.pools.out_of_use["t1"] = "gone"
+    relay.receive("z.ru", stream="abroad")
+    relay.settle_down()
+    assert relay.why("z.ru", stream="abroad") == "no source of pool 'q' is available"
 
 
 # Handed back.

@@ -95,6 +95,16 @@ def test_an_account_s_own_stream_is_its_template_with_what_it_says_differently(k
     assert kept.streams.of("crm", "marketing").scheduling.priority == 50
 
 
+def test_a_stream_s_pools_by_domain_hold_and_are_shown_unless_a_class_of_risk_has_a_pool(kept: Kept):
+    kept.set("news", "marketing", pool_for={"*.RU": "fast", "gmail.com": "risky"})
+    found = kept.streams.scheduling("crm", "news")
+    assert [found.pool_for(domain, ()) for domain in ("x.ru", "gmail.com", "x.example")] == ["fast", "risky", "slow"]
+    assert shown(kept.streams.of("crm", "news"))["pool_for"] == {"*.ru": "fast", "gmail.com": "risky"}
+    kept.account("crm", risk="high")
+    risky = kept.streams.scheduling("crm", "news")
+    assert risky.pool_for("x.ru", ()) == "risky" and risky.all_pools() == {"risky"}
+
+
 def test_the_turn_of_a_client_s_mail_is_its_customer_s(kept: Kept):
     kept.account("crm", weight=4)
     kept.account("shop", parent="crm")
@@ -137,6 +147,7 @@ def test_a_connection_has_the_streams_of_its_that_there_are_or_the_default_one(k
         ("gone", {}, "its template 'gone' is not in the configuration any more"),
         ("marketing", {"pool": "gone"}, "there is no pool 'gone'"),
         ("marketing", {"risk_pools": {"low": "gone"}}, "there is no pool 'gone'"),
+        ("marketing", {"pool_for": {"*.ru": "gone"}}, "there is no pool 'gone'"),
         ("marketing", {"prioritty": 1}, "unknown key 'prioritty' (did you mean \"priority\"?)"),
         ("marketing", {"priority": 101}, "priority: 101 is not a whole number, 0 to 100"),
         ("marketing", {"reports": "all"}, "reports: 'all' is none of sender, none"),

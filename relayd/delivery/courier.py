@@ -275,7 +275,8 @@ class Courier(Service):
     def _routed(self, queue: str, site: Site) -> None:
         self._sites[site.name] = site
         left = max(1.0, site.until - self.now())
-        self.scheduler.routed(queue, site.name, self.wall() + left, self.wall(), site.policy.limits)
+        hosts = tuple(dict.fromkeys(hop.mx for hop in site.hops))
+        self.scheduler.routed(queue, site.name, self.wall() + left, self.wall(), site.policy.limits, hosts)
 
     def _unroutable(self, queue: str, reply: Reply) -> None:
         evidence = Evidence(stage="dns", reply=reply)

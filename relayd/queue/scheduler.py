@@ -17,6 +17,7 @@ from typing import Protocol
 import msgspec
 
 from relayd.envelope import Delivery
+from relayd.notation import patterns
 from relayd.queue.decisions import Decision, Poll, Pull, Route, Settle, Work
 from relayd.queue.ready import PRIORITY
 from relayd.queue.state import Path, Queue, Site
@@ -41,13 +42,27 @@ REST = (60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0)  # seconds a path rests after
 
 
 class Stream(msgspec.Struct, frozen=True):
-    """What the scheduler needs to know of a stream.  ``account``: whose turn its mail takes, "" for its own;
-    ``weight``: of that account."""
+    """What the scheduler needs to know of a stream.  ``pools``: of domains, ``*.suffix`` for those below one, that have
+    a pool of their own; ``account``: whose turn its mail takes, "" for its own; ``weight``: of that account."""
 
     pool: str = "default"
     priority: int = 50
+    pools: dict[str, str] = {}
     account: str = ""
     weight: float = 1.0
+
+    def pool_for(self, domain: str, hosts: tuple[str, ...]) -> str:
+        """By the longest match on the domain, else on its mail hosts, the preferred one first."""
+        if self.pools:
+            for name in (domain, *hosts):
+                for pattern in patterns(name):
+                    if pattern in self.pools:
+                        return self.pools[pattern]
+        return self.pool
+
+    def all_pools(self) -> set[str]:
+        """Those its mail may leave by."""
+        return {self.pool, *self.pools.values()}
 
 
 _LIMITS = Limits()
@@ -197,8 +212,10 @@ class Scheduler:
 
     # What DNS says.
 
-    def routed(self, name: str, site: str, until: float, now: float, limits: Limits = _LIMITS) -> None:
-        """The site of a queue's domain, good until then, and what holds for each path there."""
+    def routed(
+        self, name: str, site: str, until: float, now: float, limits: Limits = _LIMITS, hosts: tuple[str, ...] = ()
+    ) -> None:
+        """The site of a queue's domain, good until then, what holds for each path there, and its hosts' names."""
         queue = self.queues.get(name)
         if queue is None or not queue.routing:
             return
@@ -211,6 +228,7 @@ class Scheduler:
             queue.site.limits = limits
             for path in queue.site.paths.values():
                 path.limit(limits)
+        queue.site.hosts = hosts
         queue.site_until = until
         queue.routing = False
         queue.failures = 0
@@ -424,7 +442,7 @@ class Scheduler:
         return self.streams(queue.account, queue.stream)
 
     def _pool(self, queue: Queue) -> str:
-        return self._stream(queue).pool
+        return self._stream(queue).pool_for(queue.domain, queue.site.hosts if queue.site else ())
 
     def _push(self, path: Path, queue: Queue, delivery: Delivery, *, first: bool = False) -> None:
         stream = self._stream(queue)

@@ -54,13 +54,15 @@ class Path:
 
 
 class Site:
-    """A destination as its provider runs it: the queues that go there and the paths they may take."""
+    """A destination as its provider runs it: the queues that go there and the paths they may take.  ``hosts``: the
+    names of its mail hosts, by preference."""
 
-    __slots__ = ("limits", "name", "paths", "queues")
+    __slots__ = ("hosts", "limits", "name", "paths", "queues")
 
     def __init__(self, name: str, limits: Limits) -> None:
         self.name = name
         self.limits = limits
+        self.hosts: tuple[str, ...] = ()
         self.paths: dict[str, Path] = {}  # by source
         self.queues: dict[str, None] = {}  # names, in the order they came
 
