@@ -154,6 +154,23 @@ def test_a_delivery_waits_for_no_busy_session_while_others_may_be_opened():
     assert "all 3 sessions" in relay.scheduler.why(made[0].queue, relay.reactor.seconds())
 
 
+def test_priority_mail_is_not_put_behind_what_a_session_has_under_way_while_another_is_being_opened():
+    relay = Delivering(limit=4)
+    relay.mx.says["RCPT"] = HANG
+    relay.send()
+    (bulk,) = relay.mx.sessions
+    relay.mx.says["BANNER"] = HANG
+    relay.send(to="urgent@x.example", stream="urgent")
+    del relay.mx.says["RCPT"]
+    relay.mx.says["DOT"] = lambda server, line: HANG if server is bulk else "250 ok"
+    bulk.wake()
+    relay.reactor.pump()
+    del relay.mx.says["BANNER"]
+    relay.mx.sessions[-1].wake()
+    relay.reactor.pump()
+    assert relay.spool.kinds() == ["Delivery"] and len(relay.mx.sessions) == 2
+
+
 def test_mail_leaves_by_the_pool_that_its_stream_has_for_the_site_s_hosts():
     relay = Delivering(sources={"s1": "192.0.2.1", "s2": "192.0.2.2"}, weights={"s1": 1})
     relay.pools.pools["abroad"] = {"s2": 1}
