@@ -171,8 +171,9 @@ class Node(Service):
             random.Random(),
         )
         self.pools = assembly.pools(loaded)
+        self.pools.drained = self._drained()
         check_sources(self.pools)
-        self.scheduler = Scheduler(self.streams.scheduling, self.pools.choose, loaded.egress.sessions)
+        self.scheduler = Scheduler(self.streams.scheduling, self.pools, loaded.egress.sessions)
         self.scheduler.rest = loaded.egress.rest
         identities = Identities(self.spool.last_identity)
         self.courier = Courier(
@@ -189,6 +190,7 @@ class Node(Service):
             self.suppressions,
             self._lists_of,
         )
+        self.directory.drains.changed = self._heed_drains
         self.courier.outcomes.refunds = self.directory.balances.refunds
         self.relay = Relay(
             loaded.node.name,
@@ -312,6 +314,19 @@ class Node(Service):
             self.scheduler.source_back(self.now())
             self.courier.perform()
 
+    def _drained(self) -> dict[str, str]:
+        return {row.source: f"{row.reason} ({row.by})" for row in self.directory.drains.all()}
+
+    def _heed_drains(self) -> None:
+        """What was ready for a source that is drained goes by others; what waited for one that is not any more, goes."""
+        before, self.pools.drained = self.pools.drained, self._drained()
+        now = self.now()
+        for name in sorted(self.pools.drained.keys() - before.keys()):
+            self.scheduler.source_gone(name, now)
+        if before.keys() - self.pools.drained.keys():
+            self.scheduler.source_back(now)
+        self.courier.perform()
+
     def _spool_fault(self, fault: str | None) -> None:
         if (fault or "") != self.spool_fault:
             self.log.error("{what}", what=fault or "The spool can be written again")
@@ -431,10 +446,11 @@ class Node(Service):
         self.directory.version += 1  # what sessions know of streams is not true any more
         self.relay.signer.fault = ""
         self.pools = pools
+        pools.drained = self._drained()
         check_sources(pools)
         self.courier.reconfigure(pools, router, settings)
         self.scheduler.rest = loaded.egress.rest
-        self.scheduler.reconfigure(self.streams.scheduling, self.pools.choose, loaded.egress.sessions, self.now())
+        self.scheduler.reconfigure(self.streams.scheduling, self.pools, loaded.egress.sessions, self.now())
         self.courier.renew()
         self.config = loaded
 
@@ -469,7 +485,7 @@ class Node(Service):
         return inquiry.queues(self.spool, self.scheduler, self.now(), limit)
 
     def sources(self) -> list[dict[str, Any]]:
-        return inquiry.sources(self.pools, self.scheduler)
+        return inquiry.sources(self.pools, self.scheduler, self.directory.drains)
 
     def inspect(self, id: int) -> Any:
         return inquiry.inspect(self.spool, self.courier, self.now(), id)

@@ -1,5 +1,7 @@
 """The courier: what becomes of deliveries, towards scripted mail servers, without sockets or real time."""
 
+from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -304,6 +306,52 @@ def test_a_source_that_is_not_on_the_machine_hands_its_deliveries_to_another():
     assert {record.evidence.source for record in relay.spool.records} == {"s2"}
     assert [record.attempts for record in relay.spool.records] == [1] * 4
     assert "s1" in relay.pools.out_of_use
+
+
+def test_a_drained_source_ends_what_it_carries_and_hands_on_the_rest():
+    relay = Delivering(sources={"s1": "192.0.2.1", "s2": "192.0.2.2"}, limit=1)
+    relay.mx.says["DOT"] = HANG
+    relay.send(8)
+    assert len(relay.mx.got) == 2 and relay.spool.records == []
+    relay.pools.drained["s1"] = "moving (anna)"
+    relay.scheduler.source_gone("s1", relay.reactor.seconds())
+    relay.mx.says["DOT"] = "250 2.0.0 taken"
+    for server in list(relay.mx.sessions):
+        server.wake()
+    relay.reactor.pump()
+    relay.send(4)
+    assert relay.spool.kinds() == ["Delivery"] * 12 and not relay.spool.rows
+    assert Counter(record.evidence.source for record in relay.spool.records) == {"s1": 1, "s2": 11}
+    relay.wait(30)
+    assert not relay.courier.sessions
+
+
+def test_a_retry_of_a_source_drained_meanwhile_goes_by_another():
+    relay = Delivering(sources={"s1": "192.0.2.1", "s2": "192.0.2.2"})
+    relay.mx.says["RCPT"] = "450 4.2.1 later"
+    relay.send()
+    first = relay.evidence.source
+    relay.pools.drained[first] = "moving (anna)"
+    relay.scheduler.source_gone(first, relay.reactor.seconds())
+    del relay.mx.says["RCPT"]
+    relay.wait(400)
+    assert relay.spool.kinds() == ["TransientFailure", "Delivery"]
+    assert {first, relay.evidence.source} == {"s1", "s2"}
+
+
+def test_a_delivery_that_was_looked_up_while_its_source_was_drained_goes_by_another():
+    relay = Delivering(sources={"s1": "192.0.2.1", "s2": "192.0.2.2"})
+    answers = []
+    relay.courier.suppressions = SimpleNamespace(
+        suspects=lambda lists, address: True, look_up=lambda lists, address, now, done: answers.append(done)
+    )
+    relay.send()
+    (first,) = {name for name, path in relay.scheduler.sites["mx1.x.example"].paths.items() if path.sessions}
+    relay.pools.drained[first] = "moving (anna)"
+    relay.scheduler.source_gone(first, relay.reactor.seconds())
+    answers.pop()(None)
+    relay.reactor.pump()
+    assert relay.spool.kinds() == ["Delivery"] and relay.evidence.source != first
 
 
 def test_a_pool_without_any_source_holds_its_mail_and_says_so():
@@ -746,7 +794,7 @@ def test_a_new_configuration_moves_ready_deliveries_to_the_new_sources():
     pools = Pools({"s9": Source("s9", ("192.0.2.9",), "s9.relay.example")}, {"default": {"s9": 1}})
     relay.mx.says["MAIL"] = "250 ok"
     relay.courier.reconfigure(pools, relay.router, relay.settings)
-    relay.scheduler.reconfigure(relay.streams, pools.choose, 2000, relay.reactor.seconds())
+    relay.scheduler.reconfigure(relay.streams, pools, 2000, relay.reactor.seconds())
     relay.courier.perform()
     relay.reactor.pump()
     assert relay.spool.kinds() == ["Delivery"] * 4
@@ -759,7 +807,7 @@ def test_a_source_that_a_reload_took_away_while_a_session_was_to_be_opened_loses
     (delivery,) = relay.send()
     pools = Pools({"s9": Source("s9", ("192.0.2.9",), "s9.relay.example")}, {"default": {"s9": 1}})
     relay.courier.reconfigure(pools, relay.router, relay.settings)
-    relay.scheduler.reconfigure(relay.streams, pools.choose, 2000, relay.reactor.seconds())
+    relay.scheduler.reconfigure(relay.streams, pools, 2000, relay.reactor.seconds())
     relay.mx.open = 1000
     relay.wait(400)
     assert relay.spool.kinds() == ["TransientFailure", "Delivery"] and delivery.id not in relay.spool.rows
@@ -790,7 +838,7 @@ def _demand_tls(relay: Delivering) -> None:
     policy = Policy("encrypt", Limits(20))
     relay.router = Router(relay.names, lambda domain: None, 25, lambda domain, hosts: policy, relay.reactor.seconds)
     relay.courier.reconfigure(relay.pools, relay.router, relay.settings)
-    relay.scheduler.reconfigure(relay.streams, relay.pools.choose, 2000, relay.reactor.seconds())
+    relay.scheduler.reconfigure(relay.streams, relay.pools, 2000, relay.reactor.seconds())
     relay.courier.renew()
     relay.reactor.pump()
 

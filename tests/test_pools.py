@@ -31,6 +31,22 @@ def test_a_retry_whose_source_cannot_be_used_goes_by_another(last: str) -> None:
     assert p.choose("p", last, set()) == "a"
 
 
+def test_a_drained_source_takes_nothing_and_a_retry_leaves_it() -> None:
+    p = pools(a=1, b=1)
+    p.drained["b"] = "moving (anna)"
+    assert [p.choose("p", last, set()) for last in ("b", "", "", "")] == ["a"] * 4
+    assert p.choose("p", "b", {"a"}, peek=True) is None
+
+
+def test_why_none_can_be_used_names_each_source_of_the_pool() -> None:
+    p = pools(a=1, b=1)
+    p.drained = {"b": "moving (anna)", "other": "of another pool"}
+    p.out_of_use["a"] = "address 192.0.2.1 is not on this machine"
+    told = "a: address 192.0.2.1 is not on this machine; b: drained, moving (anna)"
+    assert p.explain("p") == f"no source of pool 'p' can be used: {told}"
+    assert p.explain("nowhere") == "no source of pool 'nowhere' can be used"
+
+
 def test_a_source_to_avoid_is_not_chosen_even_for_a_retry() -> None:
     assert pools(a=1, b=1).choose("p", "a", {"a"}) == "b"
 

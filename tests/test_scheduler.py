@@ -27,7 +27,7 @@ class Relay:
         self.now = NOW
         weights = weights or {"s1": 1}
         self.pools = Pools({n: Source(n) for n in [*weights, "t1"]}, {"p": weights, "q": {"t1": 1}})
-        self.scheduler = Scheduler(lambda account, name: STREAMS[name], self.pools.choose, sessions)
+        self.scheduler = Scheduler(lambda account, name: STREAMS[name], self.pools, sessions)
         self.limits = Limits(limit)
         self.mail = Mail(self.now)
         self.disk: dict[str, dict[int, Delivery]] = defaultdict(dict)
@@ -559,11 +559,26 @@ def test_without_a_source_mail_waits_says_so_and_goes_when_there_is_one(relay: R
     relay.pools.out_of_use["s1"] = "gone"
     relay.receive("x.example")
     relay.settle_down()
-    assert relay.why() == "no source of pool 'p' is available"
+    assert relay.why() == "no source of pool 'p' can be used: s1: gone"
     del relay.pools.out_of_use["s1"]
     for _ in range(12):
         relay.tick()
     assert len(relay.send()) == 1
+
+
+def test_a_source_that_comes_back_is_used_at_once_where_the_others_rest() -> None:
+    relay = Relay(s1=1, s2=1)
+    relay.pools.drained["s2"] = "moving (anna)"
+    (first,) = relay.receive("x.example")
+    relay.settle_down()
+    relay.fail(relay.opening[0])
+    relay.store("x.example")
+    relay.settle_down()
+    assert not relay.opening
+    relay.pools.drained.clear()
+    relay.scheduler.source_back(relay.now)
+    relay.settle_down()
+    assert [path.source for path in relay.opening] == ["s2"]
 
 
 def test_a_domain_that_cannot_be_looked_up_rests_and_its_mail_is_given_to_the_shell(relay: Relay) -> None:

@@ -218,6 +218,26 @@ def test_a_valid_change_is_applied_as_a_whole(relay: Running):
     assert relay.reactor.dialled == [("203.0.113.1", "127.0.0.12")]
 
 
+def test_a_drained_source_holds_its_mail_across_a_reload_and_a_restart_until_it_is_resumed(
+    relay: Running, tmp_path: Path
+):
+    drained = relay.node.directory.drains.drain("s1", reason="moving", by="anna", now=1.0)
+    relay.reactor.until(drained.done)
+    relay.node.reload()
+    relay.send()
+    (row,) = relay.node.sources()
+    assert (row["state"], row["why"], row["by"]) == ("drained", "moving", "anna")
+    relay.stop()
+    again = Running(tmp_path)
+    again.later(2, lambda: "moving (anna)" in again.asked(again.node.queues(1))[0]["why"])
+    assert not again.reactor.dialled
+    resumed = again.node.directory.drains.resume("s1")
+    again.reactor.until(resumed.done)
+    again.reactor.until(lambda: again.mx.got)
+    assert again.node.sources()[0]["state"] == "in use"
+    again.stop()
+
+
 def test_what_is_said_of_failed_logins_is_applied_and_who_failed_is_remembered(relay: Running):
     relay.node.guard.failed("198.51.100.1", "crm-1", relay.reactor.seconds())
     relay.path.write_text(CONFIG + '[login]\nfailures = 1\nlock = "7s"\n')

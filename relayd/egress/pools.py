@@ -23,12 +23,14 @@ class Source(msgspec.Struct, frozen=True):
 
 
 class Pools:
-    """All sources and pools.  A source can be taken out of use, with a reason, and put back."""
+    """All sources and pools.  Sources that cannot be used, and why: ``out_of_use`` by the machine, ``drained`` by
+    somebody's wish."""
 
     def __init__(self, sources: dict[str, Source], pools: dict[str, dict[str, int]]) -> None:
         self.sources = sources
         self.pools = pools
         self.out_of_use: dict[str, str] = {}
+        self.drained: dict[str, str] = {}
         self._credit: dict[str, dict[str, int]] = {name: dict.fromkeys(weights, 0) for name, weights in pools.items()}
 
     def choose(self, pool: str, last: str, avoid: set[str], *, peek: bool = False) -> str | None:
@@ -37,12 +39,10 @@ class Pools:
         weights = self.pools.get(pool)
         if weights is None:
             return None
-        if last in weights and last not in self.out_of_use and last not in avoid:
+        if last in weights and self._usable(last, avoid):
             return last
-        if not avoid and not self.out_of_use and len(weights) == 1:
-            return next(iter(weights))
-        usable = {s: w for s, w in weights.items() if s not in self.out_of_use and s not in avoid}
-        if peek or not usable:
+        usable = {s: w for s, w in weights.items() if self._usable(s, avoid)}
+        if peek or len(usable) < 2:
             return next(iter(usable), None)
         credit = self._credit[pool]
         for source, weight in usable.items():
@@ -50,3 +50,12 @@ class Pools:
         best = max(usable, key=credit.__getitem__)
         credit[best] -= sum(usable.values())
         return best
+
+    def _usable(self, source: str, avoid: set[str]) -> bool:
+        return not (source in self.out_of_use or source in self.drained or source in avoid)
+
+    def explain(self, pool: str) -> str:
+        """Why no source of a pool can be used, in words."""
+        faults = {**{name: f"drained, {why}" for name, why in self.drained.items()}, **self.out_of_use}
+        told = "; ".join(f"{name}: {faults[name]}" for name in self.pools.get(pool, ()) if name in faults)
+        return f"no source of pool {pool!r} can be used" + (f": {told}" if told else "")

@@ -91,7 +91,7 @@ def test_pools_send_by_their_own_sources_and_a_missing_address_is_told_and_never
     until(lambda: "no source of pool 'lost'" in relay.why("example.net"), 10, "the reason is told")
     assert "no source of pool 'lost'" in relay.delivery(identity)["why"]
     code, said = relay.ctl("queue", "list")
-    assert code == 0 and "no source of pool 'lost' is available" in said
+    assert code == 0 and "no source of pool 'lost' can be used" in said
     assert relay.queued() == 1
     relay.audited()
 
