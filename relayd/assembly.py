@@ -50,7 +50,8 @@ _LOCAL = (
 
 def pools(loaded: config.Config) -> Pools:
     sources = {name: Source(name, source.address, source.ehlo) for name, source in loaded.source.items()}
-    return Pools(sources, {name: dict(pool.sources) for name, pool in loaded.pool.items()})
+    overflow = {name: pool.overflow for name, pool in loaded.pool.items() if pool.overflow}
+    return Pools(sources, {name: dict(pool.sources) for name, pool in loaded.pool.items()}, overflow)
 
 
 def signing(loaded: config.Config, *, prove: bool = False) -> SigningRules:
@@ -107,8 +108,10 @@ def _pools_of(loaded: config.Config, directory: Directory, streams: Streams, acc
 
 
 def sender_sources(loaded: config.Config, pools: Iterable[str]) -> tuple[Seen, ...]:
-    """The addresses, as the world sees them, that mail leaves from by these pools; local ones it does not see."""
-    names = sorted({name for pool in pools for name in loaded.pool[pool].sources})
+    """The addresses, as the world sees them, that mail leaves from by these pools or their overflows; local ones it
+    does not see."""
+    used = {name for pool in pools for name in (pool, loaded.pool[pool].overflow) if name}
+    names = sorted({name for pool in used for name in loaded.pool[pool].sources})
     sources = [(name, loaded.source[name]) for name in names]
     return tuple(
         Seen(name, address, source.ehlo)

@@ -219,9 +219,10 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Pool(msgspec.Struct, frozen=True, kw_only=True):
-    """Sources by weight."""
+    """Sources by weight.  ``overflow``: the pool whose sources are used while none of these can be."""
 
     sources: Annotated[dict[str, int], _weights]
+    overflow: str = ""
 
 
 class Stream(msgspec.Struct, frozen=True, kw_only=True):
@@ -485,6 +486,8 @@ def _check(config: Config, fault: _Report) -> None:
     for name, pool in config.pool.items():
         for source_name in pool.sources:
             _known(source_name, config.source, "source", lambda text, n=name: fault(f"pool.{n}", "sources", text))  # type: ignore[misc]
+        if pool.overflow:
+            _check_overflow(config, name, lambda text, n=name: fault(f"pool.{n}", "overflow", text))  # type: ignore[misc]
     for name, stream in config.stream.items():
         _known(stream.pool, config.pool, "pool", lambda text, n=name: fault(f"stream.{n}", "pool", text))  # type: ignore[misc]
         for risky in stream.risk_pools.values():
@@ -508,6 +511,16 @@ def _check(config: Config, fault: _Report) -> None:
 def _known(name: str, among: Iterable[str], what: str, report: Callable[[str], None]) -> None:
     if name not in among:
         report(f"there is no {what} {name!r}{notation.nearest(name, among)}")
+
+
+def _check_overflow(config: Config, name: str, report: Callable[[str], None]) -> None:
+    """One step and no more: so there are no circles either."""
+    overflow = config.pool[name].overflow
+    _known(overflow, config.pool, "pool", report)
+    if overflow == name:
+        report("is the pool itself: name another")
+    elif overflow in config.pool and config.pool[overflow].overflow:
+        report(f"{overflow} has an overflow itself: name a pool that has none")
 
 
 def _check_listeners(config: Config, fault: _Report) -> None:

@@ -17,6 +17,7 @@ from relayd.validation import BULK, OFF, Rules
 
 EXAMPLE = Path(__file__).parent.parent / "etc" / "relayd.toml"
 NODE = '[node]\nname = "mx1.relay.example"\nspool = "spool"\ncontrol = "control.sock"\n'
+POOLS = NODE + "[source.a]\n[stream.s]\npool = 'p'\n"
 RELAY = """
 [[listener]]
 service = "relay"
@@ -218,6 +219,13 @@ def test_error_reads_as_file_key_and_text_on_a_line_each(tmp_path):
         (NODE + "[source.a]\nehlo = 'a b'", "source.a.ehlo", "is not a host name"),
         (NODE + "[source.t1]\n[pool.p]\nsources = { t2 = 1 }", "pool.p.sources", 'did you mean "t1"?'),
         (NODE + "[pool.p]\nsources = { }", "pool.p.sources", "names no source"),
+        (POOLS + '[pool.p]\nsources = { a = 1 }\noverflow = "x"', "pool.p.overflow", "there is no pool 'x'"),
+        (POOLS + '[pool.p]\nsources = { a = 1 }\noverflow = "p"', "pool.p.overflow", "is the pool itself"),
+        (
+            POOLS + '[pool.p]\nsources = { a = 1 }\noverflow = "q"\n[pool.q]\nsources = { a = 1 }\noverflow = "p"',
+            "pool.p.overflow",
+            "q has an overflow itself",
+        ),
         (NODE + "[pool.p]\nsources = { a = true }", "pool.p.sources", "not a whole number"),
         (NODE + "[stream.s]\npool = 'defualt'", "stream.s.pool", 'did you mean "default"?'),
         (NODE + "[stream.s]\npriority = 101", "stream.s.priority", "0 to 100"),

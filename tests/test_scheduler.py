@@ -581,6 +581,48 @@ def test_a_source_that_comes_back_is_used_at_once_where_the_others_rest() -> Non
     assert [path.source for path in relay.opening] == ["s2"]
 
 
+def test_mail_goes_by_the_overflow_where_all_sources_of_its_pool_rest_and_says_so() -> None:
+    relay = Relay(limit=1)
+    relay.pools.overflow["p"] = "q"
+    relay.receive("x.example")
+    relay.settle_down()
+    relay.fail(relay.opening[0])
+    relay.receive("x.example", "x.example")
+    relay.settle_down()
+    (path,) = relay.opening
+    assert path.source == "t1"
+    assert relay.why() == "all 1 sessions of x.example by source t1, of 'q', the overflow of pool 'p' are busy"
+    relay.receive("y.example")
+    relay.settle_down()
+    assert {(path.site, path.source) for path in relay.opening} == {("x.example", "t1"), ("y.example", "s1")}
+
+
+def test_mail_returns_from_the_overflow_when_a_source_of_its_pool_can_be_used() -> None:
+    relay = Relay()
+    relay.pools.overflow["p"] = "q"
+    relay.pools.drained["s1"] = "moving (anna)"
+    relay.receive("x.example")
+    relay.settle_down()
+    assert [path.source for path in relay.opening] == ["t1"]
+    relay.pools.drained.clear()
+    relay.scheduler.source_back(relay.now)
+    relay.receive("x.example")
+    relay.settle_down()
+    assert [path.source for path in relay.opening] == ["t1", "s1"]
+
+
+def test_where_the_overflow_rests_too_why_names_what_is_tried_first() -> None:
+    relay = Relay()
+    relay.pools.overflow["p"] = "q"
+    for _ in range(2):
+        relay.receive("x.example")
+        relay.settle_down()
+        relay.fail(relay.opening[0])
+    relay.receive("x.example")
+    relay.settle_down()
+    assert not relay.opening and relay.why().startswith("x.example by source s1 rests, next try in")
+
+
 def test_a_domain_that_cannot_be_looked_up_rests_and_its_mail_is_given_to_the_shell(relay: Relay) -> None:
     (delivery,) = relay.receive("x.example")
     relay.scheduler.decisions()

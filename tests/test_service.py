@@ -419,6 +419,9 @@ def test_a_domain_is_judged_by_keys_that_align_with_it_and_by_the_streams_it_is_
     )
     relay.reactor.until(login.done)
     assert [source.address for source in node.subject(row).sources] == ["192.0.2.12"]
+    relay.path.write_text(relay.path.read_text() + 'overflow = "default"\n')
+    node.reload()
+    assert [source.address for source in node.subject(row).sources] == ["192.0.2.11", "192.0.2.12"]
 
 
 def test_check_says_that_all_is_well_or_what_is_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -58,10 +58,11 @@ def _any_time(delivery: Delivery, now: float) -> bool:
 
 class Pools(Protocol):
     """``choose``: (pool, source of the last attempt, sources that must not be used now) -> source, or None; ``peek``:
-    only ask.  ``explain``: why there is none."""
+    only ask.  ``explain``: why there is none.  ``overflow_of``: the other pool that a source was chosen from, or ""."""
 
     def choose(self, pool: str, last: str, avoid: set[str], *, peek: bool = False) -> str | None: ...
     def explain(self, pool: str) -> str: ...
+    def overflow_of(self, pool: str, source: str) -> str: ...
 
 
 class Scheduler:
@@ -386,21 +387,20 @@ class Scheduler:
             return "the look-up of its domain is under way"
         if queue.waiting:
             return self.pools.explain(self._stream(queue).pool)
-        paths = self._paths(queue)
+        paths = self._paths(queue, now)
         if self._blocked(queue, now) and paths:
             path = min(paths, key=lambda p: p.rest_until)
-            return (
-                f"{path.site} by source {path.source} rests, next try in {path.rest_until - now:.0f} s: {path.reason}"
-            )
+            return f"{self._by(queue, path)} rests, next try in {path.rest_until - now:.0f} s: {path.reason}"
         if queue.starved:
             return "memory for ready deliveries is full, or too many are being read: it is in line"
         for path in paths:
             if path.paced_until > now:
                 wait = path.paced_until - now
-                return f"the rate {path.limits.rate} of {path.site} by source {path.source}: the next in {wait:.1f} s"
+                return f"the rate {path.limits.rate} of {self._by(queue, path)}: the next in {wait:.1f} s"
             if path.sessions >= self._sessions_allowed(path, now):
-                return f"all {path.sessions} sessions that {path.site} may have by source {path.source} are busy"
-        return "nothing: it is on its way"
+                return f"all {path.sessions} sessions of {self._by(queue, path)} are busy"
+        over = next(filter(None, (self._overflow(queue, path) for path in paths if path.rest_until <= now)), "")
+        return f"nothing: it is on its way{over}"
 
     # Inside.
 
@@ -416,12 +416,22 @@ class Scheduler:
     def _weight(self, queue: Queue) -> float:
         return weight_of(self._stream(queue).priority)
 
-    def _paths(self, queue: Queue) -> list[Path]:
-        """The paths of the queue's site that its pool can use, resting or not."""
+    def _paths(self, queue: Queue, now: float) -> list[Path]:
+        """The paths of the queue's site that its pool can use, resting or not; its overflow's if all its own rest."""
         if queue.site is None:
             return []
+        pool, resting = self._stream(queue).pool, queue.site.resting(now)
+        paths = queue.site.paths.items()
+        return [path for s, path in paths if self.pools.choose(pool, s, resting - {s}, peek=True) == s]
+
+    def _by(self, queue: Queue, path: Path) -> str:
+        return f"{path.site} by source {path.source}{self._overflow(queue, path)}"
+
+    def _overflow(self, queue: Queue, path: Path) -> str:
+        """Words to add if the path is not by a source of the queue's own pool."""
         pool = self._stream(queue).pool
-        return [p for s, p in queue.site.paths.items() if self.pools.choose(pool, s, set(), peek=True) == s]
+        overflow = self.pools.overflow_of(pool, path.source)
+        return f", of {overflow!r}, the overflow of pool {pool!r}" if overflow else ""
 
     def _full(self, times: int = 1) -> bool:
         return self.loaded + self._coming >= LOADED * times or self.loaded_bytes >= LOADED_BYTES * times
