@@ -18,6 +18,7 @@ from relayd.delivery.routing import Policy, PolicyOf, Router, StaticRoute
 from relayd.delivery.session import Timeouts
 from relayd.directory import Directory, SenderDomain
 from relayd.egress.pools import Pools, Source
+from relayd.envelope import FALLBACK
 from relayd.guard import Settings as GuardSettings
 from relayd.listener import Limits as DoorLimits
 from relayd.listener import ListenerService, SMTPServerFactory
@@ -172,9 +173,12 @@ def resolver_settings(loaded: config.Config) -> ResolverSettings:
 def router(loaded: config.Config, resolver: Resolver, now: Any) -> Router:
     """Raises OSError for a password file that cannot be read."""
     hops = {route.domain: _static(loaded, route) for route in loaded.route}
+    fallbacks = {FALLBACK + name: _static(loaded, hop) for name, hop in loaded.fallback.items()}
     routes = config.Routes(loaded.route)
 
     def find(domain: str) -> StaticRoute | None:
+        if domain.startswith(FALLBACK):
+            return fallbacks.get(domain)
         route = routes.find(domain)
         return hops[route.domain] if route else None
 
@@ -205,7 +209,7 @@ def _limits(loaded: config.Config, connections: int, rate: str) -> Limits:
     return Limits(connections or loaded.egress.connections, parse_rate(rate) if rate else None)
 
 
-def _static(loaded: config.Config, route: config.Route) -> StaticRoute:
+def _static(loaded: config.Config, route: config.NextHop) -> StaticRoute:
     host, port = notation.host_port(route.via)
     password = Path(route.password_file).read_text("utf-8").strip() if route.password_file else ""
     policy = Policy(route.tls, _limits(loaded, route.connections, route.rate))

@@ -232,7 +232,8 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
     "off", "bulk", or a table of what differs from bulk.  ``risk`` and ``risk_pools``: the class of the mail, and the
     pools of classes that have their own; ``lists``: the suppression lists that stop it, by name, the relay's, the
     account's and the connection's alike (none: one called like the stream, and "all"); ``feeds``: the one that takes up
-    who unsubscribes from it; ``limits``: the most messages and recipients in a time, of each account."""
+    who unsubscribes from it; ``limits``: the most messages and recipients in a time, of each account; ``fallback``: the
+    next hop of what has failed ``fallback_after`` times."""
 
     pool: str = "default"
     risk: Literal["low", "normal", "high"] = "normal"
@@ -243,6 +244,8 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
     priority: Annotated[int, notation.whole(0, 100)] = 50
     schedule: Durations = ()
     expire: Duration = 0.0
+    fallback: str = ""
+    fallback_after: Positive = 5
     reports: Literal["sender", "none"] = "sender"
     unsigned: Literal["send", "defer"] = "send"
     validation: Annotated[Rules, parse_rules] = OFF
@@ -256,16 +259,21 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     rate: RateText = ""
 
 
-class Route(msgspec.Struct, frozen=True, kw_only=True):
-    """A static next hop for a domain, "*.suffix" or "*", with the limits agreed with it."""
+class NextHop(msgspec.Struct, frozen=True, kw_only=True):
+    """A static next hop, with the limits agreed with it."""
 
-    domain: Annotated[str, notation.domain_pattern]
     via: Annotated[str, _next_hop]
     tls: TLSPolicy = "may"
     login: str = ""
     password_file: FilePath = ""
     connections: Annotated[int, notation.whole(0)] = 0
     rate: RateText = ""
+
+
+class Route(NextHop, frozen=True, kw_only=True):
+    """The next hop for a domain, "*.suffix" or "*"."""
+
+    domain: Annotated[str, notation.domain_pattern]
 
 
 class Dkim(msgspec.Struct, frozen=True, kw_only=True):
@@ -355,6 +363,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     stream: dict[str, Stream]
     site: dict[str, Site] = {}
     route: tuple[Route, ...] = ()
+    fallback: dict[str, NextHop] = {}
     dkim: dict[str, Dkim] = {}
     resolver: Resolver = Resolver()
     validation: Validation = Validation()
@@ -397,7 +406,9 @@ _SINGLE: dict[str, type[msgspec.Struct]] = {
     "retry": Retry, "egress": Egress,
     "sandbox": Sandbox,
 }  # fmt: skip
-_NAMED: dict[str, type[msgspec.Struct]] = {"source": Source, "pool": Pool, "stream": Stream, "site": Site, "dkim": Dkim}
+_NAMED: dict[str, type[msgspec.Struct]] = {
+    "source": Source, "pool": Pool, "stream": Stream, "site": Site, "fallback": NextHop, "dkim": Dkim
+}  # fmt: skip
 _ARRAYS: dict[str, type[msgspec.Struct]] = {"listener": Listener, "route": Route}
 
 
@@ -492,6 +503,8 @@ def _check(config: Config, fault: _Report) -> None:
         _known(stream.pool, config.pool, "pool", lambda text, n=name: fault(f"stream.{n}", "pool", text))  # type: ignore[misc]
         for risky in stream.risk_pools.values():
             _known(risky, config.pool, "pool", lambda text, n=name: fault(f"stream.{n}", "risk_pools", text))  # type: ignore[misc]
+        if stream.fallback:
+            _known(stream.fallback, config.fallback, "fallback", lambda text, n=name: fault(f"stream.{n}", "fallback", text))  # type: ignore[misc]
     for name in config.dkim:
         try:
             notation.hostname(name)

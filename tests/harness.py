@@ -390,7 +390,7 @@ class MemorySpool:
         def change() -> None:
             old = self.rows[requeue.delivery.id]
             row = (requeue.due, requeue.attempts, requeue.source, requeue.last, requeue.told)
-            self.rows[old.id] = Delivery(old.id, old.message, old.recipient, old.queue, *row)
+            self.rows[old.id] = Delivery(old.id, old.message, old.recipient, requeue.queue or old.queue, *row)
             if requeue.line:
                 self.records.append(decode(requeue.line))
             self._come_in(requeue.report)

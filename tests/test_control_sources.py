@@ -33,7 +33,7 @@ def test_a_source_is_drained_in_the_name_of_who_asked_and_resumed(relay):
 @pytest.mark.parametrize(
     ("verb", "given", "words"),
     [
-        ("drain", {"name": "t2", "reason": "x"}, "there is no source 't2' .did you mean "t1""),
+        ("drain", {"name": "t2", "reason": "x"}, "there is no source 't2' .did you mean .t1"),
         ("drain", {"name": "t1"}, "reason: is missing"),
         ("resume", {"name": "t1"}, "'t1' is not drained"),
     ],

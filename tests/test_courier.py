@@ -7,14 +7,15 @@ from typing import Any
 import pytest
 
 from relayd.delivery.outcomes import UNANSWERED, Rules
-from relayd.delivery.routing import Policy, Router
+from relayd.delivery.routing import Policy, Router, StaticRoute
 from relayd.delivery.session import Timeouts
 from relayd.egress.pools import Pools, Source
+from relayd.identity import show
 from relayd.queue.retry import Schedule
 from relayd.resolver import LookupFailed, NoSuchDomain
 from relayd.shaping.limits import Limits
 from relayd.suppression import entry
-from tests.harness import CLOSE, HANG, START, Delivering, Server
+from tests.harness import CLOSE, HANG, START, Delivering, Host, Server, outcome_settings
 
 
 def once(*answers: str):
@@ -352,6 +353,56 @@ def test_a_delivery_that_was_looked_up_while_its_source_was_drained_goes_by_anot
     answers.pop()(None)
     relay.reactor.pump()
     assert relay.spool.kinds() == ["Delivery"] and relay.evidence.source != first
+
+
+def falling_back(after: int) -> Delivering:
+    """A relay whose mail goes to 203.0.113.9 when it has failed so often."""
+    rules = Rules(Schedule((300.0, 600.0), 86400.0), "none", "spare", after)
+    relay = Delivering(rules={"bulk": rules})
+    relay.reactor.hosts["203.0.113.9"] = Host()
+    hops = {"fallback:spare": StaticRoute("203.0.113.9", 25)}
+    relay.courier.router = Router(relay.names, hops.get, 25, lambda *of: Policy(), relay.reactor.seconds)  # type: ignore[arg-type]
+    return relay
+
+
+@pytest.mark.parametrize("said", [{"RCPT": "450 4.2.1 later"}, {"BANNER": "421 4.3.2 busy"}])
+def test_what_failed_so_often_goes_by_the_fallback_and_the_evidence_shows_it(said: dict[str, str]):
+    relay = falling_back(2)
+    relay.mx.says.update(said)
+    (delivery,) = relay.send()
+    relay.wait(1000)
+    assert relay.spool.kinds() == ["TransientFailure", "TransientFailure", "Delivery"] and not relay.spool.rows
+    assert [record.evidence.mx for record in relay.spool.records] == ["mx1.x.example"] * 2 + ["203.0.113.9"]
+    second, last = relay.spool.records[1:]
+    assert last.time - second.time < 30 and last.delivery == show(delivery.id)
+
+
+def test_what_the_dns_does_not_answer_for_goes_by_the_fallback_too():
+    relay = falling_back(1)
+    relay.names.domains["x.example"] = LookupFailed("no server answered")
+    relay.send()
+    relay.wait(60)
+    assert relay.spool.kinds() == ["TransientFailure", "Delivery"]
+
+
+def test_what_is_refused_for_good_never_goes_by_the_fallback():
+    relay = falling_back(1)
+    relay.mx.says["RCPT"] = "550 5.1.1 no such user"
+    relay.send()
+    relay.wait(60)
+    assert relay.spool.kinds() == ["Bounce"] and not relay.reactor.hosts["203.0.113.9"].seen
+
+
+def test_a_fallback_that_is_configured_no_more_is_waited_for_and_given_up_without_a_bounce():
+    relay = falling_back(1)
+    relay.mx.says["RCPT"] = "450 4.2.1 later"
+    relay.send()
+    relay.courier.router = relay.router
+    del relay.mx.says["RCPT"]
+    relay.courier.outcomes.settings = outcome_settings({"bulk": Rules(Schedule((300.0, 600.0), 86400.0), "none")})
+    relay.wait(1000)
+    assert relay.spool.kinds() == ["TransientFailure", "TransientFailure", "Delivery"]
+    assert "[fallback.spare] is not in the configuration" in relay.spool.records[1].evidence.words()
 
 
 def test_a_pool_without_any_source_holds_its_mail_and_says_so():
