@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from relayd import config, notation
+from relayd.blocklists import Blocklists
 from relayd.credentials import HTTPChecker
 from relayd.delivery.courier import Settings
 from relayd.delivery.outcomes import Settings as OutcomeSettings
@@ -114,12 +115,16 @@ def sender_sources(loaded: config.Config, pools: Iterable[str]) -> tuple[Seen, .
     used = {name for pool in pools for name in (pool, loaded.pool[pool].overflow) if name}
     names = sorted({name for pool in used for name in loaded.pool[pool].sources})
     sources = [(name, loaded.source[name]) for name in names]
-    return tuple(
-        Seen(name, address, source.ehlo)
-        for name, source in sources
-        for address in source.public or source.address
-        if not notation.within(address, _LOCAL)
-    )
+    return tuple(Seen(name, address, source.ehlo) for name, source in sources for address in _seen(source))
+
+
+def _seen(source: config.Source) -> list[str]:
+    return [address for address in source.public or source.address if not notation.within(address, _LOCAL)]
+
+
+def configure_blocklists(blocklists: Blocklists, loaded: config.Config) -> None:
+    sources = {name: _seen(source) for name, source in loaded.source.items()}
+    blocklists.configure(loaded.blocklists.zones, loaded.blocklists.drain, sources)
 
 
 def validation_lists(loaded: config.Config) -> Lists:

@@ -9,6 +9,7 @@ The structs below are the reference of the keys; etc/relayd.toml shows each with
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -285,6 +286,14 @@ class Dkim(msgspec.Struct, frozen=True, kw_only=True):
     second_key: FilePath = ""
 
 
+class Blocklists(msgspec.Struct, frozen=True, kw_only=True):
+    """DNS blocklists that are asked for the sources' addresses, none unless named.  ``drain``: a source that one of
+    them lists takes no new deliveries until it is listed no more."""
+
+    zones: Annotated[tuple[str, ...], notation.list_of(notation.hostname)] = ()
+    drain: bool = False
+
+
 class Resolver(msgspec.Struct, frozen=True, kw_only=True):
     """Whom to ask ("address:port" each; none is the system's choice), and for how long at each try;
     ``failure_ttl``: how long a failure is believed."""
@@ -365,6 +374,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     route: tuple[Route, ...] = ()
     fallback: dict[str, NextHop] = {}
     dkim: dict[str, Dkim] = {}
+    blocklists: Blocklists = Blocklists()
     resolver: Resolver = Resolver()
     validation: Validation = Validation()
     retry: Retry = Retry()
@@ -402,7 +412,8 @@ def _patterns(domain: str) -> Iterator[str]:
 
 
 _SINGLE: dict[str, type[msgspec.Struct]] = {
-    "node": Node, "tls": TLS, "auth": Auth, "login": Login, "resolver": Resolver, "validation": Validation,
+    "node": Node, "tls": TLS, "auth": Auth, "login": Login, "blocklists": Blocklists, "resolver": Resolver,
+    "validation": Validation,
     "retry": Retry, "egress": Egress,
     "sandbox": Sandbox,
 }  # fmt: skip
@@ -498,13 +509,13 @@ def _check(config: Config, fault: _Report) -> None:
         for source_name in pool.sources:
             _known(source_name, config.source, "source", lambda text, n=name: fault(f"pool.{n}", "sources", text))  # type: ignore[misc]
         if pool.overflow:
-            _check_overflow(config, name, lambda text, n=name: fault(f"pool.{n}", "overflow", text))  # type: ignore[misc]
+            _check_overflow(config, name, partial(fault, f"pool.{name}", "overflow"))
     for name, stream in config.stream.items():
         _known(stream.pool, config.pool, "pool", lambda text, n=name: fault(f"stream.{n}", "pool", text))  # type: ignore[misc]
         for risky in stream.risk_pools.values():
             _known(risky, config.pool, "pool", lambda text, n=name: fault(f"stream.{n}", "risk_pools", text))  # type: ignore[misc]
         if stream.fallback:
-            _known(stream.fallback, config.fallback, "fallback", lambda text, n=name: fault(f"stream.{n}", "fallback", text))  # type: ignore[misc]
+            _known(stream.fallback, config.fallback, "fallback", partial(fault, f"stream.{name}", "fallback"))
     for name in config.dkim:
         try:
             notation.hostname(name)

@@ -10,6 +10,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
+from relayd.blocklists import BY, Blocklists
 from relayd.control.story import story
 from relayd.delivery import Courier
 from relayd.directory import Balances, Drains
@@ -34,8 +35,8 @@ async def queues(spool: Spool, scheduler: Scheduler, now: float, limit: int) -> 
     return rows
 
 
-def sources(pools: Pools, scheduler: Scheduler, drains: Drains) -> list[dict[str, Any]]:
-    """Every source, whether it is in use or why not, and the sessions that go out by it."""
+def sources(pools: Pools, scheduler: Scheduler, drains: Drains, blocklists: Blocklists) -> list[dict[str, Any]]:
+    """Every source, whether it is in use or why not, where it is listed, and the sessions that go out by it."""
     sessions: dict[str, int] = {}
     for site in scheduler.sites.values():
         for path in site.paths.values():
@@ -46,6 +47,7 @@ def sources(pools: Pools, scheduler: Scheduler, drains: Drains) -> list[dict[str
             "address": list(source.addresses),
             "ehlo": source.ehlo,
             **_state(name, pools, drains),
+            "listed": [listing.words() for listing in blocklists.of(name)],
             "sessions": sessions.get(name, 0),
         }
         for name, source in pools.sources.items()
@@ -58,6 +60,8 @@ def _state(name: str, pools: Pools, drains: Drains) -> dict[str, str]:
     drain = drains.get(name)
     if drain is not None:
         return {"state": "drained", "why": drain.reason, "by": drain.by}
+    if name in pools.drained:
+        return {"state": "drained", "why": pools.drained[name], "by": BY}
     return {"state": "in use", "why": "", "by": ""}
 
 

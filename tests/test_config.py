@@ -97,6 +97,7 @@ def test_example_names_every_key_that_exists_and_no_other_default(tmp_path):
         config.NextHop: raw["fallback"]["provider"],
         config.Dkim: raw["dkim"]["sender.example"],
         config.Login: raw["login"],
+        config.Blocklists: raw["blocklists"],
         config.Resolver: raw["resolver"],
         config.Validation: raw["validation"],
         config.Retry: raw["retry"],
@@ -107,7 +108,7 @@ def test_example_names_every_key_that_exists_and_no_other_default(tmp_path):
         assert set(table) == {field.name for field in msgspec.structs.fields(kind)}
     loaded = load(written(tmp_path, example(tmp_path, everything=True)))
     assert (loaded.resolver, loaded.retry, loaded.egress) == (config.Resolver(), config.Retry(), config.Egress())
-    assert loaded.login == config.Login()
+    assert (loaded.login, loaded.blocklists) == (config.Login(), config.Blocklists())
     assert loaded.auth == config.Auth(url=raw["auth"]["url"])
     assert (loaded.validation, loaded.stream["transactional"].validation) == (config.Validation(), OFF)
     plain = config.Listener(service="submissions", listen="tcp:465")

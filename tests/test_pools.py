@@ -70,7 +70,7 @@ def test_a_retry_keeps_its_overflow_source_until_an_own_one_can_be_used() -> Non
 
 def test_with_neither_own_nor_overflow_source_both_pools_are_explained() -> None:
     p = overflowing()
-    p.out_of_use = {name: "gone" for name in ("a", "b", "y", "z")}
+    p.out_of_use = dict.fromkeys(("a", "b", "y", "z"), "gone")
     assert p.choose("p", "", set()) is None
     own, spare = "no source of pool 'p' can be used: a: gone; b: gone", "no source of pool 'spare' can be used"
     assert p.explain("p") == f"{own}; overflow: {spare}: y: gone; z: gone"

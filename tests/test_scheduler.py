@@ -569,10 +569,10 @@ def test_without_a_source_mail_waits_says_so_and_goes_when_there_is_one(relay: R
 def test_a_source_that_comes_back_is_used_at_once_where_the_others_rest() -> None:
     relay = Relay(s1=1, s2=1)
     relay.pools.drained["s2"] = "moving (anna)"
-    (first,) = relay.receive("x.example")
+    relay.receive("x.example")
     relay.settle_down()
     relay.fail(relay.opening[0])
-    relay.store("x.example")
+    relay.receive("x.example")
     relay.settle_down()
     assert not relay.opening
     relay.pools.drained.clear()

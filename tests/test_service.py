@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs, formatEvent
 
 from relayd import config
+from relayd.blocklists import EVERY
 from relayd.directory import Verdict
 from relayd.directory.plans import Plan
 from relayd.errors import InputError
@@ -236,6 +237,35 @@ def test_a_drained_source_holds_its_mail_across_a_reload_and_a_restart_until_it_
     again.reactor.until(lambda: again.mx.got)
     assert again.node.sources()[0]["state"] == "in use"
     again.stop()
+
+
+def test_a_listed_source_is_drained_until_the_list_lets_go_of_it_whatever_operators_say(relay: Running):
+    node = relay.node
+    relay.path.write_text(
+        CONFIG.replace('"127.0.0.11"', '"127.0.0.11"\npublic = "192.0.2.10"')
+        + '[blocklists]\nzones = ["bl.test"]\ndrain = true\n'
+    )
+    answers = {"10.2.0.192.bl.test": "127.0.0.2"}
+
+    async def query(name: str, rdtype: str, *, fresh: bool) -> Any:
+        found = answers.get(name) if rdtype == "A" else None
+        return SimpleNamespace(records=[SimpleNamespace(to_text=lambda: found)] if found else [])
+
+    node.blocklists._resolver = SimpleNamespace(query=query)  # type: ignore[assignment]
+    node.reload()
+    words = "192.0.2.10 is listed by bl.test"
+    (row,) = node.sources()
+    assert (row["state"], row["why"], row["by"], row["listed"]) == ("drained", words, "blocklists", [words])
+    assert node.health()["warnings"] == [f"source s1: {words}"]
+    relay.reactor.until(node.directory.drains.drain("s1", reason="moving", by="anna", now=1.0).done)
+    assert node.sources()[0]["by"] == "anna"
+    relay.reactor.until(node.directory.drains.resume("s1").done)
+    relay.send()
+    assert node.sources()[0]["by"] == "blocklists" and not relay.reactor.dialled
+    answers.clear()
+    relay.reactor.advance(EVERY)
+    relay.reactor.until(lambda: relay.mx.got)
+    assert node.sources()[0]["state"] == "in use" and node.health()["warnings"] == []
 
 
 def test_what_is_said_of_failed_logins_is_applied_and_who_failed_is_remembered(relay: Running):

@@ -114,7 +114,8 @@ class Outcomes:
         now = self.wall()
         attempts = delivery.attempts + 1
         kind: str = outcome.kind
-        due, queue = None, ""
+        due: float | None = None
+        queue = ""
         if kind in ("transient", "unknown"):
             said = outcome.evidence.reply.text if outcome.evidence.reply else ""
             schedule, message = self._rules(delivery).schedule, delivery.message

@@ -1,4 +1,5 @@
-"""Accounts, streams, connections, signing keys, sender domains, drained sources: one SQLite file, held in memory as frozen values.
+"""Accounts, streams, connections, signing keys, sender domains, drained sources: one SQLite file, in memory as frozen
+values.
 
 Reads are dict look-ups on the main thread.  A change runs as one transaction on the directory's own thread; after its
 commit the new value is swapped in on the main thread, and then the change's future done (``database.Worker``).
