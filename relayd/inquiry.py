@@ -46,6 +46,7 @@ def sources(pools: Pools, scheduler: Scheduler, drains: Drains, blocklists: Bloc
             "name": name,
             "address": list(source.addresses),
             "ehlo": source.ehlo,
+            "pools": [pool for pool, weights in pools.pools.items() if name in weights],
             **_state(name, pools, drains),
             "listed": [listing.words() for listing in blocklists.of(name)],
             "sessions": sessions.get(name, 0),

@@ -64,6 +64,10 @@ class StaticRoute(msgspec.Struct, frozen=True):
 PolicyOf = Callable[[str, tuple[str, ...]], Policy]
 
 
+class NoFallback(LookupFailed):
+    """The configuration names the fallback no more: its mail has to go elsewhere, all of it and now."""
+
+
 class Router:
     """Finds sites.  ``find`` gives the static route of a domain, if it has one, or of a fallback."""
 
@@ -91,10 +95,10 @@ class Router:
         return self._by_mx(domain, hosts) if hosts is not None else None
 
     async def site(self, domain: str) -> Site:
-        """The site.  Raises resolver.ResolveError."""
+        """The site.  Raises resolver.ResolveError, NoFallback among them."""
         route = self._find(domain)
         if route is None and domain.startswith(FALLBACK):
-            raise LookupFailed(f"[fallback.{domain.removeprefix(FALLBACK)}] is not in the configuration any more")
+            raise NoFallback(f"[fallback.{domain.removeprefix(FALLBACK)}] is not in the configuration any more")
         if route is None:
             return self._by_mx(domain, await self._resolver.hosts(domain))
         if route.host == "localhost":
