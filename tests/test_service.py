@@ -239,6 +239,27 @@ def test_a_drained_source_holds_its_mail_across_a_reload_and_a_restart_until_it_
     again.stop()
 
 
+def test_mail_that_fell_back_is_found_after_a_restart_and_the_books_stay_clean(relay: Running, tmp_path: Path):
+    relay.path.write_text(
+        CONFIG.replace('pool = "default"', 'pool = "default"\nfallback = "provider"\nfallback_after = 1')
+        + '[fallback.provider]\nvia = "203.0.113.9:587"\n'
+    )
+    relay.node.reload()
+    relay.mx.says["RCPT"] = "450 4.2.1 later"
+    relay.send()
+    relay.reactor.until(lambda: relay.node.courier.outcomes.totals["transient"] and not relay.node.scheduler.loaded)
+    (row,) = relay.asked(relay.node.queues(5))
+    assert (row["domain"], row["count"]) == ("fallback:provider", 1)
+    assert relay.asked(relay.node.audit())["clean"]
+    relay.stop()
+    again = Running(tmp_path)
+    provider = again.reactor.hosts["203.0.113.9"] = Host()
+    again.later(30, lambda: provider.got)
+    again.reactor.until(lambda: not again.node.scheduler.loaded)
+    assert again.asked(again.node.audit())["clean"]
+    again.stop()
+
+
 def test_a_listed_source_is_drained_until_the_list_lets_go_of_it_whatever_operators_say(relay: Running):
     node = relay.node
     relay.path.write_text(
