@@ -27,7 +27,7 @@ class Relay:
         self.now = NOW
         weights = weights or {"s1": 1}
         self.pools = Pools({n: Source(n) for n in [*weights, "t1"]}, {"p": weights, "q": {"t1": 1}})
-        self.scheduler = Scheduler(lambda account, name: STREAMS[name], self.pools.choose, sessions)
+        self.scheduler = Scheduler(lambda account, name: STREAMS[name], self.pools, sessions)
         self.limits = Limits(limit)
         self.mail = Mail(self.now)
         self.disk: dict[str, dict[int, Delivery]] = defaultdict(dict)
@@ -559,11 +559,68 @@ def test_without_a_source_mail_waits_says_so_and_goes_when_there_is_one(relay: R
     relay.pools.out_of_use["s1"] = "gone"
     relay.receive("x.example")
     relay.settle_down()
-    assert relay.why() == "no source of pool 'p' is available"
+    assert relay.why() == "no source of pool 'p' can be used: s1: gone"
     del relay.pools.out_of_use["s1"]
     for _ in range(12):
         relay.tick()
     assert len(relay.send()) == 1
+
+
+def test_a_source_that_comes_back_is_used_at_once_where_the_others_rest() -> None:
+    relay = Relay(s1=1, s2=1)
+    relay.pools.drained["s2"] = "moving (anna)"
+    relay.receive("x.example")
+    relay.settle_down()
+    relay.fail(relay.opening[0])
+    relay.receive("x.example")
+    relay.settle_down()
+    assert not relay.opening
+    relay.pools.drained.clear()
+    relay.scheduler.source_back(relay.now)
+    relay.settle_down()
+    assert [path.source for path in relay.opening] == ["s2"]
+
+
+def test_mail_goes_by_the_overflow_where_all_sources_of_its_pool_rest_and_says_so() -> None:
+    relay = Relay(limit=1)
+    relay.pools.overflow["p"] = "q"
+    relay.receive("x.example")
+    relay.settle_down()
+    relay.fail(relay.opening[0])
+    relay.receive("x.example", "x.example")
+    relay.settle_down()
+    (path,) = relay.opening
+    assert path.source == "t1"
+    assert relay.why() == "all 1 sessions of x.example by source t1, of 'q', the overflow of pool 'p' are busy"
+    relay.receive("y.example")
+    relay.settle_down()
+    assert {(path.site, path.source) for path in relay.opening} == {("x.example", "t1"), ("y.example", "s1")}
+
+
+def test_mail_returns_from_the_overflow_when_a_source_of_its_pool_can_be_used() -> None:
+    relay = Relay()
+    relay.pools.overflow["p"] = "q"
+    relay.pools.drained["s1"] = "moving (anna)"
+    relay.receive("x.example")
+    relay.settle_down()
+    assert [path.source for path in relay.opening] == ["t1"]
+    relay.pools.drained.clear()
+    relay.scheduler.source_back(relay.now)
+    relay.receive("x.example")
+    relay.settle_down()
+    assert [path.source for path in relay.opening] == ["t1", "s1"]
+
+
+def test_where_the_overflow_rests_too_why_names_what_is_tried_first() -> None:
+    relay = Relay()
+    relay.pools.overflow["p"] = "q"
+    for _ in range(2):
+        relay.receive("x.example")
+        relay.settle_down()
+        relay.fail(relay.opening[0])
+    relay.receive("x.example")
+    relay.settle_down()
+    assert not relay.opening and relay.why().startswith("x.example by source s1 rests, next try in")
 
 
 def test_a_domain_that_cannot_be_looked_up_rests_and_its_mail_is_given_to_the_shell(relay: Relay) -> None:
