@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from relayd import config, notation
+from relayd.blocklists import Blocklists
 from relayd.credentials import HTTPChecker
 from relayd.delivery.courier import Settings
 from relayd.delivery.outcomes import Settings as OutcomeSettings
@@ -18,6 +19,7 @@ from relayd.delivery.routing import Policy, PolicyOf, Router, StaticRoute
 from relayd.delivery.session import Timeouts
 from relayd.directory import Directory, SenderDomain
 from relayd.egress.pools import Pools, Source
+from relayd.envelope import FALLBACK
 from relayd.guard import Settings as GuardSettings
 from relayd.listener import Limits as DoorLimits
 from relayd.listener import ListenerService, SMTPServerFactory
@@ -50,7 +52,8 @@ _LOCAL = (
 
 def pools(loaded: config.Config) -> Pools:
     sources = {name: Source(name, source.address, source.ehlo) for name, source in loaded.source.items()}
-    return Pools(sources, {name: dict(pool.sources) for name, pool in loaded.pool.items()})
+    overflow = {name: pool.overflow for name, pool in loaded.pool.items() if pool.overflow}
+    return Pools(sources, {name: dict(pool.sources) for name, pool in loaded.pool.items()}, overflow)
 
 
 def signing(loaded: config.Config, *, prove: bool = False) -> SigningRules:
@@ -108,15 +111,21 @@ def _pools_of(loaded: config.Config, directory: Directory, streams: Streams, acc
 
 
 def sender_sources(loaded: config.Config, pools: Iterable[str]) -> tuple[Seen, ...]:
-    """The addresses, as the world sees them, that mail leaves from by these pools; local ones it does not see."""
-    names = sorted({name for pool in pools for name in loaded.pool[pool].sources})
+    """The addresses, as the world sees them, that mail leaves from by these pools or their overflows; local ones it
+    does not see."""
+    used = {name for pool in pools for name in (pool, loaded.pool[pool].overflow) if name}
+    names = sorted({name for pool in used for name in loaded.pool[pool].sources})
     sources = [(name, loaded.source[name]) for name in names]
-    return tuple(
-        Seen(name, address, source.ehlo)
-        for name, source in sources
-        for address in source.public or source.address
-        if not notation.within(address, _LOCAL)
-    )
+    return tuple(Seen(name, address, source.ehlo) for name, source in sources for address in _seen(source))
+
+
+def _seen(source: config.Source) -> list[str]:
+    return [address for address in source.public or source.address if not notation.within(address, _LOCAL)]
+
+
+def configure_blocklists(blocklists: Blocklists, loaded: config.Config) -> None:
+    sources = {name: _seen(source) for name, source in loaded.source.items()}
+    blocklists.configure(loaded.blocklists.zones, loaded.blocklists.drain, sources)
 
 
 def validation_lists(loaded: config.Config) -> Lists:
@@ -170,9 +179,12 @@ def resolver_settings(loaded: config.Config) -> ResolverSettings:
 def router(loaded: config.Config, resolver: Resolver, now: Any) -> Router:
     """Raises OSError for a password file that cannot be read."""
     hops = {route.domain: _static(loaded, route) for route in loaded.route}
+    fallbacks = {FALLBACK + name: _static(loaded, hop) for name, hop in loaded.fallback.items()}
     routes = config.Routes(loaded.route)
 
     def find(domain: str) -> StaticRoute | None:
+        if domain.startswith(FALLBACK):
+            return fallbacks.get(domain)
         route = routes.find(domain)
         return hops[route.domain] if route else None
 
@@ -203,7 +215,7 @@ def _limits(loaded: config.Config, connections: int, rate: str) -> Limits:
     return Limits(connections or loaded.egress.connections, parse_rate(rate) if rate else None)
 
 
-def _static(loaded: config.Config, route: config.Route) -> StaticRoute:
+def _static(loaded: config.Config, route: config.NextHop) -> StaticRoute:
     host, port = notation.host_port(route.via)
     password = Path(route.password_file).read_text("utf-8").strip() if route.password_file else ""
     policy = Policy(route.tls, _limits(loaded, route.connections, route.rate))

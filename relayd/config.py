@@ -9,6 +9,7 @@ The structs below are the reference of the keys; etc/relayd.toml shows each with
 import os
 import re
 from collections.abc import Callable, Iterable
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -227,9 +228,10 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Pool(msgspec.Struct, frozen=True, kw_only=True):
-    """Sources by weight."""
+    """Sources by weight.  ``overflow``: the pool whose sources are used while none of these can be."""
 
     sources: Annotated[dict[str, int], _weights]
+    overflow: str = ""
 
 
 class Stream(msgspec.Struct, frozen=True, kw_only=True):
@@ -240,7 +242,8 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
     pools of classes that have their own; ``pool_for``: the pools of mail to a domain, or "*.suffix" for those below
     one, or to mail hosts so called; ``lists``: the suppression lists that stop it, by name, the relay's, the
     account's and the connection's alike (none: one called like the stream, and "all"); ``feeds``: the one that takes up
-    who unsubscribes from it; ``limits``: the most messages and recipients in a time, of each account."""
+    who unsubscribes from it; ``limits``: the most messages and recipients in a time, of each account; ``fallback``: the
+    next hop of what has failed ``fallback_after`` times."""
 
     pool: str = "default"
     risk: Literal["low", "normal", "high"] = "normal"
@@ -252,6 +255,8 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
     priority: Annotated[int, notation.whole(0, 100)] = 50
     schedule: Durations = ()
     expire: Duration = 0.0
+    fallback: str = ""
+    fallback_after: Positive = 5
     reports: Literal["sender", "none"] = "sender"
     unsigned: Literal["send", "defer"] = "send"
     validation: Annotated[Rules, parse_rules] = OFF
@@ -265,16 +270,21 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     rate: RateText = ""
 
 
-class Route(msgspec.Struct, frozen=True, kw_only=True):
-    """A static next hop for a domain, "*.suffix" or "*", with the limits agreed with it."""
+class NextHop(msgspec.Struct, frozen=True, kw_only=True):
+    """A static next hop, with the limits agreed with it."""
 
-    domain: Annotated[str, notation.domain_pattern]
     via: Annotated[str, _next_hop]
     tls: TLSPolicy = "may"
     login: str = ""
     password_file: FilePath = ""
     connections: Annotated[int, notation.whole(0)] = 0
     rate: RateText = ""
+
+
+class Route(NextHop, frozen=True, kw_only=True):
+    """The next hop for a domain, "*.suffix" or "*"."""
+
+    domain: Annotated[str, notation.domain_pattern]
 
 
 class Dkim(msgspec.Struct, frozen=True, kw_only=True):
@@ -284,6 +294,14 @@ class Dkim(msgspec.Struct, frozen=True, kw_only=True):
     key: FilePath
     second_selector: Host = ""
     second_key: FilePath = ""
+
+
+class Blocklists(msgspec.Struct, frozen=True, kw_only=True):
+    """DNS blocklists that are asked for the sources' addresses, none unless named.  ``drain``: a source that one of
+    them lists takes no new deliveries until it is listed no more."""
+
+    zones: Annotated[tuple[str, ...], notation.list_of(notation.hostname)] = ()
+    drain: bool = False
 
 
 class Resolver(msgspec.Struct, frozen=True, kw_only=True):
@@ -364,7 +382,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     stream: dict[str, Stream]
     site: dict[str, Site] = {}
     route: tuple[Route, ...] = ()
+    fallback: dict[str, NextHop] = {}
     dkim: dict[str, Dkim] = {}
+    blocklists: Blocklists = Blocklists()
     resolver: Resolver = Resolver()
     validation: Validation = Validation()
     retry: Retry = Retry()
@@ -393,11 +413,14 @@ class Routes:
 
 
 _SINGLE: dict[str, type[msgspec.Struct]] = {
-    "node": Node, "tls": TLS, "auth": Auth, "login": Login, "resolver": Resolver, "validation": Validation,
+    "node": Node, "tls": TLS, "auth": Auth, "login": Login, "blocklists": Blocklists, "resolver": Resolver,
+    "validation": Validation,
     "retry": Retry, "egress": Egress,
     "sandbox": Sandbox,
 }  # fmt: skip
-_NAMED: dict[str, type[msgspec.Struct]] = {"source": Source, "pool": Pool, "stream": Stream, "site": Site, "dkim": Dkim}
+_NAMED: dict[str, type[msgspec.Struct]] = {
+    "source": Source, "pool": Pool, "stream": Stream, "site": Site, "fallback": NextHop, "dkim": Dkim
+}  # fmt: skip
 _ARRAYS: dict[str, type[msgspec.Struct]] = {"listener": Listener, "route": Route}
 
 
@@ -486,11 +509,15 @@ def _check(config: Config, fault: _Report) -> None:
     for name, pool in config.pool.items():
         for source_name in pool.sources:
             _known(source_name, config.source, "source", lambda text, n=name: fault(f"pool.{n}", "sources", text))  # type: ignore[misc]
+        if pool.overflow:
+            _check_overflow(config, name, partial(fault, f"pool.{name}", "overflow"))
     for name, stream in config.stream.items():
         _known(stream.pool, config.pool, "pool", lambda text, n=name: fault(f"stream.{n}", "pool", text))  # type: ignore[misc]
         for key in ("risk_pools", "pool_for"):
             for other in getattr(stream, key).values():
                 _known(other, config.pool, "pool", lambda text, n=name, k=key: fault(f"stream.{n}", k, text))  # type: ignore[misc]
+        if stream.fallback:
+            _known(stream.fallback, config.fallback, "fallback", partial(fault, f"stream.{name}", "fallback"))
     for name in config.dkim:
         try:
             notation.hostname(name)
@@ -510,6 +537,16 @@ def _check(config: Config, fault: _Report) -> None:
 def _known(name: str, among: Iterable[str], what: str, report: Callable[[str], None]) -> None:
     if name not in among:
         report(f"there is no {what} {name!r}{notation.nearest(name, among)}")
+
+
+def _check_overflow(config: Config, name: str, report: Callable[[str], None]) -> None:
+    """One step and no more: so there are no circles either."""
+    overflow = config.pool[name].overflow
+    _known(overflow, config.pool, "pool", report)
+    if overflow == name:
+        report("is the pool itself: name another")
+    elif overflow in config.pool and config.pool[overflow].overflow:
+        report(f"{overflow} has an overflow itself: name a pool that has none")
 
 
 def _check_listeners(config: Config, fault: _Report) -> None:

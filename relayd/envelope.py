@@ -94,6 +94,9 @@ class Delivery(msgspec.Struct):
     told: bool = False
 
 
+FALLBACK = "fallback:"  # and a name, in a queue's name instead of a domain: mail that goes by that fallback
+
+
 def queue_name(account: str, stream: str, domain: str) -> str:
     """The name of the scheduled queue of (account, stream, domain): ``account/stream/domain``."""
     return f"{account}/{stream}/{domain}"

@@ -10,9 +10,10 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
+from relayd.blocklists import BY, Blocklists
 from relayd.control.story import story
 from relayd.delivery import Courier
-from relayd.directory import Balances
+from relayd.directory import Balances, Drains
 from relayd.egress.pools import Pools
 from relayd.envelope import Delivery
 from relayd.errors import InputError
@@ -34,8 +35,8 @@ async def queues(spool: Spool, scheduler: Scheduler, now: float, limit: int) -> 
     return rows
 
 
-def sources(pools: Pools, scheduler: Scheduler) -> list[dict[str, Any]]:
-    """Every source, whether it is in use, and the sessions that go out by it."""
+def sources(pools: Pools, scheduler: Scheduler, drains: Drains, blocklists: Blocklists) -> list[dict[str, Any]]:
+    """Every source, whether it is in use or why not, where it is listed, and the sessions that go out by it."""
     sessions: dict[str, int] = {}
     for site in scheduler.sites.values():
         for path in site.paths.values():
@@ -45,12 +46,24 @@ def sources(pools: Pools, scheduler: Scheduler) -> list[dict[str, Any]]:
             "name": name,
             "address": list(source.addresses),
             "ehlo": source.ehlo,
-            "state": "out of use" if name in pools.out_of_use else "in use",
-            "why": pools.out_of_use.get(name, ""),
+            "pools": [pool for pool, weights in pools.pools.items() if name in weights],
+            **_state(name, pools, drains),
+            "listed": [listing.words() for listing in blocklists.of(name)],
             "sessions": sessions.get(name, 0),
         }
         for name, source in pools.sources.items()
     ]
+
+
+def _state(name: str, pools: Pools, drains: Drains) -> dict[str, str]:
+    if name in pools.out_of_use:
+        return {"state": "out of use", "why": pools.out_of_use[name], "by": ""}
+    drain = drains.get(name)
+    if drain is not None:
+        return {"state": "drained", "why": drain.reason, "by": drain.by}
+    if name in pools.drained:
+        return {"state": "drained", "why": pools.drained[name], "by": BY}
+    return {"state": "in use", "why": "", "by": ""}
 
 
 async def inspect(spool: Spool, courier: Courier, now: float, id: int) -> dict[str, Any]:

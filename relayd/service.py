@@ -28,6 +28,7 @@ from twisted.python import usage
 from twisted.python.failure import Failure
 
 from relayd import assembly, config, inquiry
+from relayd.blocklists import Blocklists
 from relayd.control.api import ControlService
 from relayd.credentials import HTTPChecker, asking
 from relayd.delivery import Courier
@@ -170,9 +171,12 @@ class Node(Service):
             self.now,
             random.Random(),
         )
+        self.blocklists = Blocklists(reactor, self.resolver, self._heed_drains)
+        assembly.configure_blocklists(self.blocklists, loaded)
         self.pools = assembly.pools(loaded)
+        self.pools.drained = self._drained()
         check_sources(self.pools)
-        self.scheduler = Scheduler(self.streams.scheduling, self.pools.choose, loaded.egress.sessions)
+        self.scheduler = Scheduler(self.streams.scheduling, self.pools, loaded.egress.sessions)
         self.scheduler.rest = loaded.egress.rest
         identities = Identities(self.spool.last_identity)
         self.courier = Courier(
@@ -189,6 +193,7 @@ class Node(Service):
             self.suppressions,
             self._lists_of,
         )
+        self.directory.drains.changed = self._heed_drains
         self.courier.outcomes.refunds = self.directory.balances.refunds
         self.relay = Relay(
             loaded.node.name,
@@ -214,6 +219,7 @@ class Node(Service):
         self.control.startService()
         self.courier.startService()
         self.domains.startService()
+        self.blocklists.startService()
         self._ticker.start(1.0)
         if hasattr(signal, "SIGHUP"):
             signal.signal(signal.SIGHUP, lambda *_: post(self._hang_up))
@@ -266,6 +272,7 @@ class Node(Service):
         ending = [listener.stopService() for listener in self.listeners.values()]
         await DeferredList([*ending, self.courier.stopService()], consumeErrors=True)
         self.domains.stopService()
+        self.blocklists.stopService()
         self.relay.flush_rejections()
         await self._return_leases()
         stopped = self.control.stopService()
@@ -311,6 +318,21 @@ class Node(Service):
         if self._ticks % _SOURCES == 0 and check_sources(self.pools):
             self.scheduler.source_back(self.now())
             self.courier.perform()
+
+    def _drained(self) -> dict[str, str]:
+        """By operators, and by blocklists, which know nothing of one another."""
+        asked = {row.source: f"{row.reason} ({row.by})" for row in self.directory.drains.all()}
+        return {**self.blocklists.drained(), **asked}
+
+    def _heed_drains(self) -> None:
+        """What was ready for a source drained now goes by others; what waited for one drained no more, goes."""
+        before, self.pools.drained = self.pools.drained, self._drained()
+        now = self.now()
+        for name in sorted(self.pools.drained.keys() - before.keys()):
+            self.scheduler.source_gone(name, now)
+        if before.keys() - self.pools.drained.keys():
+            self.scheduler.source_back(now)
+        self.courier.perform()
 
     def _spool_fault(self, fault: str | None) -> None:
         if (fault or "") != self.spool_fault:
@@ -431,12 +453,15 @@ class Node(Service):
         self.directory.version += 1  # what sessions know of streams is not true any more
         self.relay.signer.fault = ""
         self.pools = pools
+        pools.drained = self._drained()
         check_sources(pools)
         self.courier.reconfigure(pools, router, settings)
         self.scheduler.rest = loaded.egress.rest
-        self.scheduler.reconfigure(self.streams.scheduling, self.pools.choose, loaded.egress.sessions, self.now())
+        self.scheduler.reconfigure(self.streams.scheduling, self.pools, loaded.egress.sessions, self.now())
         self.courier.renew()
         self.config = loaded
+        assembly.configure_blocklists(self.blocklists, loaded)
+        self._heed_drains()
 
     # What the control API's verbs ask (control.verb.Relay).
 
@@ -447,6 +472,7 @@ class Node(Service):
         if self.stopping:
             faults.append("relayd is stopping")
         warnings = [f"source {name}: {fault}" for name, fault in self.pools.out_of_use.items()]
+        warnings += self.blocklists.warnings()
         warnings += self.keyring.warnings()
         if self.relay.signer.fault:
             warnings.append(self.relay.signer.fault)
@@ -469,7 +495,7 @@ class Node(Service):
         return inquiry.queues(self.spool, self.scheduler, self.now(), limit)
 
     def sources(self) -> list[dict[str, Any]]:
-        return inquiry.sources(self.pools, self.scheduler)
+        return inquiry.sources(self.pools, self.scheduler, self.directory.drains, self.blocklists)
 
     def inspect(self, id: int) -> Any:
         return inquiry.inspect(self.spool, self.courier, self.now(), id)

@@ -95,6 +95,8 @@ class Streams:
         except InputError as error:
             return error.text
         pools = {merged.pool, *merged.risk_pools.values(), *merged.pool_for.values()}
+        if merged.fallback and merged.fallback not in self._config.fallback:
+            return f"there is no fallback {merged.fallback!r}"
         return next((f"there is no pool {pool!r}" for pool in pools if pool not in self._config.pool), "")
 
     def lives(self) -> Iterator[Life]:
@@ -133,7 +135,12 @@ class Streams:
             settings,
             Stream(name, settings.validation, lists, settings.limits, settings.unsigned == "defer"),
             self._scheduling(account, settings),
-            Rules(Schedule(settings.schedule, settings.expire, self._config.retry.greylist), settings.reports),
+            Rules(
+                Schedule(settings.schedule, settings.expire, self._config.retry.greylist),
+                settings.reports,
+                settings.fallback,
+                settings.fallback_after,
+            ),
         )
 
     def _scheduling(self, account: str, settings: config.Stream) -> Scheduling:

@@ -390,7 +390,7 @@ class MemorySpool:
         def change() -> None:
             old = self.rows[requeue.delivery.id]
             row = (requeue.due, requeue.attempts, requeue.source, requeue.last, requeue.told)
-            self.rows[old.id] = Delivery(old.id, old.message, old.recipient, old.queue, *row)
+            self.rows[old.id] = Delivery(old.id, old.message, old.recipient, requeue.queue or old.queue, *row)
             if requeue.line:
                 self.records.append(decode(requeue.line))
             self._come_in(requeue.report)
@@ -508,7 +508,7 @@ class Delivering:
         self.pools = Pools(made, {"default": weights or dict.fromkeys(sources, 1)})
         streams = {"bulk": Stream(), "urgent": Stream(priority=90)}
         self.streams = lambda account, name: streams[name]
-        self.scheduler = Scheduler(self.streams, self.pools.choose, 2000)
+        self.scheduler = Scheduler(self.streams, self.pools, 2000)
         policy = Policy(tls, Limits(limit, rate))
         self.router = Router(self.names, lambda domain: None, 25, lambda domain, hosts: policy, self.reactor.seconds)  # type: ignore[arg-type]
         rules = settings.pop("rules", dict.fromkeys(streams, Rules(Schedule((300.0, 600.0), 86400.0), "none")))

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -10,6 +12,7 @@ from relayd import assembly, config
 from relayd.delivery.routing import StaticRoute
 from relayd.directory import Directory
 from relayd.guard import Settings
+from relayd.resolver import LookupFailed
 from relayd.streams import Streams
 from tests.harness import Names, Reactor
 from tests.test_service import CONFIG
@@ -31,6 +34,40 @@ def test_sources_and_pools_are_as_written(tmp_path: Path):
     made = assembly.pools(loaded(tmp_path))
     assert made.sources["s1"].addresses == ("127.0.0.11",) and made.sources["s1"].ehlo == "s1.relay.example"
     assert made.choose("default", "", set()) == "s1"
+
+
+def test_pools_overflow_and_streams_fall_back_as_written(tmp_path: Path):
+    more = (
+        '[pool.default]\nsources = { s1 = 1 }\noverflow = "spare"\n[pool.spare]\nsources = { s1 = 1 }\n'
+        '[fallback.provider]\nvia = "203.0.113.9:587"\ntls = "verify"\nlogin = "relay-1"\n'
+        '[stream.late]\nfallback = "provider"\nfallback_after = 2\n'
+    )
+    made = loaded(tmp_path, more)
+    assert assembly.pools(made).overflow == {"default": "spare"}
+    site = assembly.router(made, None, lambda: 0.0).known("fallback:provider")  # type: ignore[arg-type]
+    assert site is not None and (site.hops[0].address, site.hops[0].port) == ("203.0.113.9", 587)
+    assert (site.policy.tls, site.login) == ("verify", "relay-1")
+    with streams_of(made) as streams:
+        rules = streams.rules("crm", "late")
+    assert (rules.fallback, rules.fallback_after) == ("provider", 2)
+
+
+def test_a_domain_of_everything_is_no_way_for_what_falls_back(tmp_path: Path):
+    router = assembly.router(loaded(tmp_path), None, lambda: 0.0)  # type: ignore[arg-type]
+    with pytest.raises(LookupFailed, match=r"\[fallback.gone\] is not in the configuration"):
+        router.site("fallback:gone").send(None)
+
+
+def test_only_addresses_that_the_world_sees_are_asked_of_blocklists(tmp_path: Path):
+    asked: list[Any] = []
+    fake = SimpleNamespace(configure=lambda *given: asked.append(given))
+    assembly.configure_blocklists(fake, loaded(tmp_path, '[blocklists]\nzones = ["BL.example"]\n'))  # type: ignore[arg-type]
+    more = (
+        '[source.s2]\naddress = ["10.0.0.2", "2001:db8::2"]\n[source.s3]\naddress = "10.0.0.3"\npublic = "192.0.2.3"\n'
+    )
+    assembly.configure_blocklists(fake, loaded(tmp_path, more))  # type: ignore[arg-type]
+    assert asked[0] == (("bl.example",), False, {"s1": []})
+    assert asked[1] == ((), False, {"s1": [], "s2": ["2001:db8::2"], "s3": ["192.0.2.3"]})
 
 
 def test_every_patience_of_the_configuration_reaches_its_stage(tmp_path: Path):

@@ -17,6 +17,7 @@ from relayd.validation import BULK, OFF, Rules
 
 EXAMPLE = Path(__file__).parent.parent / "etc" / "relayd.toml"
 NODE = '[node]\nname = "mx1.relay.example"\nspool = "spool"\ncontrol = "control.sock"\n'
+POOLS = NODE + "[source.a]\n[stream.s]\npool = 'p'\n"
 RELAY = """
 [[listener]]
 service = "relay"
@@ -93,8 +94,10 @@ def test_example_names_every_key_that_exists_and_no_other_default(tmp_path):
         config.Pool: raw["pool"]["transactional"],
         config.Stream: raw["stream"]["transactional"],
         config.Route: raw["route"][0],
+        config.NextHop: raw["fallback"]["provider"],
         config.Dkim: raw["dkim"]["sender.example"],
         config.Login: raw["login"],
+        config.Blocklists: raw["blocklists"],
         config.Resolver: raw["resolver"],
         config.Validation: raw["validation"],
         config.Retry: raw["retry"],
@@ -105,7 +108,7 @@ def test_example_names_every_key_that_exists_and_no_other_default(tmp_path):
         assert set(table) == {field.name for field in msgspec.structs.fields(kind)}
     loaded = load(written(tmp_path, example(tmp_path, everything=True)))
     assert (loaded.resolver, loaded.retry, loaded.egress) == (config.Resolver(), config.Retry(), config.Egress())
-    assert loaded.login == config.Login()
+    assert (loaded.login, loaded.blocklists) == (config.Login(), config.Blocklists())
     assert loaded.auth == config.Auth(url=raw["auth"]["url"])
     assert (loaded.validation, loaded.stream["transactional"].validation) == (config.Validation(), OFF)
     plain = config.Listener(service="submissions", listen="tcp:465")
@@ -218,6 +221,15 @@ def test_error_reads_as_file_key_and_text_on_a_line_each(tmp_path):
         (NODE + "[source.a]\nehlo = 'a b'", "source.a.ehlo", "is not a host name"),
         (NODE + "[source.t1]\n[pool.p]\nsources = { t2 = 1 }", "pool.p.sources", 'did you mean "t1"?'),
         (NODE + "[pool.p]\nsources = { }", "pool.p.sources", "names no source"),
+        (POOLS + '[pool.p]\nsources = { a = 1 }\noverflow = "x"', "pool.p.overflow", "there is no pool 'x'"),
+        (POOLS + '[pool.p]\nsources = { a = 1 }\noverflow = "p"', "pool.p.overflow", "is the pool itself"),
+        (
+            POOLS + '[pool.p]\nsources = { a = 1 }\noverflow = "q"\n[pool.q]\nsources = { a = 1 }\noverflow = "p"',
+            "pool.p.overflow",
+            "q has an overflow itself",
+        ),
+        (NODE + "[stream.s]\nfallback = 'x'", "stream.s.fallback", "there is no fallback 'x'"),
+        (NODE + "[stream.s]\nfallback_after = 0", "stream.s.fallback_after", "at least 1"),
         (NODE + "[pool.p]\nsources = { a = true }", "pool.p.sources", "not a whole number"),
         (NODE + "[stream.s]\npool = 'defualt'", "stream.s.pool", 'did you mean "default"?'),
         (NODE + "[stream.s]\npool_for = 'p'", "stream.s.pool_for", 'is not { "*.DOMAIN" = "POOL" }'),

@@ -1,19 +1,22 @@
 """The courier: what becomes of deliveries, towards scripted mail servers, without sockets or real time."""
 
+from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from relayd.delivery.outcomes import UNANSWERED, Rules
-from relayd.delivery.routing import Policy, Router
+from relayd.delivery.routing import Policy, Router, StaticRoute
 from relayd.delivery.session import Timeouts
 from relayd.egress.pools import Pools, Source
+from relayd.identity import show
 from relayd.queue.retry import Schedule
 from relayd.queue.scheduler import Stream
 from relayd.resolver import LookupFailed, NoSuchDomain
 from relayd.shaping.limits import Limits, rate
 from relayd.suppression import entry
-from tests.harness import CLOSE, HANG, START, Delivering, Server
+from tests.harness import CLOSE, HANG, START, Delivering, Host, Server, outcome_settings
 
 
 def once(*answers: str):
@@ -355,6 +358,104 @@ def test_a_source_that_is_not_on_the_machine_hands_its_deliveries_to_another():
     assert {record.evidence.source for record in relay.spool.records} == {"s2"}
     assert [record.attempts for record in relay.spool.records] == [1] * 4
     assert "s1" in relay.pools.out_of_use
+
+
+def test_a_drained_source_ends_what_it_carries_and_hands_on_the_rest():
+    relay = Delivering(sources={"s1": "192.0.2.1", "s2": "192.0.2.2"}, limit=1)
+    relay.mx.says["DOT"] = HANG
+    made = relay.send(8)
+    assert len(relay.mx.got) == 2 and relay.spool.records == []
+    (session,) = (one for one in relay.courier.sessions if one.path.source == "s1")
+    carried = {show(delivery.id) for delivery in made if session.carries(delivery.id)}
+    relay.pools.drained["s1"] = "moving (anna)"
+    relay.scheduler.source_gone("s1", relay.reactor.seconds())
+    relay.mx.says["DOT"] = "250 2.0.0 taken"
+    for server in list(relay.mx.sessions):
+        server.wake()
+    relay.reactor.pump()
+    relay.send(4)
+    assert relay.spool.kinds() == ["Delivery"] * 12 and not relay.spool.rows
+    assert {record.delivery for record in relay.spool.records if record.evidence.source == "s1"} == carried
+    relay.wait(30)
+    assert not relay.courier.sessions
+
+
+def test_a_retry_of_a_source_drained_meanwhile_goes_by_another():
+    relay = Delivering(sources={"s1": "192.0.2.1", "s2": "192.0.2.2"})
+    relay.mx.says["RCPT"] = "450 4.2.1 later"
+    relay.send()
+    first = relay.evidence.source
+    relay.pools.drained[first] = "moving (anna)"
+    relay.scheduler.source_gone(first, relay.reactor.seconds())
+    del relay.mx.says["RCPT"]
+    relay.wait(400)
+    assert relay.spool.kinds() == ["TransientFailure", "Delivery"]
+    assert {first, relay.evidence.source} == {"s1", "s2"}
+
+
+def test_a_delivery_that_was_looked_up_while_its_source_was_drained_goes_by_another():
+    relay = Delivering(sources={"s1": "192.0.2.1", "s2": "192.0.2.2"})
+    answers = []
+    relay.courier.suppressions = SimpleNamespace(
+        suspects=lambda lists, address: True, look_up=lambda lists, address, now, done: answers.append(done)
+    )
+    relay.send()
+    (first,) = {name for name, path in relay.scheduler.sites["mx1.x.example"].paths.items() if path.sessions}
+    relay.pools.drained[first] = "moving (anna)"
+    relay.scheduler.source_gone(first, relay.reactor.seconds())
+    answers.pop()(None)
+    relay.reactor.pump()
+    assert relay.spool.kinds() == ["Delivery"] and relay.evidence.source != first
+
+
+def falling_back(after: int) -> Delivering:
+    """A relay whose mail goes to 203.0.113.9 when it has failed so often."""
+    rules = Rules(Schedule((300.0, 600.0), 86400.0), "none", "spare", after)
+    relay = Delivering(rules={"bulk": rules})
+    relay.reactor.hosts["203.0.113.9"] = Host()
+    hops = {"fallback:spare": StaticRoute("203.0.113.9", 25)}
+    relay.courier.router = Router(relay.names, hops.get, 25, lambda *of: Policy(), relay.reactor.seconds)  # type: ignore[arg-type]
+    return relay
+
+
+@pytest.mark.parametrize("said", [{"RCPT": "450 4.2.1 later"}, {"BANNER": "421 4.3.2 busy"}])
+def test_what_failed_so_often_goes_by_the_fallback_and_the_evidence_shows_it(said: dict[str, str]):
+    relay = falling_back(2)
+    relay.mx.says.update(said)
+    (delivery,) = relay.send()
+    relay.wait(1000)
+    assert relay.spool.kinds() == ["TransientFailure", "TransientFailure", "Delivery"] and not relay.spool.rows
+    assert [record.evidence.mx for record in relay.spool.records] == ["mx1.x.example"] * 2 + ["203.0.113.9"]
+    second, last = relay.spool.records[1:]
+    assert last.time - second.time < 30 and last.delivery == show(delivery.id)
+
+
+def test_what_the_dns_does_not_answer_for_goes_by_the_fallback_too():
+    relay = falling_back(1)
+    relay.names.domains["x.example"] = LookupFailed("no server answered")
+    relay.send()
+    relay.wait(60)
+    assert relay.spool.kinds() == ["TransientFailure", "Delivery"]
+
+
+def test_what_is_refused_for_good_never_goes_by_the_fallback():
+    relay = falling_back(1)
+    relay.mx.says["RCPT"] = "550 5.1.1 no such user"
+    relay.send()
+    relay.wait(60)
+    assert relay.spool.kinds() == ["Bounce"] and not relay.reactor.hosts["203.0.113.9"].seen
+
+
+def test_all_mail_of_a_fallback_that_is_configured_no_more_goes_by_its_own_domains_at_once():
+    relay = falling_back(1)
+    relay.mx.says["RCPT"] = "450 4.2.1 later"
+    relay.send(200)
+    relay.courier.router = relay.router
+    del relay.mx.says["RCPT"]
+    relay.courier.outcomes.settings = outcome_settings({"bulk": Rules(Schedule((300.0, 600.0), 86400.0), "none")})
+    relay.wait(60)
+    assert Counter(relay.spool.kinds()) == {"TransientFailure": 400, "Delivery": 200} and not relay.spool.rows
+    assert "[fallback.spare] is not in the configuration" in relay.spool.records[200].evidence.words()
 
 
 def test_a_pool_without_any_source_holds_its_mail_and_says_so():
@@ -797,7 +898,7 @@ def test_a_new_configuration_moves_ready_deliveries_to_the_new_sources():
     pools = Pools({"s9": Source("s9", ("192.0.2.9",), "s9.relay.example")}, {"default": {"s9": 1}})
     relay.mx.says["MAIL"] = "250 ok"
     relay.courier.reconfigure(pools, relay.router, relay.settings)
-    relay.scheduler.reconfigure(relay.streams, pools.choose, 2000, relay.reactor.seconds())
+    relay.scheduler.reconfigure(relay.streams, pools, 2000, relay.reactor.seconds())
     relay.courier.perform()
     relay.reactor.pump()
     assert relay.spool.kinds() == ["Delivery"] * 4
@@ -810,7 +911,7 @@ def test_a_source_that_a_reload_took_away_while_a_session_was_to_be_opened_loses
     (delivery,) = relay.send()
     pools = Pools({"s9": Source("s9", ("192.0.2.9",), "s9.relay.example")}, {"default": {"s9": 1}})
     relay.courier.reconfigure(pools, relay.router, relay.settings)
-    relay.scheduler.reconfigure(relay.streams, pools.choose, 2000, relay.reactor.seconds())
+    relay.scheduler.reconfigure(relay.streams, pools, 2000, relay.reactor.seconds())
     relay.mx.open = 1000
     relay.wait(400)
     assert relay.spool.kinds() == ["TransientFailure", "Delivery"] and delivery.id not in relay.spool.rows
@@ -841,7 +942,7 @@ def _demand_tls(relay: Delivering) -> None:
     policy = Policy("encrypt", Limits(20))
     relay.router = Router(relay.names, lambda domain: None, 25, lambda domain, hosts: policy, relay.reactor.seconds)
     relay.courier.reconfigure(relay.pools, relay.router, relay.settings)
-    relay.scheduler.reconfigure(relay.streams, relay.pools.choose, 2000, relay.reactor.seconds())
+    relay.scheduler.reconfigure(relay.streams, relay.pools, 2000, relay.reactor.seconds())
     relay.courier.renew()
     relay.reactor.pump()
 

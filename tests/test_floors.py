@@ -20,7 +20,11 @@ FLOORS: dict[str, list[str]] = {
         "signing",
     ],
     # Twisted lives only from here on.
-    "shell": ["pulse resolver tls transport", "control credentials domainwatch listener", "delivery reception sandbox"],
+    "shell": [
+        "pulse resolver tls transport",
+        "blocklists control credentials domainwatch listener",
+        "delivery reception sandbox",
+    ],
     "assembly": ["tables", "config", "streams", "assembly ctl inquiry quickstart", "service"],
 }
 BELOW_THE_LINE = ("words", "protocol", "engine")

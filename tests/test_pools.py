@@ -31,6 +31,56 @@ def test_a_retry_whose_source_cannot_be_used_goes_by_another(last: str) -> None:
     assert p.choose("p", last, set()) == "a"
 
 
+def test_a_drained_source_takes_nothing_and_a_retry_leaves_it() -> None:
+    p = pools(a=1, b=1)
+    p.drained["b"] = "moving (anna)"
+    assert [p.choose("p", last, set()) for last in ("b", "", "", "")] == ["a"] * 4
+    assert p.choose("p", "b", {"a"}, peek=True) is None
+
+
+def test_why_none_can_be_used_names_each_source_of_the_pool() -> None:
+    p = pools(a=1, b=1)
+    p.drained = {"b": "moving (anna)", "other": "of another pool"}
+    p.out_of_use["a"] = "address 192.0.2.1 is not on this machine"
+    told = "a: address 192.0.2.1 is not on this machine; b: drained, moving (anna)"
+    assert p.explain("p") == f"no source of pool 'p' can be used: {told}"
+    assert p.explain("nowhere") == "no source of pool 'nowhere' can be used"
+
+
+def overflowing() -> Pools:
+    sources = {name: Source(name) for name in ("a", "b", "y", "z")}
+    return Pools(sources, {"p": {"a": 1, "b": 1}, "spare": {"y": 2, "z": 1}}, {"p": "spare"})
+
+
+def test_the_overflow_is_used_by_its_weights_while_no_own_source_can_be() -> None:
+    p = overflowing()
+    assert {p.choose("p", "", {"a"}) for _ in range(4)} == {"b"}
+    p.drained["a"] = "moving (anna)"
+    assert Counter(p.choose("p", "", {"b"}) for _ in range(6)) == {"y": 4, "z": 2}
+    assert p.choose("p", "", {"b"}, peek=True) in {"y", "z"}
+
+
+def test_a_retry_keeps_its_overflow_source_until_an_own_one_can_be_used() -> None:
+    p = overflowing()
+    p.out_of_use = {"a": "gone", "b": "gone"}
+    assert {p.choose("p", "z", set()) for _ in range(6)} == {"z"}
+    p.out_of_use.clear()
+    assert p.choose("p", "z", set()) in {"a", "b"}
+
+
+def test_with_neither_own_nor_overflow_source_both_pools_are_explained() -> None:
+    p = overflowing()
+    p.out_of_use = dict.fromkeys(("a", "b", "y", "z"), "gone")
+    assert p.choose("p", "", set()) is None
+    own, spare = "no source of pool 'p' can be used: a: gone; b: gone", "no source of pool 'spare' can be used"
+    assert p.explain("p") == f"{own}; overflow: {spare}: y: gone; z: gone"
+
+
+def test_a_source_is_of_the_overflow_only_for_the_pool_that_has_it_not() -> None:
+    p = overflowing()
+    assert [p.overflow_of(*of) for of in (("p", "a"), ("p", "y"), ("spare", "y"))] == ["", "spare", ""]
+
+
 def test_a_source_to_avoid_is_not_chosen_even_for_a_retry() -> None:
     assert pools(a=1, b=1).choose("p", "a", {"a"}) == "b"
 

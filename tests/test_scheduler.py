@@ -27,7 +27,7 @@ class Relay:
         self.now = NOW
         weights = weights or {"s1": 1}
         self.pools = Pools({n: Source(n) for n in [*weights, "t1"]}, {"p": weights, "q": {"t1": 1}})
-        self.scheduler = Scheduler(lambda account, name: STREAMS[name], self.pools.choose, sessions)
+        self.scheduler = Scheduler(lambda account, name: STREAMS[name], self.pools, sessions)
         self.limits = Limits(limit)
         self.mail = Mail(self.now)
         self.disk: dict[str, dict[int, Delivery]] = defaultdict(dict)
@@ -452,7 +452,7 @@ def test_sessions_of_a_path_are_limited_and_never_more_than_its_mail() -> None:
     relay.settle_down()
     assert len(relay.opening) == 2
     relay.connect()
-    busy = "all 2 sessions that x.example may have by source s1 are busy, one more is kept for priority mail"
+    busy = "all 2 sessions of x.example by source s1 are busy; one more is kept for priority mail"
     assert relay.why() == busy
     relay.close(relay.open[0])
     assert len(relay.opening) == 1
@@ -544,7 +544,7 @@ def test_the_last_session_a_path_may_have_is_kept_for_priority_mail() -> None:
     assert relay.scheduler.take(path, relay.now, beside=2) is second
     assert relay.scheduler.take(path, relay.now, beside=2) is None  # there is other mail, but not for this session
     assert relay.scheduler.take(path, relay.now, beside=1) is not None
-    assert relay.why(stream="urgent") == "all 3 sessions that x.example may have by source s1 are busy"
+    assert relay.why(stream="urgent") == "all 3 sessions of x.example by source s1 are busy"
 
 
 def test_an_idle_session_that_is_kept_is_not_called_for_other_mail() -> None:
@@ -666,7 +666,7 @@ def test_mail_goes_by_the_pool_of_its_domain_or_its_site_s_hosts(monkeypatch: py
     relay.pools.out_of_use["t1"] = "gone"
     relay.receive("z.ru", stream="abroad")
     relay.settle_down()
-    assert relay.why("z.ru", stream="abroad") == "no source of pool 'q' is available"
+    assert relay.why("z.ru", stream="abroad") == "no source of pool 'q' can be used: t1: gone"
 
 
 # Handed back.
@@ -716,11 +716,68 @@ def test_without_a_source_mail_waits_says_so_and_goes_when_there_is_one(relay: R
     relay.pools.out_of_use["s1"] = "gone"
     relay.receive("x.example")
     relay.settle_down()
-    assert relay.why() == "no source of pool 'p' is available"
+    assert relay.why() == "no source of pool 'p' can be used: s1: gone"
     del relay.pools.out_of_use["s1"]
     for _ in range(12):
         relay.tick()
     assert len(relay.send()) == 1
+
+
+def test_a_source_that_comes_back_is_used_at_once_where_the_others_rest() -> None:
+    relay = Relay(s1=1, s2=1)
+    relay.pools.drained["s2"] = "moving (anna)"
+    relay.receive("x.example")
+    relay.settle_down()
+    relay.fail(relay.opening[0])
+    relay.receive("x.example")
+    relay.settle_down()
+    assert not relay.opening
+    relay.pools.drained.clear()
+    relay.scheduler.source_back(relay.now)
+    relay.settle_down()
+    assert [path.source for path in relay.opening] == ["s2"]
+
+
+def test_mail_goes_by_the_overflow_where_all_sources_of_its_pool_rest_and_says_so() -> None:
+    relay = Relay(limit=1)
+    relay.pools.overflow["p"] = "q"
+    relay.receive("x.example")
+    relay.settle_down()
+    relay.fail(relay.opening[0])
+    relay.receive("x.example", "x.example")
+    relay.settle_down()
+    (path,) = relay.opening
+    assert path.source == "t1"
+    assert relay.why() == "nothing: it is on its way, of 'q', the overflow of pool 'p'"
+    relay.receive("y.example")
+    relay.settle_down()
+    assert {(path.site, path.source) for path in relay.opening} == {("x.example", "t1"), ("y.example", "s1")}
+
+
+def test_mail_returns_from_the_overflow_when_a_source_of_its_pool_can_be_used() -> None:
+    relay = Relay()
+    relay.pools.overflow["p"] = "q"
+    relay.pools.drained["s1"] = "moving (anna)"
+    relay.receive("x.example")
+    relay.settle_down()
+    assert [path.source for path in relay.opening] == ["t1"]
+    relay.pools.drained.clear()
+    relay.scheduler.source_back(relay.now)
+    relay.receive("x.example")
+    relay.settle_down()
+    assert [path.source for path in relay.opening] == ["t1", "s1"]
+
+
+def test_where_the_overflow_rests_too_why_names_what_is_tried_first() -> None:
+    relay = Relay()
+    relay.pools.overflow["p"] = "q"
+    for _ in range(2):
+        relay.receive("x.example")
+        relay.settle_down()
+        relay.fail(relay.opening[0])
+    relay.receive("x.example")
+    relay.settle_down()
+    assert not relay.opening and relay.why().startswith("x.example by source s1 rests, next try in")
 
 
 def test_a_domain_that_cannot_be_looked_up_rests_and_its_mail_is_given_to_the_shell(relay: Relay) -> None:

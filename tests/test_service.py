@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs, formatEvent
 
 from relayd import config
+from relayd.blocklists import EVERY
 from relayd.directory import Verdict
 from relayd.directory.plans import Plan
 from relayd.errors import InputError
@@ -218,6 +219,76 @@ def test_a_valid_change_is_applied_as_a_whole(relay: Running):
     assert relay.reactor.dialled == [("203.0.113.1", "127.0.0.12")]
 
 
+def test_a_drained_source_holds_its_mail_across_a_reload_and_a_restart_until_it_is_resumed(
+    relay: Running, tmp_path: Path
+):
+    drained = relay.node.directory.drains.drain("s1", reason="moving", by="anna", now=1.0)
+    relay.reactor.until(drained.done)
+    relay.node.reload()
+    relay.send()
+    (row,) = relay.node.sources()
+    assert (row["state"], row["why"], row["by"]) == ("drained", "moving", "anna")
+    relay.stop()
+    again = Running(tmp_path)
+    again.later(2, lambda: "moving (anna)" in again.asked(again.node.queues(1))[0]["why"])
+    assert not again.reactor.dialled
+    resumed = again.node.directory.drains.resume("s1")
+    again.reactor.until(resumed.done)
+    again.reactor.until(lambda: again.mx.got)
+    assert again.node.sources()[0]["state"] == "in use"
+    again.stop()
+
+
+def test_mail_that_fell_back_is_found_after_a_restart_and_the_books_stay_clean(relay: Running, tmp_path: Path):
+    relay.path.write_text(
+        CONFIG.replace('pool = "default"', 'pool = "default"\nfallback = "provider"\nfallback_after = 1')
+        + '[fallback.provider]\nvia = "203.0.113.9:587"\n'
+    )
+    relay.node.reload()
+    relay.mx.says["RCPT"] = "450 4.2.1 later"
+    relay.send()
+    relay.reactor.until(lambda: relay.node.courier.outcomes.totals["transient"] and not relay.node.scheduler.loaded)
+    (row,) = relay.asked(relay.node.queues(5))
+    assert (row["domain"], row["count"]) == ("fallback:provider", 1)
+    assert relay.asked(relay.node.audit())["clean"]
+    relay.stop()
+    again = Running(tmp_path)
+    provider = again.reactor.hosts["203.0.113.9"] = Host()
+    again.later(30, lambda: provider.got)
+    again.reactor.until(lambda: not again.node.scheduler.loaded)
+    assert again.asked(again.node.audit())["clean"]
+    again.stop()
+
+
+def test_a_listed_source_is_drained_until_the_list_lets_go_of_it_whatever_operators_say(relay: Running):
+    node = relay.node
+    relay.path.write_text(
+        CONFIG.replace('"127.0.0.11"', '"127.0.0.11"\npublic = "192.0.2.10"')
+        + '[blocklists]\nzones = ["bl.test"]\ndrain = true\n'
+    )
+    answers = {"10.2.0.192.bl.test": "127.0.0.2"}
+
+    async def query(name: str, rdtype: str, *, fresh: bool) -> Any:
+        found = answers.get(name) if rdtype == "A" else None
+        return SimpleNamespace(records=[SimpleNamespace(to_text=lambda: found)] if found else [])
+
+    node.blocklists._resolver = SimpleNamespace(query=query)  # type: ignore[assignment]
+    node.reload()
+    words = "192.0.2.10 is listed by bl.test"
+    (row,) = node.sources()
+    assert (row["state"], row["why"], row["by"], row["listed"]) == ("drained", words, "blocklists", [words])
+    assert node.health()["warnings"] == [f"source s1: {words}"]
+    relay.reactor.until(node.directory.drains.drain("s1", reason="moving", by="anna", now=1.0).done)
+    assert node.sources()[0]["by"] == "anna"
+    relay.reactor.until(node.directory.drains.resume("s1").done)
+    relay.send()
+    assert node.sources()[0]["by"] == "blocklists" and not relay.reactor.dialled
+    answers.clear()
+    relay.reactor.advance(EVERY)
+    relay.reactor.until(lambda: relay.mx.got)
+    assert node.sources()[0]["state"] == "in use" and node.health()["warnings"] == []
+
+
 def test_what_is_said_of_failed_logins_is_applied_and_who_failed_is_remembered(relay: Running):
     relay.node.guard.failed("198.51.100.1", "crm-1", relay.reactor.seconds())
     relay.path.write_text(CONFIG + '[login]\nfailures = 1\nlock = "7s"\n')
@@ -399,6 +470,9 @@ def test_a_domain_is_judged_by_keys_that_align_with_it_and_by_the_streams_it_is_
     )
     relay.reactor.until(login.done)
     assert [source.address for source in node.subject(row).sources] == ["192.0.2.12"]
+    relay.path.write_text(relay.path.read_text() + 'overflow = "default"\n')
+    node.reload()
+    assert [source.address for source in node.subject(row).sources] == ["192.0.2.11", "192.0.2.12"]
 
 
 def test_check_says_that_all_is_well_or_what_is_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -152,6 +152,21 @@ def test_a_walk_a_pull_an_outcome_and_a_settle(house: House) -> None:
     assert house.main.faults == []
 
 
+def test_a_delivery_that_is_put_back_into_another_queue_is_found_and_counted_there(house: House) -> None:
+    first, second = house.receive("x.example", "x.example")
+    there = first.queue.replace("x.example", "fallback:spare")
+    moved = msgspec.structs.replace(house.mail.requeue(first, NOW + 5), queue=there)
+    house.main.answer(house.spool.requeue, moved)
+    assert house.main.answer(house.spool.settle, there) == NOW + 5
+    assert house.due() == [second] and [row.id for row in house.due(there)] == [first.id]
+    (row,) = house.due(there)
+    house.main.answer(house.spool.depart, house.mail.departure(row))
+    house.main.answer(house.spool.depart, house.mail.departure(second))
+    for queue in (X, there):
+        assert house.main.answer(house.spool.settle, queue) == NEVER
+    assert house.audit().faults == [] and house.main.faults == []
+
+
 def test_feeds_get_every_record_once_from_their_checkpoint(house: House) -> None:
     (delivery,) = house.receive("x.example")
     house.main.answer(house.spool.depart, house.mail.departure(delivery))

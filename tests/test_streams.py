@@ -148,6 +148,7 @@ def test_a_connection_has_the_streams_of_its_that_there_are_or_the_default_one(k
         ("marketing", {"pool": "gone"}, "there is no pool 'gone'"),
         ("marketing", {"risk_pools": {"low": "gone"}}, "there is no pool 'gone'"),
         ("marketing", {"pool_for": {"*.ru": "gone"}}, "there is no pool 'gone'"),
+        ("marketing", {"fallback": "gone"}, "there is no fallback 'gone'"),
         ("marketing", {"prioritty": 1}, "unknown key 'prioritty' (did you mean \"priority\"?)"),
         ("marketing", {"priority": 101}, "priority: 101 is not a whole number, 0 to 100"),
         ("marketing", {"reports": "all"}, "reports: 'all' is none of sender, none"),

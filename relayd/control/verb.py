@@ -38,6 +38,8 @@ class Configuration(Protocol):
     @property
     def auth(self) -> Any: ...
     @property
+    def source(self) -> Mapping[str, Any]: ...
+    @property
     def stream(self) -> Mapping[str, Any]: ...
 
 
@@ -47,7 +49,7 @@ class Relay(Protocol):
     ``health``: {"ok": bool, "faults": [text, ...], ...}
     ``stream_of``: what holds for a stream of an account;  ``stream_fault``: what is wrong with one, "" if nothing
     ``queues``: [{"account", "stream", "domain", "count", "due": unix seconds, "why": text}, ...], largest first
-    ``sources``: [{"name", "address": [...], "ehlo", "state", "why", "sessions"}, ...]
+    ``sources``: [{"name", "address": [...], "ehlo", "pools": [...], "state", "why", "by", "listed": [...], "sessions"}]
     ``inspect``: {"id", "message": {...}, "deliveries": [...], "records": [...]}; unknown id: InputError("id", ...)
     ``lease``: (the account's Lease in the spool, units it paid for mail of today)
     ``book``: done when the directory knows what the spool has charged to the account by now

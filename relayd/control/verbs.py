@@ -11,7 +11,7 @@ import msgspec
 
 import relayd
 from relayd import notation
-from relayd.control import accounts, balances, connections, domains, logins, recipients, suppressions
+from relayd.control import accounts, balances, connections, domains, logins, recipients, sources, suppressions
 from relayd.control.verb import Arg, Relay, Verb, then
 from relayd.directory import Change
 from relayd.errors import InputError
@@ -104,10 +104,6 @@ def _inspect(relay: Relay, id: int) -> Any:
 
 def _audit(relay: Relay) -> Any:
     return relay.audit()
-
-
-def _source_list(relay: Relay) -> Any:
-    return relay.sources()
 
 
 def _config_show(relay: Relay) -> Any:
@@ -343,12 +339,7 @@ VERBS: tuple[Verb, ...] = (
         args=(Arg("limit", "how many queues at most", "int", default=50),),
         example="queue list --limit 10",
     ),
-    Verb(
-        name="source list",
-        help="the egress addresses and whether each is in use",
-        handler=_source_list,
-        example="source list",
-    ),
+    *sources.VERBS,
     Verb(
         name="inspect",
         help="a message or delivery: what it is, what happened to it, what it waits for",

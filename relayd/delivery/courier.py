@@ -18,7 +18,7 @@ from twisted.logger import Logger
 from relayd.delivery.hosts import Hosts
 from relayd.delivery.outcomes import UNANSWERED, Outcomes
 from relayd.delivery.outcomes import Settings as OutcomeSettings
-from relayd.delivery.routing import Hop, Router, Site, words
+from relayd.delivery.routing import Hop, NoFallback, Router, Site, words
 from relayd.delivery.session import PeerSession, Timeouts
 from relayd.egress.pools import Pools, Source
 from relayd.envelope import UNSTEERED, Delivery, Message
@@ -261,7 +261,7 @@ class Courier(Service):
         try:
             site = await self.router.site(route.domain)
         except ResolveError as fault:
-            self._unroutable(route.queue, fault.reply)
+            self._unroutable(route.queue, fault.reply, rest=not isinstance(fault, NoFallback))
         else:
             self._routed(route.queue, site)
         self.perform()
@@ -278,10 +278,10 @@ class Courier(Service):
         hosts = tuple(dict.fromkeys(hop.mx for hop in site.hops))
         self.scheduler.routed(queue, site.name, self.wall() + left, self.wall(), site.policy.limits, hosts)
 
-    def _unroutable(self, queue: str, reply: Reply) -> None:
+    def _unroutable(self, queue: str, reply: Reply, *, rest: bool = True) -> None:
         evidence = Evidence(stage="dns", reply=reply)
         outcome = Outcome("permanent" if reply.permanent else "transient", evidence)
-        waiting = self.scheduler.unroutable(queue, str(reply), self.wall(), transient=reply.transient)
+        waiting = self.scheduler.unroutable(queue, str(reply), self.wall(), transient=reply.transient and rest)
         for delivery in waiting:
             self.finished(delivery, outcome)
 

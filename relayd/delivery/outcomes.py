@@ -14,7 +14,7 @@ from twisted.logger import Logger
 
 from relayd.address import domain_of
 from relayd.delivery.routing import words
-from relayd.envelope import Delivery, Edits, Envelope, Message, Recipient, queue_name
+from relayd.envelope import FALLBACK, Delivery, Edits, Envelope, Message, Recipient, queue_name
 from relayd.identity import Identities, day_of, show
 from relayd.lease import Charge
 from relayd.message import dsn, headers
@@ -42,15 +42,19 @@ _REPORT_OF: dict[str, dsn.Kind] = {"delivered": "delivered", "permanent": "faile
 REPORTER = "relayd"  # the connection that reports to senders come by
 EXPIRY = 30.0  # seconds between looks for expired deliveries that wait on disk
 _EXPIRE_AT_ONCE = 500
+_SOON = 5.0  # seconds until the first try by another next hop: what is due before it is on disk would be found late
 Look = Callable[[int, Callable[[Any], None]], None]  # for deliveries whose life is over: (limit, answered)
 UNANSWERED = BATCH  # outcomes that may wait for the disk before no more deliveries are begun: what a crash can repeat
 
 
 class Rules(msgspec.Struct, frozen=True):
-    """What a stream wants: when its deliveries are tried again, and whether their senders are told."""
+    """What a stream wants: when its deliveries are tried again, whether their senders are told, and by which fallback
+    those go that have failed so many times ("": none)."""
 
     schedule: Schedule = Schedule()
     reports: Literal["sender", "none"] = "sender"
+    fallback: str = ""
+    fallback_after: int = 5
 
 
 class Life(msgspec.Struct, frozen=True):
@@ -110,11 +114,15 @@ class Outcomes:
         now = self.wall()
         attempts = delivery.attempts + 1
         kind: str = outcome.kind
-        due = None
+        due: float | None = None
+        queue = ""
         if kind in ("transient", "unknown"):
             said = outcome.evidence.reply.text if outcome.evidence.reply else ""
             schedule, message = self._rules(delivery).schedule, delivery.message
             due = next_try(schedule, attempts, message.received, now, self.rng, said, message.steering)
+            queue = self._queue(delivery, attempts)
+            if due and queue != delivery.queue:
+                due = min(due, now + _SOON)
             kind = kind if due else "expired"
         if kind == "delivered" and (dsn_passed_on or not delivery.recipient.notify):
             report = None  # the hot path
@@ -122,7 +130,7 @@ class Outcomes:
             report = self._delay_report(delivery, outcome.evidence, attempts, now)
         else:
             report = self._report(_REPORT_OF.get(kind), delivery, outcome.evidence, attempts, now)
-        self._keep(delivery, kind, outcome.evidence, attempts, due, now, report)
+        self._keep(delivery, kind, outcome.evidence, attempts, due, now, report, queue)
 
     def _keep(
         self,
@@ -133,6 +141,7 @@ class Outcomes:
         due: float | None,
         now: float,
         report: Reception | None,
+        queue: str = "",
     ) -> None:
         message = delivery.message
         name = _RECORD_OF[kind]
@@ -163,12 +172,19 @@ class Outcomes:
             told = delivery.told or report is not None
             last = f"{evidence.stage}: {evidence.words()}"
             self.spool.requeue(
-                Requeue(delivery, due, attempts, evidence.source, last, line, entries, told, report), done
+                Requeue(delivery, due, attempts, evidence.source, last, line, entries, told, report, queue), done
             )
         else:
             paid_back = message.payer and self.refunds(message.payer, TERM_OF[name], attempts)
             refund = Charge(message.payer, 1) if paid_back else None
             self.spool.depart(Departure(delivery, line, entries, report, refund), done)
+
+    def _queue(self, delivery: Delivery, attempts: int) -> str:
+        """Where it waits after so many attempts."""
+        message, rules = delivery.message, self._rules(delivery)
+        falls_back = rules.fallback and attempts >= rules.fallback_after
+        domain = FALLBACK + rules.fallback if falls_back else domain_of(delivery.recipient.address)
+        return queue_name(message.account, message.stream, domain)
 
     # Times that senders set.
 

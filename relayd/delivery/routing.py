@@ -10,7 +10,8 @@ from typing import Literal
 import msgspec
 from twisted.python.failure import Failure
 
-from relayd.resolver import MailHosts, Resolver
+from relayd.envelope import FALLBACK
+from relayd.resolver import LookupFailed, MailHosts, Resolver
 from relayd.shaping.limits import Limits
 from relayd.tls import is_address
 
@@ -63,8 +64,12 @@ class StaticRoute(msgspec.Struct, frozen=True):
 PolicyOf = Callable[[str, tuple[str, ...]], Policy]
 
 
+class NoFallback(LookupFailed):
+    """The configuration names the fallback no more: its mail has to go elsewhere, all of it and now."""
+
+
 class Router:
-    """Finds sites.  ``find`` gives the static route of a domain, if it has one."""
+    """Finds sites.  ``find`` gives the static route of a domain, if it has one, or of a fallback."""
 
     def __init__(
         self,
@@ -90,8 +95,10 @@ class Router:
         return self._by_mx(domain, hosts) if hosts is not None else None
 
     async def site(self, domain: str) -> Site:
-        """The site.  Raises resolver.ResolveError."""
+        """The site.  Raises resolver.ResolveError, NoFallback among them."""
         route = self._find(domain)
+        if route is None and domain.startswith(FALLBACK):
+            raise NoFallback(f"[fallback.{domain.removeprefix(FALLBACK)}] is not in the configuration any more")
         if route is None:
             return self._by_mx(domain, await self._resolver.hosts(domain))
         if route.host == "localhost":

@@ -3,6 +3,7 @@ passwords, the keys that sign, and the domains that mail is sent from."""
 
 from relayd.directory.balances import Balances
 from relayd.directory.domains import DomainKey
+from relayd.directory.drains import Drain, Drains
 from relayd.directory.hashes import EXTERNAL
 from relayd.directory.passwords import Ask, Done, Verdict, Verifier, hash_password, verify_password
 from relayd.directory.rows import Account, AccountStream, Change, SubmissionConnection, domain_name
@@ -19,6 +20,8 @@ __all__ = [
     "Directory",
     "DomainKey",
     "Done",
+    "Drain",
+    "Drains",
     "NewConnection",
     "SenderDomain",
     "Senders",

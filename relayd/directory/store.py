@@ -1,4 +1,5 @@
-"""Accounts, streams, connections, signing keys, sender domains: one SQLite file, held in memory as frozen values.
+"""Accounts, streams, connections, signing keys, sender domains, drained sources: one SQLite file, in memory as frozen
+values.
 
 Reads are dict look-ups on the main thread.  A change runs as one transaction on the directory's own thread; after its
 commit the new value is swapped in on the main thread, and then the change's future done (``database.Worker``).
@@ -18,6 +19,7 @@ from relayd.database import Post, Worker, opened
 from relayd.directory import domains, hashes, rows, senders
 from relayd.directory.balances import Balances
 from relayd.directory.domains import DomainKey
+from relayd.directory.drains import Drains
 from relayd.directory.passwords import hash_password
 from relayd.directory.rows import (
     Account,
@@ -42,7 +44,7 @@ from relayd.quotas import parse_limits
 A = TypeVar("A")
 R = TypeVar("R")
 
-_SCRIPTS = ("schema.sql", "domains.sql", "senders.sql", "tenancy.sql", "balances.sql")
+_SCRIPTS = ("schema.sql", "domains.sql", "senders.sql", "tenancy.sql", "balances.sql", "drains.sql")
 # Scripts that bring a file of version n (the key) to n + 1.
 UPGRADES: dict[int, str] = {
     version: (Path(__file__).parent / file).read_text("utf-8") for version, file in enumerate(_SCRIPTS)
@@ -82,6 +84,7 @@ class Directory:
         self.senders = Senders(self._change, senders.stored(db), self.lineage)
         self.version = 0  # rises with every change: what is derived from rows is good as long as it does not
         self.balances = Balances(db, self._change, self._worker.run)
+        self.drains = Drains(db, self._change)
 
     def close(self) -> None:
         """Finishes the changes under way and closes the file.  Their futures are done if ``post`` still works."""

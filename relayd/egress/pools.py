@@ -2,7 +2,8 @@
 
 Enter: the configured sources and pools, and what the machine says of their addresses.  Leave: the source for a delivery
 of a pool: the one of its last attempt while that can be used (greylisting wants the same again), else the next by
-smooth weighted round robin, which honours weights exactly over any short run.
+smooth weighted round robin, which honours weights exactly over any short run.  While a pool has none that can be used
+there, its overflow's are.
 """
 
 import msgspec
@@ -23,12 +24,17 @@ class Source(msgspec.Struct, frozen=True):
 
 
 class Pools:
-    """All sources and pools.  A source can be taken out of use, with a reason, and put back."""
+    """All sources and pools.  Sources that cannot be used, and why: ``out_of_use`` by the machine, ``drained`` by
+    somebody's wish.  ``overflow``: pool to pool; one that is somebody's overflow has none."""
 
-    def __init__(self, sources: dict[str, Source], pools: dict[str, dict[str, int]]) -> None:
+    def __init__(
+        self, sources: dict[str, Source], pools: dict[str, dict[str, int]], overflow: dict[str, str] | None = None
+    ) -> None:
         self.sources = sources
         self.pools = pools
+        self.overflow = overflow or {}
         self.out_of_use: dict[str, str] = {}
+        self.drained: dict[str, str] = {}
         self._credit: dict[str, dict[str, int]] = {name: dict.fromkeys(weights, 0) for name, weights in pools.items()}
 
     def choose(self, pool: str, last: str, avoid: set[str], *, peek: bool = False) -> str | None:
@@ -37,12 +43,12 @@ class Pools:
         weights = self.pools.get(pool)
         if weights is None:
             return None
-        if last in weights and last not in self.out_of_use and last not in avoid:
+        if last in weights and self._usable(last, avoid):
             return last
-        if not avoid and not self.out_of_use and len(weights) == 1:
-            return next(iter(weights))
-        usable = {s: w for s, w in weights.items() if s not in self.out_of_use and s not in avoid}
-        if peek or not usable:
+        usable = {s: w for s, w in weights.items() if self._usable(s, avoid)}
+        if not usable and pool in self.overflow:
+            return self.choose(self.overflow[pool], last, avoid, peek=peek)
+        if peek or len(usable) < 2:
             return next(iter(usable), None)
         credit = self._credit[pool]
         for source, weight in usable.items():
@@ -50,3 +56,17 @@ class Pools:
         best = max(usable, key=credit.__getitem__)
         credit[best] -= sum(usable.values())
         return best
+
+    def _usable(self, source: str, avoid: set[str]) -> bool:
+        return not (source in self.out_of_use or source in self.drained or source in avoid)
+
+    def explain(self, pool: str) -> str:
+        """Why no source of a pool and its overflow can be used, in words."""
+        faults = {**{name: f"drained, {why}" for name, why in self.drained.items()}, **self.out_of_use}
+        told = "; ".join(f"{name}: {faults[name]}" for name in self.pools.get(pool, ()) if name in faults)
+        lack = f"no source of pool {pool!r} can be used" + (f": {told}" if told else "")
+        return f"{lack}; overflow: {self.explain(self.overflow[pool])}" if pool in self.overflow else lack
+
+    def overflow_of(self, pool: str, source: str) -> str:
+        """The overflow of a pool by which it has a source, "" for one of its own."""
+        return "" if source in self.pools.get(pool, ()) else self.overflow.get(pool, "")

@@ -74,18 +74,21 @@ def _any_time(delivery: Delivery, now: float) -> bool:
     return True
 
 
-class Choose(Protocol):
-    """(pool, source of the last attempt, sources that must not be used now) -> source, or None.  ``peek``: only ask."""
+class Pools(Protocol):
+    """``choose``: (pool, source of the last attempt, sources that must not be used now) -> source, or None; ``peek``:
+    only ask.  ``explain``: why there is none.  ``overflow_of``: the other pool that a source was chosen from, or ""."""
 
-    def __call__(self, pool: str, last: str, avoid: set[str], *, peek: bool = False) -> str | None: ...
+    def choose(self, pool: str, last: str, avoid: set[str], *, peek: bool = False) -> str | None: ...
+    def explain(self, pool: str) -> str: ...
+    def overflow_of(self, pool: str, source: str) -> str: ...
 
 
 class Scheduler:
-    """See the module.  ``choose`` picks a source of a pool; ``sessions`` is what all paths may have together."""
+    """See the module.  ``sessions`` is what all paths may have together."""
 
-    def __init__(self, streams: StreamOf, choose: Choose, sessions: int) -> None:
+    def __init__(self, streams: StreamOf, pools: Pools, sessions: int) -> None:
         self.streams = streams
-        self.choose = choose
+        self.pools = pools
         self.sessions_limit = sessions
         self.rest: tuple[float, ...] = REST
         self.sessions = 0
@@ -107,10 +110,10 @@ class Scheduler:
         self._failing: set[str] = set()  # sites without a session and queues without a site, at their last try
         self._last_success = 0.0  # when any session became ready or any domain was found
 
-    def reconfigure(self, streams: StreamOf, choose: Choose, sessions: int, now: float) -> None:
+    def reconfigure(self, streams: StreamOf, pools: Pools, sessions: int, now: float) -> None:
         """What holds from now on.  Deliveries that are ready find their sources anew, queues their sites."""
         self.streams = streams
-        self.choose = choose
+        self.pools = pools
         self.sessions_limit = sessions
         for queue in self.queues.values():
             queue.site_until = 0.0
@@ -121,8 +124,17 @@ class Scheduler:
 
     def source_back(self, now: float) -> None:
         """A source can be used again: who waits for one looks at once."""
-        for queue in [q for q in self.queues.values() if q.waiting]:
-            self._reroute(queue, now)
+        for queue in list(self.queues.values()):
+            if queue.waiting:
+                self._reroute(queue, now)
+            else:
+                self._pull(queue, now)
+
+    def source_gone(self, source: str, now: float) -> None:
+        """A source is not to be used any more: what is ready for it finds another, what is under way ends as it may."""
+        for site in list(self.sites.values()):
+            if source in site.paths:
+                self.reassign(site.paths[source], now)
 
     def decisions(self) -> list[Decision]:
         """Takes what has been decided since the last call, in order."""
@@ -296,14 +308,15 @@ class Scheduler:
         """A delivery that was taken and not tried."""
         queue = self.queues[delivery.queue]
         site = self.sites.get(path.site)
-        if site is None or site.paths.get(path.source) is not path:
-            self._place(queue, delivery, now)  # the path was let go of meanwhile
+        let_go = site is None or site.paths.get(path.source) is not path
+        if let_go or self.pools.choose(self._pool(queue), path.source, set(), peek=True) != path.source:
+            self._place(queue, delivery, now)  # the path was let go of meanwhile, or its source drained
             return
         self._push(path, queue, delivery, first=True)
         self._work(path, now)
 
     def reassign(self, path: Path, now: float) -> None:
-        """The path's source is out of use: its deliveries find themselves another."""
+        """The path's source cannot be used: its deliveries find themselves another."""
         for delivery in path.ready.clear():
             self._place(self.queues[delivery.queue], delivery, now)
 
@@ -410,25 +423,24 @@ class Scheduler:
         if queue.routing:
             return "the look-up of its domain is under way"
         if queue.waiting:
-            return f"no source of pool {self._pool(queue)!r} is available"
-        paths = self._paths(queue)
+            return self.pools.explain(self._pool(queue))
+        paths = self._paths(queue, now)
         if self._blocked(queue, now) and paths:
             path = min(paths, key=lambda p: p.rest_until)
-            return (
-                f"{path.site} by source {path.source} rests, next try in {path.rest_until - now:.0f} s: {path.reason}"
-            )
+            return f"{self._by(queue, path)} rests, next try in {path.rest_until - now:.0f} s: {path.reason}"
         if queue.starved:
             return "memory for ready deliveries is full, or too many are being read: it is in line"
         for path in paths:
             if path.paced_until > now:
                 wait = path.paced_until - now
-                return f"the rate {path.limits.rate} of {path.site} by source {path.source}: the next in {wait:.1f} s"
+                return f"the rate {path.limits.rate} of {self._by(queue, path)}: the next in {wait:.1f} s"
             in_line = self._stream(queue).priority < PRIORITY
             allowed = self._sessions_allowed(path, now, in_line=in_line)
             if path.at_work >= allowed:
-                kept = ", one more is kept for priority mail" if allowed < self._sessions_allowed(path, now) else ""
-                return f"all {allowed} sessions that {path.site} may have by source {path.source} are busy{kept}"
-        return "nothing: it is on its way"
+                kept = "; one more is kept for priority mail" if allowed < self._sessions_allowed(path, now) else ""
+                return f"all {allowed} sessions of {self._by(queue, path)} are busy{kept}"
+        over = next(filter(None, (self._overflow(queue, path) for path in paths if path.rest_until <= now)), "")
+        return f"nothing: it is on its way{over}"
 
     # Inside.
 
@@ -449,12 +461,22 @@ class Scheduler:
         owner = stream.account or queue.account
         path.ready.push(owner, stream.weight, queue.lane, stream.priority, delivery, first=first)
 
-    def _paths(self, queue: Queue) -> list[Path]:
-        """The paths of the queue's site that its pool can use, resting or not."""
+    def _paths(self, queue: Queue, now: float) -> list[Path]:
+        """The paths of the queue's site that its pool can use, resting or not; its overflow's if all its own rest."""
         if queue.site is None:
             return []
+        pool, resting = self._pool(queue), queue.site.resting(now)
+        paths = queue.site.paths.items()
+        return [path for s, path in paths if self.pools.choose(pool, s, resting - {s}, peek=True) == s]
+
+    def _by(self, queue: Queue, path: Path) -> str:
+        return f"{path.site} by source {path.source}{self._overflow(queue, path)}"
+
+    def _overflow(self, queue: Queue, path: Path) -> str:
+        """Words to add if the path is not by a source of the queue's own pool."""
         pool = self._pool(queue)
-        return [p for s, p in queue.site.paths.items() if self.choose(pool, s, set(), peek=True) == s]
+        overflow = self.pools.overflow_of(pool, path.source)
+        return f", of {overflow!r}, the overflow of pool {pool!r}" if overflow else ""
 
     def _full(self, times: int = 1) -> bool:
         return self.loaded + self._coming >= LOADED * times or self.loaded_bytes >= LOADED_BYTES * times
@@ -477,7 +499,7 @@ class Scheduler:
         if queue.site is None or not queue.site.failing:
             return False
         resting = queue.site.resting(now)
-        return bool(resting) and self.choose(self._pool(queue), "", resting, peek=True) is None
+        return bool(resting) and self.pools.choose(self._pool(queue), "", resting, peek=True) is None
 
     def _count_in(self, queue: Queue, delivery: Delivery) -> None:
         queue.loaded.add(delivery.id)
@@ -505,9 +527,9 @@ class Scheduler:
         site = queue.site
         assert site is not None
         pool = self._pool(queue)
-        source = self.choose(pool, delivery.source, site.resting(now) if site.failing else set())
+        source = self.pools.choose(pool, delivery.source, site.resting(now) if site.failing else set())
         if source is None and site.failing:
-            source = self.choose(pool, delivery.source, set())
+            source = self.pools.choose(pool, delivery.source, set())
         if source is None:
             self._wait_for_source(queue, delivery, now)
             return

@@ -64,7 +64,8 @@ class Departure(msgspec.Struct, frozen=True, gc=False):
 
 class Requeue(msgspec.Struct, frozen=True, gc=False):
     """A delivery that stays, with the due time, attempts, source and last words it now has; its sender may be
-    told of the delay by a ``report`` that comes in with it.  Without an attempt there is no ``line`` to record."""
+    told of the delay by a ``report`` that comes in with it.  Without an attempt there is no ``line`` to record.
+    ``queue``: the one it moves to, "" if it stays in its own."""
 
     delivery: Delivery
     due: float
@@ -75,6 +76,7 @@ class Requeue(msgspec.Struct, frozen=True, gc=False):
     entries: tuple[Entry, ...]
     told: bool = False
     report: Reception | None = None
+    queue: str = ""
 
 
 class Batch:
@@ -204,10 +206,14 @@ class Store:
 
     def _requeue(self, requeues: list[Requeue]) -> None:
         if requeues:
-            rows = [(r.delivery.id, r.due, r.attempts, r.source, r.last, int(r.told)) for r in requeues]
+            rows = [
+                (r.delivery.id, r.due, r.attempts, r.source, r.last, int(r.told), r.queue or r.delivery.queue)
+                for r in requeues
+            ]
             found = self._connection.execute(
                 "UPDATE delivery SET due = j.value->>1, attempts = j.value->>2, source = j.value->>3, "
-                "last = j.value->>4, told = j.value->>5 FROM json_each(?) AS j WHERE delivery.id = j.value->>0",
+                "last = j.value->>4, told = j.value->>5, queue = j.value->>6 "
+                "FROM json_each(?) AS j WHERE delivery.id = j.value->>0",
                 (encode_json(rows).decode(),),
             )
             if found.rowcount != len(requeues):
@@ -333,7 +339,9 @@ class Store:
         for departure in batch.departures:
             queues[departure.delivery.queue][0] -= 1
         for requeue in batch.requeues:
-            row = queues[requeue.delivery.queue]
+            queues[requeue.delivery.queue][0] -= 1
+            row = queues[requeue.queue or requeue.delivery.queue]
+            row[0] += 1
             row[1] = min(row[1], requeue.due)
         if queues:
             self._connection.execute(

@@ -91,8 +91,27 @@ def test_pools_send_by_their_own_sources_and_a_missing_address_is_told_and_never
     until(lambda: "no source of pool 'lost'" in relay.why("example.net"), 10, "the reason is told")
     assert "no source of pool 'lost'" in relay.delivery(identity)["why"]
     code, said = relay.ctl("queue", "list")
-    assert code == 0 and "no source of pool 'lost' is available" in said
+    assert code == 0 and "no source of pool 'lost' can be used" in said
     assert relay.queued() == 1
+    relay.audited()
+
+
+def test_a_source_that_is_drained_hands_its_mail_to_the_others_and_none_is_lost(stage: Stage) -> None:
+    sink = stage.sink("127.0.0.21:0")
+    names = stage.names(_ZONE)
+    marketing, lost = free_port("127.0.0.1"), free_port("127.0.0.1")
+    relay = stage.relay(_POOLS.format(names=names.address, port=sink.port, marketing=marketing, lost=lost)).start()
+    for n in range(20):
+        relay.send(f"m{n}@second.example", port=marketing)
+    assert relay.ctl("source", "drain", "--reason", "the provider moves it", "m1")[0] == 0
+    for n in range(20):
+        relay.send(f"later{n}@second.example", port=marketing)
+    until(lambda: len(sink.messages()) >= 40, 20, "all mail arrives")
+    assert {m["peer"] for m in sink.messages() if m["recipients"][0].startswith("later")} == {"127.0.0.13"}
+    code, said = relay.ctl("source", "list")
+    assert code == 0 and "drained" in said and "the provider moves it" in said
+    assert relay.ctl("source", "resume", "m1")[0] == 0
+    until(lambda: relay.queued() == 0, 10, "nothing is left")
     relay.audited()
 
 

@@ -70,7 +70,7 @@ class Relay:
         made = {name: Source(name, (address,), f"{name}.relay.example") for name, address in sources.items()}
         self.pools = Pools(made, {"default": dict.fromkeys(sources, 1)})
         self.identities = Identities(self.spool.last_identity)
-        self.scheduler = Scheduler(lambda account, name: Stream(), self.pools.choose, 2000)
+        self.scheduler = Scheduler(lambda account, name: Stream(), self.pools, 2000)
         rules = {"bulk": Rules(schedule or Schedule((300.0, 600.0), 86400.0), reports)}
         first = peer.listen(self.loop, 0)
         self.port = first.port.getHost().port
