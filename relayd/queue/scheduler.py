@@ -439,6 +439,8 @@ class Scheduler:
             if path.at_work >= allowed:
                 kept = "; one more is kept for priority mail" if allowed < self._sessions_allowed(path, now) else ""
                 return f"all {allowed} sessions of {self._by(queue, path)} are busy{kept}"
+            if path.sessions >= allowed and len(path.ready) > path.opening:
+                return f"all {path.sessions} sessions of {self._by(queue, path)} are busy or being opened"
         over = next(filter(None, (self._overflow(queue, path) for path in paths if path.rest_until <= now)), "")
         return f"nothing: it is on its way{over}"
 
