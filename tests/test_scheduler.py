@@ -748,7 +748,8 @@ def test_mail_goes_by_the_overflow_where_all_sources_of_its_pool_rest_and_says_s
     relay.settle_down()
     (path,) = relay.opening
     assert path.source == "t1"
-    assert relay.why() == "nothing: it is on its way, of 'q', the overflow of pool 'p'"
+    sessions = "all 1 sessions of x.example by source t1, of 'q', the overflow of pool 'p'"
+    assert relay.why() == f"{sessions} are busy or being opened"
     relay.receive("y.example")
     relay.settle_down()
     assert {(path.site, path.source) for path in relay.opening} == {("x.example", "t1"), ("y.example", "s1")}
