@@ -15,8 +15,9 @@ from relayd.blocklists import Blocklists
 from relayd.credentials import HTTPChecker
 from relayd.delivery.courier import Settings
 from relayd.delivery.outcomes import Settings as OutcomeSettings
-from relayd.delivery.routing import Policy, PolicyOf, Router, StaticRoute
+from relayd.delivery.routing import Router, StaticRoute
 from relayd.delivery.session import Timeouts
+from relayd.destinations import Destinations
 from relayd.directory import Directory, SenderDomain
 from relayd.egress.pools import Pools, Source
 from relayd.envelope import FALLBACK
@@ -27,8 +28,6 @@ from relayd.message.dkim import Key, load_key
 from relayd.reception import Allowed, Relay, RelayDoor
 from relayd.resolver import Resolver, ResolverSettings
 from relayd.sandbox import Sandbox
-from relayd.shaping.limits import Limits
-from relayd.shaping.limits import rate as parse_rate
 from relayd.signing import Rules as SigningRules
 from relayd.smtp.events import ServerSettings
 from relayd.streams import Streams
@@ -178,8 +177,11 @@ def resolver_settings(loaded: config.Config) -> ResolverSettings:
 
 def router(loaded: config.Config, resolver: Resolver, now: Any) -> Router:
     """Raises OSError for a password file that cannot be read."""
-    hops = {route.domain: _static(loaded, route) for route in loaded.route}
-    fallbacks = {FALLBACK + name: _static(loaded, hop) for name, hop in loaded.fallback.items()}
+    destinations = Destinations(loaded)
+    hops = {route.domain: _static(destinations, f"route {route.domain}", route) for route in loaded.route}
+    fallbacks = {
+        FALLBACK + name: _static(destinations, f"fallback {name}", hop) for name, hop in loaded.fallback.items()
+    }
     routes = config.Routes(loaded.route)
 
     def find(domain: str) -> StaticRoute | None:
@@ -188,38 +190,13 @@ def router(loaded: config.Config, resolver: Resolver, now: Any) -> Router:
         route = routes.find(domain)
         return hops[route.domain] if route else None
 
-    return Router(resolver, find, loaded.egress.port, policy_of(loaded), now)
+    return Router(resolver, find, loaded.egress.port, destinations.policy, now)
 
 
-def policy_of(loaded: config.Config) -> PolicyOf:
-    """By the domain's own name, else by the nearest name above its most preferred MX host, else [egress]'s."""
-    egress = loaded.egress
-    general = Policy(egress.tls, Limits(egress.connections))
-    special = {
-        name: Policy(site.tls or egress.tls, _limits(loaded, site.connections, site.rate))
-        for name, site in loaded.site.items()
-    }
-
-    def find(domain: str, hosts: tuple[str, ...]) -> Policy:
-        if not special:
-            return general
-        name = hosts[0] if hosts else ""
-        while domain not in special and name not in special and name:
-            name = name.partition(".")[2]
-        return special.get(domain) or special.get(name) or general
-
-    return find
-
-
-def _limits(loaded: config.Config, connections: int, rate: str) -> Limits:
-    return Limits(connections or loaded.egress.connections, parse_rate(rate) if rate else None)
-
-
-def _static(loaded: config.Config, route: config.NextHop) -> StaticRoute:
-    host, port = notation.host_port(route.via)
-    password = Path(route.password_file).read_text("utf-8").strip() if route.password_file else ""
-    policy = Policy(route.tls, _limits(loaded, route.connections, route.rate))
-    return StaticRoute(host, port, policy, route.login, password)
+def _static(destinations: Destinations, name: str, hop: config.NextHop) -> StaticRoute:
+    host, port = notation.host_port(hop.via)
+    password = Path(hop.password_file).read_text("utf-8").strip() if hop.password_file else ""
+    return StaticRoute(host, port, destinations.routed(name, hop), hop.login, password)
 
 
 def door_limits(door: config.Listener) -> DoorLimits:
@@ -298,7 +275,8 @@ def refuse_restart_only(old: config.Config, new: config.Config) -> None:
 
 def changed(old: config.Config, new: config.Config) -> list[str]:
     """The tables that differ."""
-    return [name for name in msgspec.structs.asdict(new) if getattr(old, name) != getattr(new, name)]
+    tables = [name for name in new.__struct_fields__ if name != "origins"]
+    return [name for name in tables if getattr(old, name) != getattr(new, name)]
 
 
 def is_ours(loaded: config.Config, address: str, port: int) -> bool:

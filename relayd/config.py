@@ -108,6 +108,27 @@ def _rate(value: object) -> str:
     return str(value)
 
 
+def _volume(value: object) -> str:
+    if value != "":
+        limits.volume(value)
+    return str(value)
+
+
+def _hours(value: object) -> str:
+    limits.parse_limits({"hours": value})
+    return str(value)
+
+
+def _shared(value: object) -> limits.Limits:
+    """Limits of a source, a pool or an account: sessions are ended by paths."""
+    return limits.parse_limits(value, tuple(key for key in limits.LIMITS if key != "deliveries_per_session"))
+
+
+def _account(value: object) -> limits.Limits:
+    """Limits of an account: a session carries everybody's mail."""
+    return limits.parse_limits(value, limits.OWN)
+
+
 def _login_url(value: object) -> str:
     text = value if isinstance(value, str) and re.fullmatch("[!-~]+", value) else ""
     try:
@@ -142,6 +163,7 @@ Host = Annotated[str, notation.hostname]
 Name = Annotated[str, notation.name]
 EndpointText = Annotated[str, _endpoint_text]
 RateText = Annotated[str, _rate]
+Shared = Annotated[limits.Limits, _shared]
 
 
 class Node(msgspec.Struct, frozen=True, kw_only=True):
@@ -262,12 +284,35 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
     validation: Annotated[Rules, parse_rules] = OFF
 
 
-class Site(msgspec.Struct, frozen=True, kw_only=True):
-    """What holds for a recipient domain, or for all domains whose MX hosts lie in it; 0 and "" leave [egress]'s."""
+class Limited(msgspec.Struct, frozen=True, kw_only=True):
+    """Limits of each path, source towards site: open sessions, how many are opened in a time, deliveries and bytes in a
+    time, how many deliveries one session carries, the hours of the week; 0 and "" leave what is more general.
+    ``source``, ``pool``, ``account``: limits of all that goes there by one source, by one pool, for one account."""
+
+    connections: Annotated[int, notation.whole(0)] = 0
+    connection_rate: RateText = ""
+    rate: RateText = ""
+    bytes: Annotated[str, _volume] = ""
+    deliveries_per_session: Annotated[int, notation.whole(0)] = 0
+    hours: Annotated[str, _hours] = ""
+    source: Shared = limits.NONE
+    pool: Shared = limits.NONE
+    account: Annotated[limits.Limits, _account] = limits.NONE
+
+    def of_path(self) -> limits.Limits:
+        return limits.parse_limits({key: value for key in limits.LIMITS if (value := getattr(self, key))})
+
+
+class Site(Limited, frozen=True, kw_only=True):
+    """What holds for a recipient domain, or for all domains whose preferred MX host lies in it."""
 
     tls: TLSPolicy | None = None
-    connections: Annotated[int, notation.whole(0)] = 0
-    rate: RateText = ""
+
+
+class Provider(Site, frozen=True, kw_only=True):
+    """What holds for all domains whose preferred MX host is called so."""
+
+    match: Annotated[tuple[str, ...], notation.list_of(notation.domain_pattern)]
 
 
 class NextHop(msgspec.Struct, frozen=True, kw_only=True):
@@ -336,10 +381,10 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
     delay_report: Duration = 4 * 3600.0
 
 
-class Egress(msgspec.Struct, frozen=True, kw_only=True):
-    """Sessions to the world.  ``authorities``: a PEM file of whom "verify" trusts, "" for the system's; ``connections``
-    per site and source, ``sessions`` in all; ``rest``: how long a site that cannot be reached is left alone, by
-    failures in a row; then patience by stage."""
+class Egress(Limited, frozen=True, kw_only=True):
+    """Sessions to the world, and the limits that hold where no provider or site has its own.  ``authorities``: a PEM
+    file of whom "verify" trusts, "" for the system's; ``sessions`` in all; ``rest``: how long a site that cannot be
+    reached is left alone, by failures in a row; then patience by stage."""
 
     port: Port = 25
     tls: TLSPolicy = "may"
@@ -370,7 +415,8 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole.  There is always a source, a pool and a stream, each called "default" if the file names none."""
+    """The whole.  There is always a source, a pool and a stream, each called "default" if the file names none.
+    ``origins``: FILE:LINE of what shapes, by key."""
 
     node: Node
     tls: TLS | None = None
@@ -380,6 +426,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     source: dict[str, Source]
     pool: dict[str, Pool]
     stream: dict[str, Stream]
+    provider: dict[str, Provider] = {}
     site: dict[str, Site] = {}
     route: tuple[Route, ...] = ()
     fallback: dict[str, NextHop] = {}
@@ -390,6 +437,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     retry: Retry = Retry()
     egress: Egress = Egress()
     sandbox: Sandbox | None = None
+    origins: dict[str, str] = {}
+
+    def origin(self, key: str) -> str:
+        """FILE:LINE where a key of [egress], [provider] or [site] was given, "default" if nobody gave it."""
+        return self.origins.get(key, "default")
 
     def stream_named(self, name: str) -> str:
         """The name, or the default stream's if it is "" or no stream has it (any more)."""
@@ -419,7 +471,8 @@ _SINGLE: dict[str, type[msgspec.Struct]] = {
     "sandbox": Sandbox,
 }  # fmt: skip
 _NAMED: dict[str, type[msgspec.Struct]] = {
-    "source": Source, "pool": Pool, "stream": Stream, "site": Site, "fallback": NextHop, "dkim": Dkim
+    "source": Source, "pool": Pool, "stream": Stream, "provider": Provider, "site": Site, "fallback": NextHop,
+    "dkim": Dkim,
 }  # fmt: skip
 _ARRAYS: dict[str, type[msgspec.Struct]] = {"listener": Listener, "route": Route}
 
@@ -432,7 +485,7 @@ def load(path: str | Path) -> Config:
         _check(config, reader.fault)
     if config is None or reader.faults:
         raise ConfigError(list(reader.faults.values()))
-    return config
+    return msgspec.structs.replace(config, origins=reader.origins("egress", "provider", "site"))
 
 
 def control_path(path: str | Path) -> str:

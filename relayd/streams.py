@@ -16,7 +16,7 @@ from relayd.directory import Account, AccountStream, Directory
 from relayd.errors import InputError
 from relayd.notation import show_duration
 from relayd.queue.retry import Schedule
-from relayd.queue.scheduler import Stream as Scheduling
+from relayd.queue.state import Stream as Scheduling
 from relayd.quotas import show_limits
 from relayd.submission import Stream, list_names
 from relayd.tables import overridden
@@ -153,7 +153,8 @@ class Streams:
         pool = settings.risk_pools.get(risk)
         pools = {} if pool else settings.pool_for
         customer = rows[-1] if rows else Account(account)
-        return Scheduling(pool or settings.pool, settings.priority, pools, customer.name, customer.weight)
+        layers = tuple(layer for row in rows for layer in row.shaping)
+        return Scheduling(pool or settings.pool, settings.priority, pools, customer.name, customer.weight, layers)
 
 
 def shown(found: Resolved) -> dict[str, object]:

@@ -5,6 +5,7 @@ ValueError with a sentence.  ``Annotated[str, File]`` is a path; other fields ar
 """
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -50,6 +51,7 @@ class Reader:
         self.raw: dict[str, Any] = {}
         self.faults: dict[str, Fault] = {}
         self._where: dict[str, str] = {}
+        self._lines: dict[str, dict[str, int]] = {}  # of keys, by file
         for file in [path, *sorted((path.parent / "conf.d").glob("*.toml"))]:
             self._merge(self.raw, _parsed(file), str(file), "")
 
@@ -66,6 +68,20 @@ class Reader:
             else:
                 into[key] = value
                 self._where[name] = file
+
+    def origins(self, *tables: str) -> dict[str, str]:
+        """FILE:LINE of every key below these tables."""
+        found = {}
+        for name, file in self._where.items():
+            if name.partition(".")[0] in tables:
+                if file not in self._lines:
+                    self._lines[file] = _key_lines(Path(file).read_text("utf-8"))
+                lines = self._lines[file]
+                above = name
+                while above not in lines and "." in above:  # inside an inline table
+                    above = above.rpartition(".")[0]
+                found[name] = f"{file}:{lines[above]}" if above in lines else file
+        return found
 
     def fault(self, table: str, key: str, text: str) -> None:
         """Keeps the table's first fault, with the file that the key, or else the nearest table above it, is from."""
@@ -135,6 +151,28 @@ def _read(field: msgspec.structs.FieldInfo, kind: Any, raw: object, base: str) -
             raise ValueError(f"{raw!r} is not a path")
         return os.path.join(base, raw)
     return parse(raw) if parse else _plain(kind, raw)
+
+
+_HEADER = re.compile(r"\s*\[\s*([^\[\]]+?)\s*\]")
+_KEY = re.compile(r"""\s*((?:[\w-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[\w-]+|"[^"]*"|'[^']*'))*)\s*=""")
+_PART = re.compile(r"""[\w-]+|"[^"]*"|'[^']*'""")
+
+
+def _key_lines(text: str) -> dict[str, int]:
+    """The line of each key, by its full name.  tomllib keeps none; what stands across several lines is at its first."""
+    found: dict[str, int] = {}
+    table = ""
+    for number, line in enumerate(text.splitlines(), 1):
+        if match := _HEADER.match(line):
+            table = _dotted(match[1]) + "."
+            found.setdefault(table[:-1], number)
+        elif match := _KEY.match(line):
+            found.setdefault(table + _dotted(match[1]), number)
+    return found
+
+
+def _dotted(key: str) -> str:
+    return ".".join(part.strip("\"'") for part in _PART.findall(key))
 
 
 def _parsed(file: Path) -> dict[str, Any]:

@@ -29,10 +29,11 @@ from relayd.envelope import UNSTEERED, Delivery, Edits, Envelope, Message, Recip
 from relayd.identity import Identities
 from relayd.message.steering import starts
 from relayd.queue.retry import Schedule
-from relayd.queue.scheduler import Scheduler, Stream
+from relayd.queue.scheduler import Scheduler
+from relayd.queue.state import Stream
 from relayd.records import Entry, Record, decode
 from relayd.resolver import MailHost, MailHosts
-from relayd.shaping.limits import Limits, Rate
+from relayd.shaping.limits import Limits, Rate, Terms
 from relayd.spool import NEVER
 from relayd.tls import ClientTLS
 
@@ -90,12 +91,13 @@ class Reactor(MemoryReactorClock):
                 raise AssertionError("it did not come to be") from None
 
     def wait(self, seconds: float) -> None:
-        """Lets time pass, second by second."""
+        """Lets time pass, from one thing that is due to the next."""
         self.pump()
-        while seconds > 0:
-            self.advance(min(1.0, seconds))
+        end = self.rightNow + seconds
+        while self.rightNow < end:
+            due = min((call.getTime() for call in self.getDelayedCalls()), default=end)
+            self.advance(min(max(due, self.rightNow), end) - self.rightNow)
             self.pump()
-            seconds -= 1.0
 
     def connectTCP(  # type: ignore[override]
         self, host: str, port: int, factory: Any, timeout: float = 30, bindAddress: Any = None
@@ -509,7 +511,7 @@ class Delivering:
         streams = {"bulk": Stream(), "urgent": Stream(priority=90)}
         self.streams = lambda account, name: streams[name]
         self.scheduler = Scheduler(self.streams, self.pools, 2000)
-        policy = Policy(tls, Limits(limit, rate))
+        policy = Policy(tls, Terms(Limits(limit, rate)))
         self.router = Router(self.names, lambda domain: None, 25, lambda domain, hosts: policy, self.reactor.seconds)  # type: ignore[arg-type]
         rules = settings.pop("rules", dict.fromkeys(streams, Rules(Schedule((300.0, 600.0), 86400.0), "none")))
         settings.setdefault("outcomes", outcome_settings(rules))

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from relayd import assembly, config
-from relayd.delivery.routing import StaticRoute
 from relayd.directory import Directory
 from relayd.guard import Settings
 from relayd.resolver import LookupFailed
@@ -96,7 +95,8 @@ def test_a_route_carries_the_password_of_its_file(tmp_path: Path):
     router = assembly.router(loaded(tmp_path, more), Names(), Reactor().seconds)  # type: ignore[arg-type]
     site = router.known("y.example")
     assert site is not None and (site.login, site.password, site.hops[0].port) == ("me", "geheim", 587)
-    assert router._find("x.example") == StaticRoute("203.0.113.1", 25)
+    found = router._find("x.example")
+    assert found is not None and (found.host, found.port, found.login) == ("203.0.113.1", 25, "")
 
 
 def test_a_password_file_that_cannot_be_read_is_an_oserror(tmp_path: Path):

@@ -3,8 +3,10 @@
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 
+from relayd.config import Provider
 from relayd.control.verb import run
 from relayd.control.verbs import BY_PATH
 from relayd.errors import InputError
@@ -49,6 +51,40 @@ def test_a_client_of_an_account_has_no_weight_of_its_own(relay):
     assert field == "weight" and "shop is a client of crm" in text
     say(relay, "account/add", name="agency")
     assert refused(relay, "account/set", name="crm", parent="agency")[0] == "weight"
+
+
+def test_what_goes_out_for_an_account_is_limited_in_all_and_towards_a_provider(relay):
+    relay.config = msgspec.structs.replace(relay.config, provider={"gmail": Provider(match=("*.google.com",))})
+    say(relay, "account/shape", name="crm", set="rate=100/min")
+    told = say(relay, "account/shape", name="crm", at="gmail", set=["path.connections=2", "bytes=10M/s"])
+    both = {"": {"account": {"rate": "100/m"}}, "gmail": {"account": {"bytes": "10M/s"}, "path": {"connections": 2}}}
+    assert told["shaping"] == both and say(relay, "account/show", name="crm")["shaping"] == both
+    scheduling = relay.streams.scheduling("crm", "marketing")
+    assert [(layer.name, layer.at) for layer in scheduling.layers] == [
+        ("account crm", ""),
+        ("account crm at gmail", "gmail"),
+    ]
+    say(relay, "account/add", name="shop", parent="crm")
+    assert relay.streams.scheduling("shop", "marketing").layers == scheduling.layers
+    say(relay, "account/shape", name="crm", set="rate=")
+    assert say(relay, "account/shape", name="crm", at="gmail", set=["bytes=", "path.connections="])["shaping"] == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "field", "word"),
+    [
+        ({"set": "rate=fast"}, "set", "is not a rate"),
+        ({"set": "rat=1/s"}, "set", "did you mean"),
+        ({"set": "path.connection_rate=1/s"}, "set", "no limit here"),
+        ({"set": "domain.rate=1/s"}, "set", "is no scope"),
+        ({"set": "rate=1/s", "at": "gmial"}, "at", "no provider 'gmial'"),
+        ({"set": "hours=25:00-26:00"}, "set", "hours: "),
+    ],
+)
+def test_what_cannot_be_a_limit_of_an_account_is_refused_with_the_reason(relay, given, field, word):
+    found = refused(relay, "account/shape", name="crm", **given)
+    assert found[0] == field and word in found[1]
+    assert relay.directory.account("crm").shaping == ()
 
 
 def test_none_takes_away(relay):

@@ -5,7 +5,7 @@ from twisted.internet.defer import Deferred
 
 from relayd.delivery.routing import Hop, Policy, Router, Site, StaticRoute, words
 from relayd.resolver import LookupFailed
-from relayd.shaping.limits import Limits, Rate
+from relayd.shaping.limits import Limits, Rate, Terms
 from tests.harness import Names
 
 
@@ -83,13 +83,16 @@ def test_words_of_a_fault_are_never_empty():
 
 def test_domains_with_the_same_hosts_and_other_policies_are_other_sites():
     """A session that one may have in clear must not carry what the other wants encrypted."""
-    policies = {"bank.example": Policy("verify"), "slow.example": Policy("may", Limits(1, Rate(5, 1.0)))}
+    policies = {
+        "bank.example": Policy("verify"),
+        "slow.example": Policy("may", Terms(Limits(1, Rate(5, 1.0)), ("site slow.example",))),
+    }
     names = Names()
     for domain in ("shop.example", "bank.example", "slow.example"):
         names.domains[domain] = [("mx.big.example", ("203.0.113.1",))]
     made = Router(names, {}.get, 25, lambda domain, hosts: policies.get(domain, Policy()), lambda: 1000.0)  # type: ignore[arg-type]
     shop, bank, slow = (asked(made, domain) for domain in ("shop.example", "bank.example", "slow.example"))
-    assert bank.name == f"{shop.name} (tls verify)" and slow.name == f"{shop.name} (1 connections, 5/s)"
+    assert bank.name == f"{shop.name} (tls verify)" and slow.name == f"{shop.name} (site slow.example)"
 
 
 def test_routes_to_the_same_host_with_other_policies_or_logins_are_other_sites():

@@ -1,7 +1,9 @@
 import random
+import time
 from collections import Counter, defaultdict, deque
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
@@ -10,10 +12,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from relayd.egress.pools import Pools, Source
 from relayd.envelope import UNSTEERED, Delivery, Steering, queue_name
 from relayd.queue import scheduler as room
-from relayd.queue.decisions import Poll, Pull, Route, Settle, Work
-from relayd.queue.scheduler import Scheduler, Stream
-from relayd.queue.state import Path
-from relayd.shaping.limits import Limits, rate
+from relayd.queue.decisions import Poll, Pull, Retire, Route, Settle, Work
+from relayd.queue.scheduler import Scheduler
+from relayd.queue.state import Path, Stream
+from relayd.shaping.limits import Layer, Limits, Terms, rate
 from tests.spool_kit import NOW, Mail
 
 NEVER = 9e15
@@ -27,8 +29,11 @@ class Relay:
         self.now = NOW
         weights = weights or {"s1": 1}
         self.pools = Pools({n: Source(n) for n in [*weights, "t1"]}, {"p": weights, "q": {"t1": 1}})
-        self.scheduler = Scheduler(lambda account, name: STREAMS[name], self.pools, sessions)
+        self.layers: dict[str, tuple[Layer, ...]] = {}  # of accounts
+        self._streams: dict[tuple[str, str], Stream] = {}
+        self.scheduler = Scheduler(self.stream, self.pools, sessions)
         self.limits = Limits(limit)
+        self.terms: Terms | None = None
         self.mail = Mail(self.now)
         self.disk: dict[str, dict[int, Delivery]] = defaultdict(dict)
         self.next_due: dict[str, float] = {}
@@ -40,6 +45,12 @@ class Relay:
         self.reads: list[Pull] = []
         self.sites: dict[str, str] = {}
         self.hosts: dict[str, tuple[str, ...]] = {}
+
+    def stream(self, account: str, name: str) -> Stream:
+        if account not in self.layers:
+            return STREAMS[name]
+        made = msgspec.structs.replace(STREAMS[name], layers=self.layers[account])
+        return self._streams.setdefault((account, name), made)
 
     # The disk.
 
@@ -96,7 +107,7 @@ class Relay:
             case Route():
                 site = self.sites.get(decision.domain, decision.domain)
                 hosts = self.hosts.get(decision.domain, ())
-                s.routed(decision.queue, site, self.now + 300, self.now, self.limits, hosts)
+                s.routed(decision.queue, site, self.now + 300, self.now, self.terms or Terms(self.limits), hosts)
         self.collect()
 
     def settle_down(self) -> None:
@@ -166,8 +177,8 @@ class Relay:
         self.scheduler.session_closed(path, self.now, opening=False)
         self.collect()
 
-    def why(self, domain: str = "x.example", stream: str = "news") -> str:
-        return self.scheduler.why(queue_name("crm", stream, domain), self.now)
+    def why(self, domain: str = "x.example", stream: str = "news", account: str = "crm") -> str:
+        return self.scheduler.why(queue_name(account, stream, domain), self.now)
 
 
 @pytest.fixture
@@ -590,17 +601,21 @@ def test_priority_mail_waits_behind_no_other_delivery_while_the_path_may_have_an
     assert relay.scheduler.take(path, relay.now, beside=1, busy=True) is urgent  # all there may be are open and busy
 
 
-def test_priority_mail_passes_a_backlog_that_waits_for_the_rate_at_once_and_wastes_nothing_of_it() -> None:
+def test_priority_mail_has_the_next_turn_behind_a_backlog_that_waits_for_the_rate_and_wastes_nothing_of_it() -> None:
     relay = Relay()
     relay.limits = Limits(20, rate("10/s"))
     relay.receive(*["x.example"] * 400)
-    bulk = []
+    bulk = 0
     for _ in range(20):
-        bulk.append(len(relay.send()))
+        bulk += len(relay.send())
         urgent = relay.receive("x.example", stream="urgent")
+        assert relay.send() == []
+        relay.tick(0.10001)  # a little late, as clocks are
         assert relay.send() == urgent
-        relay.tick()
-    assert bulk == [10] + [9] * 19
+        for _ in range(9):
+            relay.tick(0.10001)  # a little late, as clocks are
+            bulk += len(relay.send())
+    assert bulk == 20 * 9 + 1
 
 
 def test_a_flood_of_priority_mail_does_not_stop_other_accounts_on_a_path_with_a_rate() -> None:
@@ -609,12 +624,164 @@ def test_a_flood_of_priority_mail_does_not_stop_other_accounts_on_a_path_with_a_
     relay.receive(*["x.example"] * 500, stream="urgent")
     relay.receive(*["x.example"] * 300, account="other")
     sent: list[Delivery] = []
-    for _ in range(30):
+    for _ in range(300):
         sent += relay.send()
-        relay.tick()
+        relay.tick(0.10001)  # a little late, as clocks are
     shares = Counter(d.message.account for d in sent)
     assert shares["crm"] + shares["other"] == pytest.approx(300, abs=2)
     assert shares["other"] == pytest.approx(30 * 9 / 2, rel=0.1)  # half of what is not kept
+
+
+# Limits that several paths or accounts share.
+
+
+def shared(relay: Relay, name: str = "[egress]", **scopes: Limits) -> None:
+    relay.terms = Terms(relay.limits, layers=(Layer(name, **scopes),))
+
+
+def went(relay: Relay, seconds: float, step: float = 0.10001) -> list[Delivery]:
+    sent = []
+    for _ in range(round(seconds / step)):
+        sent += relay.send()
+        relay.tick(step)
+    return sent
+
+
+def test_what_goes_by_a_source_keeps_its_rate_whatever_number_of_sites_it_goes_to() -> None:
+    relay = Relay(2)
+    shared(relay, source=Limits(rate=rate("10/s")))
+    relay.store(*[f"d{n % 40}.example" for n in range(400)])
+    sent = went(relay, 20)
+    assert 195 <= len(sent) <= 201
+    by_site = Counter(d.queue for d in sent)
+    assert len(by_site) == 40 and max(by_site.values()) <= 6
+
+
+def test_on_a_source_at_its_rate_accounts_share_alike_though_one_has_mail_for_many_more_sites() -> None:
+    relay = Relay(2)
+    shared(relay, source=Limits(rate=rate("10/s")))
+    relay.store(*[f"d{n % 40}.example" for n in range(800)], account="wide")
+    relay.store(*["d1.example"] * 200, account="narrow")
+    shares = Counter(d.message.account for d in went(relay, 20))
+    assert shares["narrow"] == pytest.approx(100, abs=10) and shares["wide"] == pytest.approx(100, abs=10)
+
+
+def test_priority_mail_passes_what_waits_for_the_rate_of_a_source() -> None:
+    relay = Relay(2)
+    shared(relay, source=Limits(rate=rate("10/s")))
+    relay.store(*[f"d{n}.example" for n in range(400)])
+    went(relay, 2)
+    (urgent,) = relay.receive("other.example", stream="urgent")
+    assert urgent in went(relay, 0.3)
+
+
+def test_an_account_at_its_own_limit_holds_back_nobody_else_on_the_same_path() -> None:
+    relay = Relay()
+    relay.layers["slow"] = (Layer("account slow", account=Limits(rate=rate("1/s"))),)
+    relay.store(*["x.example"] * 100, account="slow")
+    relay.store(*["x.example"] * 300, account="other")
+    shares = Counter(d.message.account for d in went(relay, 10))
+    assert shares["other"] == 300 and 9 <= shares["slow"] <= 11
+    assert relay.why(account="slow").startswith("the rate 1/s of account slow: the next in")
+
+
+def test_an_account_has_no_more_deliveries_under_way_than_it_may_and_another_as_soon_as_one_is_done() -> None:
+    relay = Relay()
+    relay.layers["slow"] = (Layer("account slow", account=Limits(connections=3)),)
+    relay.store(*[f"d{n}.example" for n in range(10)], account="slow")
+    relay.tick()
+    relay.connect()
+    taken = list(filter(None, map(relay.take, list(relay.open))))
+    assert len(taken) == 3 and "all 3 connections of account slow are in use" in relay.why("d9.example", account="slow")
+    relay.finish(taken[0])
+    relay.settle_down()
+    relay.connect()
+    assert len(list(filter(None, map(relay.take, list(relay.open))))) == 1
+
+
+def test_sessions_of_one_source_are_limited_over_all_sites() -> None:
+    relay = Relay(2)
+    shared(relay, source=Limits(connections=4))
+    relay.store(*[f"d{n}.example" for n in range(10)], stream="urgent")
+    relay.tick()
+    assert len(relay.opening) == 4
+    assert "all 4 connections of source s1 in [egress] are in use" in relay.why("d9.example", "urgent")
+    relay.connect()
+    gone = relay.send()
+    while relay.open:
+        path = relay.open[0]
+        path.idle = 1
+        relay.scheduler.idle(path, relay.now)
+        if Retire(path) not in relay.scheduler.decisions():
+            break
+        path.idle = 0
+        relay.close(path)
+        assert relay.scheduler.sessions <= 4
+        gone += relay.send()
+    assert len(gone) == 10
+
+
+def test_sessions_are_opened_at_the_rate_of_their_path() -> None:
+    relay = Relay()
+    relay.limits = Limits(20, connection_rate=rate("20/min"))
+    relay.store(*["x.example"] * 10)
+    relay.tick()
+    assert len(relay.opening) == 1
+    relay.tick(2.9)
+    assert len(relay.opening) == 1
+    relay.tick(0.2)
+    assert len(relay.opening) == 2
+
+
+def test_outside_its_hours_a_site_is_not_read_and_says_when_they_begin() -> None:
+    relay = Relay()
+    relay.limits = Limits(20, hours="00:00-24:00 UTC")
+    relay.store("x.example")
+    relay.tick()
+    assert len(relay.send()) == 1
+    shut = time.strftime("%H:%M", time.gmtime(relay.now + 3600)), time.strftime("%H:%M", time.gmtime(relay.now + 7200))
+    relay.terms = Terms(Limits(20, hours=f"{shut[0]}-{shut[1]}"))
+    relay.scheduler.reconfigure(relay.stream, relay.pools, 2000, relay.now)
+    made = relay.receive(*["x.example"] * 100)
+    relay.tick()
+    assert relay.send() == []
+    assert "it is outside the hours" in relay.why()
+    reads = len(relay.reads)
+    relay.tick(100)
+    assert len(relay.reads) == reads
+    relay.tick(3600)
+    assert len(relay.send()) == len(made)
+
+
+def test_a_rate_is_not_begun_anew_when_a_site_was_forgotten_meanwhile() -> None:
+    relay = Relay()
+    relay.limits = Limits(20, rate("1/h"))
+    relay.receive("x.example")
+    assert len(relay.send()) == 1
+    for path in list(relay.open):
+        relay.close(path)
+    relay.tick(60)
+    relay.tick(60)
+    relay.receive("x.example")
+    assert relay.send() == []
+    relay.tick(3600)
+    assert len(relay.send()) == 1
+
+
+def test_a_blocked_site_with_very_many_queues_keeps_only_its_share_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "LOADED", 400)
+    monkeypatch.setattr(room, "PULLS", 2)
+    relay = Relay()
+    relay.sites = {f"d{n}.example": "slow" for n in range(300)}
+    relay.store(*[f"d{n}.example" for n in range(300) for _ in range(4)])
+    for _ in range(3):
+        relay.tick()
+    assert relay.scheduler.sites["slow"].share.loaded <= 100 + 2 * room.PULL + 4
+    other = relay.store(*["other.example"] * 50, account="late")
+    relay.tick()
+    relay.connect()
+    gone = [d for _ in range(50) for path in relay.open if path.site == "other.example" and (d := relay.take(path))]
+    assert gone == other
 
 
 def test_fifty_accounts_of_very_different_backlog_share_a_path_within_a_tenth() -> None:

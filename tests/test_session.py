@@ -13,7 +13,6 @@ from relayd.delivery.routing import Hop, Policy, Site
 from relayd.delivery.session import PeerSession, Timeouts
 from relayd.envelope import Delivery, Edits, Envelope, Message, Recipient
 from relayd.queue.state import Path
-from relayd.shaping.limits import Limits
 from relayd.smtp.client import ClientSettings
 from relayd.tls import ClientTLS
 
@@ -43,7 +42,7 @@ class Notes:
     def ready(self, session: PeerSession) -> None:
         self.log.append(("ready", len(self.stock)))
 
-    def finished(self, delivery: Delivery, outcome: Any, *, dsn_passed_on: bool = False) -> None:
+    def finished(self, session: Any, delivery: Delivery, outcome: Any, *, dsn_passed_on: bool = False) -> None:
         self.log.append(("finished", delivery.id, outcome.kind, outcome.evidence))
 
     def returned(self, path: Path, delivery: Delivery) -> None:
@@ -73,7 +72,7 @@ def owner() -> Notes:
 def opened(owner: Notes, *said: bytes) -> tuple[PeerSession, StringTransport]:
     site = Site("mx", (), 0.0, "off")
     hop = Hop("mx", "203.0.113.1", 25)
-    session = PeerSession(owner, "1", Path("s1", "mx", Limits()), site, hop, ClientSettings(ehlo="us", starttls="off"))
+    session = PeerSession(owner, "1", Path("s1", "mx"), site, hop, ClientSettings(ehlo="us", starttls="off"))
     transport = StringTransport()
     session.makeConnection(transport)
     for data in said:
@@ -218,7 +217,7 @@ def test_a_next_hop_with_implicit_tls_is_spoken_to_under_tls_from_the_first_byte
     hop = Hop("smart.example", "203.0.113.1", 465)
     settings = ClientSettings(ehlo="us", secure=True, starttls="verify")
     owner.client_tls = ClientTLS()  # type: ignore[attr-defined]
-    session = PeerSession(owner, "1", Path("s1", "smart:465", Limits()), site, hop, settings)
+    session = PeerSession(owner, "1", Path("s1", "smart:465"), site, hop, settings)
     begun: list[Any] = []
     transport = StringTransport()
     transport.startTLS = begun.append  # type: ignore[attr-defined]

@@ -11,6 +11,7 @@ from relayd.control.answers import limits_given, shown
 from relayd.control.verb import Arg, Relay, Verb, then
 from relayd.directory import Account, AccountStream
 from relayd.errors import InputError
+from relayd.shaping.limits import account_layers, show_layers
 
 _KEPT = object()
 
@@ -83,6 +84,40 @@ def _state(state: Literal["active", "suspended"]) -> Any:
         return then(relay.directory.change_account(name, state=state), shown)
 
     return handler
+
+
+def _shape(relay: Relay, name: str, at: str | None, set: list[str]) -> "Future[dict[str, Any]]":
+    account = known(relay, name, "name")
+    where = _destination(relay, at)
+    layers = show_layers(account.shaping)
+    scopes = layers.setdefault(where, {})
+    for text in set:
+        key, value = _pair(text)
+        scope, _, limit = key.rpartition(".")
+        limits = scopes.setdefault(scope or "account", {})
+        if value is _KEPT:
+            limits.pop(limit, None)
+        else:
+            limits[limit] = value
+    kept = {place: {scope: found for scope, found in scopes.items() if found} for place, scopes in layers.items()}
+    try:
+        shaping = account_layers(name, {place: scopes for place, scopes in kept.items() if scopes})
+    except ValueError as fault:
+        raise InputError("set", str(fault)) from None
+    return then(relay.directory.change_account(name, shaping=shaping), shown)
+
+
+def _destination(relay: Relay, at: str | None) -> str:
+    """A provider's name, or a pattern of mail hosts; "" for everywhere."""
+    if not at or at in relay.config.provider:
+        return at or ""
+    try:
+        return notation.domain_pattern(at) if "." in at else notation.hostname("")
+    except ValueError:
+        near = notation.nearest(at, relay.config.provider)
+        raise InputError(
+            "at", f"there is no provider {at!r}{near}; mail hosts: mx.example.com or *.example.com"
+        ) from None
 
 
 # Streams.
@@ -192,6 +227,25 @@ VERBS: tuple[Verb, ...] = (
         role="admin",
         effect="change",
         example="account set --recipients 1000/h --recipients 10000/d crm",
+    ),
+    Verb(
+        name="account shape",
+        help="limit what goes out for an account, in all or towards a provider",
+        handler=_shape,
+        args=(
+            _NAME,
+            Arg("at", "a provider, or mail hosts such as *.example.com; without it, everywhere"),
+            Arg(
+                "set",
+                "[SCOPE.]LIMIT=VALUE: connections (deliveries under way), rate, bytes or hours, of the account's mail "
+                "in all, or by each path, source or pool; an empty value takes it away",
+                repeated=True,
+                required=True,
+            ),
+        ),
+        role="operate",
+        effect="change",
+        example="account shape --at gmail --set rate=1000/h --set path.connections=2 crm",
     ),
     Verb(
         name="account list",

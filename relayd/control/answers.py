@@ -6,14 +6,17 @@ import msgspec
 
 from relayd.errors import InputError
 from relayd.quotas import Limits, parse_limits, show_limits
+from relayd.shaping.limits import show_layers
 
 
 def shown(row: msgspec.Struct) -> dict[str, Any]:
     """A row of the directory, its limits as they are typed, no limit of sessions as null."""
-    found = {
+    found: dict[str, Any] = {
         key: show_limits(value) if isinstance(value, Limits) else value
         for key, value in msgspec.structs.asdict(row).items()
     }
+    if "shaping" in found:
+        found["shaping"] = show_layers(found["shaping"])
     return {**found, "sessions": found["sessions"] or None}
 
 

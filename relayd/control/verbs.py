@@ -107,7 +107,8 @@ def _audit(relay: Relay) -> Any:
 
 
 def _config_show(relay: Relay) -> Any:
-    return relay.config
+    shown = msgspec.to_builtins(relay.config)
+    return {name: table for name, table in shown.items() if name != "origins"}
 
 
 def _config_reload(relay: Relay) -> Any:

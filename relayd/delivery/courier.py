@@ -26,7 +26,8 @@ from relayd.identity import Identities
 from relayd.outcome import Evidence, Outcome
 from relayd.pulse import pulse
 from relayd.queue import decisions as plan
-from relayd.queue.scheduler import Scheduler
+from relayd.queue.meter import NEVER
+from relayd.queue.scheduler import CAP, Scheduler
 from relayd.queue.state import Path
 from relayd.reply import Reply
 from relayd.resolver import ResolveError
@@ -124,6 +125,8 @@ class Courier(Service):
         self._sessions_made = 0
         self._drained: Deferred[None] | None = None
         self._performing = False
+        self._alarm: Any = None
+        self._alarm_at = NEVER
         self._ticker = pulse(reactor, self._tick)
 
     def reconfigure(self, pools: Pools, router: Router, settings: Settings) -> None:
@@ -160,6 +163,8 @@ class Courier(Service):
         self.scheduler.stopping = True
         if self._ticker.running:
             self._ticker.stop()
+        if self._alarm is not None and self._alarm.active():
+            self._alarm.cancel()
         drained = self._drained = Deferred()
         for session in list(self.sessions):
             session.quit()
@@ -199,6 +204,23 @@ class Courier(Service):
                     _PERFORM[type(decision)](self, decision)
         finally:
             self._performing = False
+        self._set_alarm()
+
+    def _set_alarm(self) -> None:
+        """Has the scheduler woken when it has something to do, if that is before the next tick."""
+        when = self.scheduler.wakes_at
+        if when < self._alarm_at:
+            now = self.wall()
+            if when < now + 1.0 and self.running:
+                if self._alarm is not None and self._alarm.active():
+                    self._alarm.cancel()
+                self._alarm_at = when
+                self._alarm = self.reactor.callLater(max(0.0, when - now), self._wake)
+
+    def _wake(self) -> None:
+        self._alarm_at = NEVER
+        self.scheduler.wake(self.wall())
+        self.perform()
 
     def _tick(self) -> None:
         now = self.wall()
@@ -276,14 +298,14 @@ class Courier(Service):
         self._sites[site.name] = site
         left = max(1.0, site.until - self.now())
         hosts = tuple(dict.fromkeys(hop.mx for hop in site.hops))
-        self.scheduler.routed(queue, site.name, self.wall() + left, self.wall(), site.policy.limits, hosts)
+        self.scheduler.routed(queue, site.name, self.wall() + left, self.wall(), site.policy.terms, hosts)
 
     def _unroutable(self, queue: str, reply: Reply, *, rest: bool = True) -> None:
         evidence = Evidence(stage="dns", reply=reply)
         outcome = Outcome("permanent" if reply.permanent else "transient", evidence)
         waiting = self.scheduler.unroutable(queue, str(reply), self.wall(), transient=reply.transient and rest)
         for delivery in waiting:
-            self.finished(delivery, outcome)
+            self.outcomes.finished(delivery, outcome)
 
     def _work(self, work: plan.Work) -> None:
         path = work.path
@@ -293,6 +315,10 @@ class Courier(Service):
         idle = self._idle.get(path)
         if idle:
             idle[-1].work()
+
+    def _retire(self, retire: plan.Retire) -> None:
+        for session in self._idle.get(retire.path, [])[-1:]:
+            session.quit()
 
     # Sessions.
 
@@ -385,7 +411,7 @@ class Courier(Service):
         reason = f"{evidence.mx} {evidence.peer}: {evidence.words()}" if evidence.mx else evidence.words()
         outcome = Outcome("transient", evidence)
         for delivery in self.scheduler.path_failed(path, reason, now):
-            self.finished(delivery, outcome)
+            self.outcomes.finished(delivery, outcome)
 
     # What sessions ask and tell (session.Owner).
 
@@ -418,7 +444,7 @@ class Courier(Service):
                 self.scheduler.give_back(path, delivery, self.wall())
             elif isinstance(found, Exception):
                 evidence = Evidence(stage="queue", error=f"the suppression lists cannot be read: {words(found)}")
-                self.finished(delivery, Outcome("transient", evidence))
+                self.outcomes.finished(delivery, Outcome("transient", evidence))
             else:
                 self.outcomes.suppressed(delivery, f"{found.value} is on the list {found.list}: {found.reason}")
             self.perform()
@@ -447,9 +473,9 @@ class Courier(Service):
             session.path.idle -= 1
         if not known:
             del self._idle[session.path]
-        if not idle:
-            self.scheduler.look(session.path, self.wall())
-            self.perform()
+        tell = self.scheduler.idle if idle else self.scheduler.look
+        tell(session.path, self.wall())
+        self.perform()
 
     def ended(self, session: PeerSession, evidence: Evidence) -> None:
         opening = self.sessions.pop(session, None)
@@ -476,8 +502,15 @@ class Courier(Service):
         """The session that has this delivery, in words; "" if none."""
         return next((s.words() for s in self.sessions if s.carries(identity)), "")
 
-    def finished(self, delivery: Delivery, outcome: Outcome, *, dsn_passed_on: bool = False) -> None:
+    def finished(
+        self, session: PeerSession, delivery: Delivery, outcome: Outcome, *, dsn_passed_on: bool = False
+    ) -> None:
         """One attempt is over."""
+        path = session.path
+        if outcome.kind == "delivered":
+            path.taken(self.wall())
+        elif outcome.evidence.reply is None or outcome.evidence.reply.code == 421:
+            path.pushed_back(path.at_work - 1, self.wall() + CAP)
         self.outcomes.finished(delivery, outcome, dsn_passed_on=dsn_passed_on)
 
     def _durable(self, delivery: Delivery) -> None:
@@ -495,4 +528,5 @@ _PERFORM: dict[type, Callable[[Courier, Any], None]] = {
     plan.Settle: Courier._settle,
     plan.Route: Courier._route,
     plan.Work: Courier._work,
+    plan.Retire: Courier._retire,
 }

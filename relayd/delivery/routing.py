@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 
 from relayd.envelope import FALLBACK
 from relayd.resolver import LookupFailed, MailHosts, Resolver
-from relayd.shaping.limits import Limits
+from relayd.shaping.limits import Terms
 from relayd.tls import is_address
 
 SUBMISSIONS = 465  # a next hop on this port speaks TLS from the first byte
@@ -26,7 +26,7 @@ class Policy(msgspec.Struct, frozen=True):
     """What holds towards a site."""
 
     tls: Level = "may"
-    limits: Limits = Limits()
+    terms: Terms = Terms()
 
 
 class Hop(msgspec.Struct, frozen=True):
@@ -60,7 +60,7 @@ class StaticRoute(msgspec.Struct, frozen=True):
     password: str = ""
 
 
-# The policy for (domain, its MX hosts, the most preferred first).
+# The policy for (domain, its MX hosts, the most preferred first, equals by name: the same whenever it is asked).
 PolicyOf = Callable[[str, tuple[str, ...]], Policy]
 
 
@@ -115,20 +115,17 @@ class Router:
         hops = tuple(
             Hop(host.name, address, self._port, host.preference) for host in found.hosts for address in host.addresses
         )
-        policy = self._policy_of(domain, tuple(host.name for host in found.hosts))
+        hosts = sorted((host.preference, host.name) for host in found.hosts)
+        policy = self._policy_of(domain, tuple(name for _, name in hosts))
         return Site(self._called(found.site, policy), hops, self._now() + found.ttl, policy)
 
     def _called(self, hosts: str, policy: Policy, login: str = "") -> str:
         """The site's name.  Domains with the same hosts are one site only if the same holds for them: sessions are the
         site's, and one made in clear must not carry what another domain wants encrypted."""
-        if policy == self._general and not login:
-            return hosts
-        limits, general = policy.limits, self._general
-        differs = [f"tls {policy.tls}"] if policy.tls != general.tls else []
-        differs += [f"{limits.connections} connections"] if limits.connections != general.limits.connections else []
-        differs += [str(limits.rate)] if limits.rate and limits.rate != general.limits.rate else []
+        differs = list(policy.terms.names)
+        differs += [f"tls {policy.tls}"] if policy.tls != self._general.tls else []
         differs += [f"login {login}"] if login else []
-        return f"{hosts} ({', '.join(differs)})"
+        return f"{hosts} ({', '.join(differs)})" if differs else hosts
 
 
 def words(failure: Failure | Exception) -> str:

@@ -72,7 +72,9 @@ class Owner(Protocol):
     def now(self) -> float: ...
     def take(self, session: "PeerSession") -> Delivery | None: ...
     def ready(self, session: "PeerSession") -> None: ...
-    def finished(self, delivery: Delivery, outcome: Outcome, *, dsn_passed_on: bool = False) -> None: ...
+    def finished(
+        self, session: "PeerSession", delivery: Delivery, outcome: Outcome, *, dsn_passed_on: bool = False
+    ) -> None: ...
     def returned(self, path: Path, delivery: Delivery) -> None: ...
     def idle(self, session: "PeerSession", idle: bool) -> None: ...
     def ended(self, session: "PeerSession", evidence: Evidence) -> None: ...
@@ -232,7 +234,7 @@ class PeerSession(protocol.Protocol):
         """Gives the machine one more delivery, if it can take one and there is one."""
         if not self.machine.can_take_next or self._converting:
             return False
-        if self.carried >= self.owner.deliveries_per_session:
+        if self.carried >= (self.path.meter.limits.deliveries_per_session or self.owner.deliveries_per_session):
             self.machine.quit()
             return False
         delivery = self.owner.take(self)
@@ -326,7 +328,7 @@ class PeerSession(protocol.Protocol):
         """We ourselves find that this peer cannot be given this message."""
         self._heads.pop(delivery.id, None)
         evidence = self._evidence(Evidence(stage=stage, error=error), self.owner.now())
-        self.owner.finished(delivery, Outcome(kind, evidence))
+        self.owner.finished(self, delivery, Outcome(kind, evidence))
 
     # One handler for each event of the machine.
 
@@ -371,7 +373,7 @@ class PeerSession(protocol.Protocol):
             outcome = Outcome("transient", evidence)
         else:
             outcome = judged(event.reply, evidence)
-        self.owner.finished(delivery, outcome, dsn_passed_on=self.machine.capabilities.dsn)
+        self.owner.finished(self, delivery, outcome, dsn_passed_on=self.machine.capabilities.dsn)
 
     def _on_returned(self, event: Returned) -> None:
         delivery, _ = self._under_way.popleft()

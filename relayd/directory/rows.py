@@ -11,6 +11,7 @@ import msgspec
 from relayd import notation
 from relayd.address import domain_of, folded, parse_address
 from relayd.quotas import Limits, parse_limits, show_limits
+from relayd.shaping.limits import Layer, account_layers, show_layers
 
 AccountState = Literal["active", "suspended"]
 DomainCheck = Literal["off", "warn", "require"]
@@ -26,7 +27,7 @@ class Account(msgspec.Struct, frozen=True):
     ``risk``: whether its mail keeps to the pools for that class (a stream's ``risk_pools``).  ``zone``: its own DNS
     zone for return path and links, "" for none.  ``limits`` hold for all it sends, with its sub-accounts;
     ``client_limits`` for each client behind it; ``sessions``: open at once, 0 for no limit; ``weight``: its share where
-    accounts want the same destination, its clients' together."""
+    accounts want the same destination, its clients' together; ``shaping``: limits of what goes out for it."""
 
     name: str
     state: AccountState = "active"
@@ -39,6 +40,7 @@ class Account(msgspec.Struct, frozen=True):
     client_limits: Limits = Limits()
     sessions: int = 0
     weight: int = 1
+    shaping: tuple[Layer, ...] = ()
 
 
 class SubmissionConnection(msgspec.Struct, frozen=True):
@@ -110,13 +112,16 @@ def account_row(account: Account) -> tuple[object, ...]:
         **_given(account, ("risk", "zone", "sessions")),
         **({"weight": account.weight} if account.weight != 1 else {}),
         **_shown_limits(account, ("limits", "client_limits")),
+        **({"shaping": show_layers(account.shaping)} if account.shaping else {}),
     }
     return account.name, account.state, account.domain_check, account.created, account.parent, _stored(settings)
 
 
 def account_of(row: tuple[Any, ...]) -> Account:
     name, state, domain_check, created, parent, settings = row
-    return Account(name, state, domain_check, float(created), parent, **_settings(settings))
+    more = _settings(settings)
+    more["shaping"] = account_layers(name, more.get("shaping", {}))
+    return Account(name, state, domain_check, float(created), parent, **more)
 
 
 def connection_row(row: SubmissionConnection) -> tuple[object, ...]:

@@ -133,7 +133,7 @@ class Directory:
 
     def change_account(self, name: str, **fields: Any) -> "Future[Account]":
         """Any of state, domain_check, parent, risk, zone, sessions, weight; limits and client_limits as
-        ``parse_limits`` reads them."""
+        ``parse_limits`` reads them; shaping."""
         changed = _parsed(_ACCOUNT_FIELDS, fields)
         known = self._accounts.get(name)
         if known is None:
@@ -432,6 +432,7 @@ _ACCOUNT_FIELDS: dict[str, Callable[[Any], Any]] = {
     "zone": _optional(notation.hostname),
     "limits": parse_limits,
     "client_limits": parse_limits,
+    "shaping": _same,
 }
 _CONNECTION_FIELDS: dict[str, Callable[[Any], Any]] = {
     "state": _same,

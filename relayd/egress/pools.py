@@ -67,6 +67,10 @@ class Pools:
         lack = f"no source of pool {pool!r} can be used" + (f": {told}" if told else "")
         return f"{lack}; overflow: {self.explain(self.overflow[pool])}" if pool in self.overflow else lack
 
+    def having(self, source: str) -> list[str]:
+        """The pools that have a source."""
+        return [name for name, weights in self.pools.items() if source in weights]
+
     def overflow_of(self, pool: str, source: str) -> str:
         """The overflow of a pool by which it has a source, "" for one of its own."""
         return "" if source in self.pools.get(pool, ()) else self.overflow.get(pool, "")

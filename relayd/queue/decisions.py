@@ -40,4 +40,10 @@ class Work(msgspec.Struct, frozen=True):
     open: bool
 
 
-Decision = Poll | Pull | Settle | Route | Work
+class Retire(msgspec.Struct, frozen=True):
+    """End an idle session of the path: others want one and may not have more."""
+
+    path: Path
+
+
+Decision = Retire | Poll | Pull | Settle | Route | Work

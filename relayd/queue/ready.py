@@ -8,8 +8,9 @@ keeps for priority mail is asked for apart: there the accounts that have some go
 """
 
 from collections import OrderedDict, deque
+from collections.abc import Sized
 from heapq import heappop, heappush, heapreplace
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from relayd.envelope import Delivery
 
@@ -26,7 +27,7 @@ class Member(Protocol):
     step: float
 
     @property
-    def waiting(self) -> int | deque[Delivery]: ...
+    def waiting(self) -> Sized | int: ...
 
 
 M = TypeVar("M", bound=Member)
@@ -50,27 +51,43 @@ class Turns(Generic[M]):
         heappush(self._order, (self._clock, self.turn, member))
         return member
 
-    def next(self) -> M:
-        """The member whose turn it is, which takes it.  One of them must have something."""
+    def head(self) -> M:
+        """The member whose turn it is.  One of them must have something."""
         order = self._order
         while True:
             self._clock, _, member = order[0]
             if member.waiting:
-                break
+                return member
             heappop(order)
             del self.members[member.name]
+
+    def next(self) -> M:
+        """The member whose turn it is, which takes it."""
+        member = self.head()
         self.turn += 1
-        heapreplace(order, (self._clock + member.step, self.turn, member))
+        heapreplace(self._order, (self._clock + member.step, self.turn, member))
         return member
 
 
 class Lane:
-    __slots__ = ("name", "step", "waiting")
+    """``called``: it waited for a meter that others wait for too, and has its turn."""
+
+    __slots__ = ("called", "name", "step", "waiting")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.step = 1.0
+        self.called = False
         self.waiting: deque[Delivery] = deque()
+
+
+class Parked(NamedTuple):
+    """A lane that waits for a meter, with what it needs to come back."""
+
+    account: str
+    weight: float
+    priority: int
+    waiting: deque[Delivery]
 
 
 class Account:
@@ -87,9 +104,16 @@ class Account:
         self.first: Turns[Lane] | None = None
         self.rest: Turns[Lane] = Turns()
 
+    def head(self, *, urgent: bool) -> Lane:
+        """The lane whose delivery is next, or of priority mail; there must be one."""
+        turns = self.first if self._urgent_next(urgent) else self.rest
+        assert turns
+        return turns.head()
+
     def take(self, *, urgent: bool) -> Delivery:
-        """The next delivery, or of priority mail; there must be one."""
-        if self.first and self.urgent and (urgent or self.row < ROW or self.urgent == self.waiting):
+        """The next delivery."""
+        if self._urgent_next(urgent):
+            assert self.first
             lane = self.first.next()
             self.urgent -= 1
             self.row += 1
@@ -97,20 +121,26 @@ class Account:
             lane = self.rest.next()
             self.row = 0
         self.waiting -= 1
+        lane.called = False
         return lane.waiting.popleft()
+
+    def _urgent_next(self, urgent: bool) -> bool:
+        return self.urgent > 0 and (urgent or self.row < ROW or self.urgent == self.waiting)
 
 
 class ReadyQueue:
     """See the module."""
 
-    __slots__ = ("_accounts", "_count", "_urgent")
+    __slots__ = ("_accounts", "_count", "_parked", "_urgent")
 
     def __init__(self) -> None:
         self._accounts: Turns[Account] = Turns()
         self._urgent: OrderedDict[str, Account] = OrderedDict()  # accounts with priority mail, the next one first
         self._count = 0
+        self._parked: dict[str, Parked] = {}
 
     def __len__(self) -> int:
+        """How many may be taken: those of parked lanes may not."""
         return self._count
 
     @property
@@ -123,21 +153,62 @@ class ReadyQueue:
     ) -> None:
         """Adds a delivery at the end of the account's lane of this name, or at its front when it was taken and handed
         back.  Weight and priority hold from the lane's next turn on."""
+        if name in self._parked:
+            waiting = self._parked[name].waiting
+        else:
+            waiting = self._lane(account, weight, name, priority, 1).waiting
+        if first:
+            waiting.appendleft(delivery)
+        else:
+            waiting.append(delivery)
+
+    def _lane(self, account: str, weight: float, name: str, priority: int, more: int) -> Lane:
+        """The lane, which is about to get so many more."""
         owner = self._accounts.members.get(account) or self._accounts.join(Account(account))
         owner.step = 1.0 / weight
         lanes = owner.rest
         if priority >= PRIORITY:
             lanes = owner.first = owner.first or Turns()
-            owner.urgent += 1
+            owner.urgent += more
             self._urgent[account] = owner
         lane = lanes.members.get(name) or lanes.join(Lane(name))
         lane.step = STEPS[priority]
-        if first:
-            lane.waiting.appendleft(delivery)
-        else:
-            lane.waiting.append(delivery)
-        owner.waiting += 1
-        self._count += 1
+        owner.waiting += more
+        self._count += more
+        return lane
+
+    def head(self, *, urgent: bool = False) -> tuple[Account, Lane] | None:
+        """The account and the lane of the next delivery, or of priority mail; None if there is none."""
+        if not (self._urgent if urgent else self._count):
+            return None
+        owner = next(iter(self._urgent.values())) if urgent else self._accounts.head()
+        return owner, owner.head(urgent=urgent)
+
+    def park(self, owner: Account, lane: Lane, priority: int) -> None:
+        """Takes the lane aside; what is added to it meanwhile waits with it."""
+        many = len(lane.waiting)
+        self._parked[lane.name] = Parked(owner.name, 1.0 / owner.step, priority, lane.waiting)
+        lane.waiting = deque()
+        owner.waiting -= many
+        self._count -= many
+        if priority >= PRIORITY:
+            owner.urgent -= many
+            if not owner.urgent:
+                self._urgent.pop(owner.name, None)
+
+    def call_all(self) -> None:
+        """What parked lanes waited for holds no more."""
+        for name in list(self._parked):
+            self.call(name)
+
+    def call(self, name: str) -> None:
+        """A parked lane has its turn, before others that wait for the same."""
+        parked = self._parked.pop(name, None)
+        if parked and parked.waiting:
+            account, weight, priority, waiting = parked
+            lane = self._lane(account, weight, name, priority, len(waiting))
+            lane.waiting.extend(waiting)
+            lane.called = True
 
     def pop(self, *, urgent: bool = False) -> Delivery | None:
         """The next delivery, or of priority mail, which costs its account no turn; None if there is none."""
@@ -156,7 +227,8 @@ class ReadyQueue:
 
     def clear(self) -> list[Delivery]:
         """Takes all of them."""
-        found = []
+        found = [delivery for parked in self._parked.values() for delivery in parked.waiting]
+        self._parked.clear()
         while (delivery := self.pop()) is not None:
             found.append(delivery)
         return found

@@ -14,20 +14,21 @@ from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
 from typing import Protocol
 
-import msgspec
-
 from relayd.envelope import Delivery
-from relayd.notation import patterns
-from relayd.queue.decisions import Decision, Poll, Pull, Route, Settle, Work
+from relayd.queue.decisions import Decision, Poll, Pull, Retire, Route, Settle, Work
+from relayd.queue.limiter import Limiter
+from relayd.queue.meter import NEVER, Meter
 from relayd.queue.ready import PRIORITY
-from relayd.queue.state import Path, Queue, Site
-from relayd.shaping.limits import Limits
+from relayd.queue.reasons import reason
+from relayd.queue.state import Path, Queue, Share, Site, Stream
+from relayd.shaping.limits import Terms
 
 PULL = 64  # deliveries of one queue in memory
 LOADED = 20_000  # deliveries in memory, all together ...
 LOADED_BYTES = 128 << 20  # ... and what their bodies take
 RESERVE = 4  # a queue may have these even when memory is full (twice, and new mail thrice): nobody is shut out
 PULLS = 8  # pulls under way: what they bring is bounded, and the spool reads one after the other anyhow
+SHARE = 4  # of which one site, or one account, has at most this part, so that whatever blocks it blocks no other
 QUEUES = 200_000  # queues in memory
 PAGE = 500  # queues in one step of the walk
 LINGER = 5.0  # seconds a queue stays in memory after its last delivery
@@ -37,35 +38,12 @@ RECHECK = 10.0  # seconds after which a queue without a source looks for one aga
 OUTAGE = 120.0  # seconds without any success anywhere, while so many fail, after which the fault is taken to be ours
 SEVERAL = 3
 CAP = 60.0  # seconds for which a site that refused one more session is believed
+AGAIN = 0.05  # seconds after which those in line for a meter are called again, if those called did not go
 PROBE = 4  # deliveries pulled for a path that failed lately
 REST = (60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0)  # seconds a path rests after so many failures in a row
 
 
-class Stream(msgspec.Struct, frozen=True):
-    """What the scheduler needs to know of a stream.  ``pools``: of domains, ``*.suffix`` for those below one, that have
-    a pool of their own; ``account``: whose turn its mail takes, "" for its own; ``weight``: of that account."""
-
-    pool: str = "default"
-    priority: int = 50
-    pools: dict[str, str] = {}
-    account: str = ""
-    weight: float = 1.0
-
-    def pool_for(self, domain: str, hosts: tuple[str, ...]) -> str:
-        """By the longest match on the domain, else on its mail hosts, the preferred one first."""
-        if self.pools:
-            for name in (domain, *hosts):
-                for pattern in patterns(name):
-                    if pattern in self.pools:
-                        return self.pools[pattern]
-        return self.pool
-
-    def all_pools(self) -> set[str]:
-        """Those its mail may leave by."""
-        return {self.pool, *self.pools.values()}
-
-
-_LIMITS = Limits()
+_TERMS = Terms()
 StreamOf = Callable[[str, str], Stream]  # of an account, by name
 MayGo = Callable[[Delivery, float], bool]
 
@@ -76,11 +54,13 @@ def _any_time(delivery: Delivery, now: float) -> bool:
 
 class Pools(Protocol):
     """``choose``: (pool, source of the last attempt, sources that must not be used now) -> source, or None; ``peek``:
-    only ask.  ``explain``: why there is none.  ``overflow_of``: the other pool that a source was chosen from, or ""."""
+    only ask.  ``explain``: why there is none.  ``overflow_of``: the other pool that a source was chosen from, or "".
+    ``having``: the pools that have a source."""
 
     def choose(self, pool: str, last: str, avoid: set[str], *, peek: bool = False) -> str | None: ...
     def explain(self, pool: str) -> str: ...
     def overflow_of(self, pool: str, source: str) -> str: ...
+    def having(self, source: str) -> list[str]: ...
 
 
 class Scheduler:
@@ -101,9 +81,13 @@ class Scheduler:
         self._pulls = 0
         self._decisions: list[Decision] = []
         self._starved: deque[str] = deque()
+        self._shares: dict[str, Share] = {}  # what accounts have of memory
         self._hungry: dict[Path, None] = {}  # paths that wait for one of all sessions to end
         self._lingering: deque[tuple[float, str]] = deque()
         self._resting: list[tuple[float, str, str]] = []
+        self.limiter = Limiter()
+        self._waking: dict[str, Meter] = {}  # meters by name, of those that have a time in ``_resting``
+        self._metered = False  # whether any start has more limits than its path's rate
         self._cursor = (-1.0, "")
         self._polling = False
         self._rescan = RESCAN
@@ -220,27 +204,28 @@ class Scheduler:
             del self.queues[name]
             self._failing.discard(name)
             if queue.site is not None:
-                self._leave_site(queue)
+                self._leave_site(queue, now)
 
     # What DNS says.
 
     def routed(
-        self, name: str, site: str, until: float, now: float, limits: Limits = _LIMITS, hosts: tuple[str, ...] = ()
+        self, name: str, site: str, until: float, now: float, terms: Terms = _TERMS, hosts: tuple[str, ...] = ()
     ) -> None:
-        """The site of a queue's domain, good until then, what holds for each path there, and its hosts' names."""
+        """The site of a queue's domain, good until then, what holds towards it, and its hosts' names."""
         queue = self.queues.get(name)
         if queue is None or not queue.routing:
             return
         self._works(name, now)
         if queue.site is None or queue.site.name != site:
-            self._leave_site(queue)
-            queue.site = self.sites.get(site) or self.sites.setdefault(site, Site(site, limits))
+            self._leave_site(queue, now)
+            queue.site = self.sites.get(site) or self.sites.setdefault(site, Site(site, terms))
             queue.site.queues[name] = None
-        if queue.site.limits != limits:
-            queue.site.limits = limits
-            for path in queue.site.paths.values():
-                path.limit(limits)
+            queue.site.share.add(len(queue.loaded), queue.bytes)
         queue.site.hosts = hosts
+        if queue.site.terms != terms:
+            queue.site.terms = terms
+            for path in queue.site.paths.values():
+                self._equip(path, queue.site, now)
         queue.site_until = until
         queue.routing = False
         queue.failures = 0
@@ -256,7 +241,7 @@ class Scheduler:
         if queue is None or not queue.routing:
             return []
         queue.routing = False
-        self._leave_site(queue)
+        self._leave_site(queue, now)
         if transient:
             queue.failures += 1
             queue.reason = reason
@@ -274,42 +259,113 @@ class Scheduler:
         been seen to.  ``beside``: how many other sessions of the path work; the last one there may be is for priority
         mail.  ``busy``: the session has something under way, and what it takes waits for that: priority mail does not,
         while the path has, or may have, another session."""
-        if self.stopping or path.rest_until > now:
+        if self.stopping or path.rest_until > now or self._closed(path, now):
             return None
         ready = path.ready
-        if busy and ready.urgent and (path.idle or path.opening or path.sessions < self._sessions_allowed(path, now)):
+        if busy and ready.urgent and (path.idle or path.opening or path.sessions < self.sessions_allowed(path)):
             return None
-        kept = beside >= self._sessions_allowed(path, now, in_line=True)
+        kept = beside >= self.sessions_allowed(path, in_line=True)
+        pace = path.meter.pace
         while ready:
-            passes = path.pace is not None and ready.urgent and path.pace.wait_to_pass(now) <= 0
-            if path.pace and not passes and not self._in_pace(path, now):
+            passes = pace is not None and ready.urgent and pace.wait_to_pass(now) <= 0
+            if pace and not passes and not self._in_pace(path, now):
                 return None
+            if self._metered and not self._may_start(path, now, urgent=passes or kept):
+                continue
             delivery = ready.pop(urgent=passes or kept)
             if delivery is None:
                 return None
             if may_go(delivery, now):
-                if path.pace:
-                    (path.pace.passed if passes else path.pace.spend)(now)
+                if pace:
+                    (pace.passed if passes else pace.spend)(now)
+                if self._metered:
+                    self._start(path, delivery, now)
                 return delivery
         return None
 
+    def _closed(self, path: Path, now: float) -> bool:
+        """Whether it is outside the path's hours; then it rests."""
+        opens = path.meter.window.next_open(now) if path.meter.window else now
+        if opens > now:
+            self._rest(path, opens, f"it is outside the hours {path.meter.limits.hours}")
+        return opens > now
+
+    def _rest(self, path: Path, until: float, reason: str) -> None:
+        """The path is not used until then."""
+        path.rest_until, path.reason = until, reason
+        heappush(self._resting, (until, "site", path.site))
+
+    def _may_start(self, path: Path, now: float, *, urgent: bool) -> bool:
+        """Whether the next delivery may start by the limits besides its path's rate.  If not, its lane waits in line
+        for the one that holds it longest, and others go on."""
+        head = path.ready.head(urgent=urgent)
+        if head is None:
+            return True
+        owner, lane = head
+        delivery = lane.waiting[0]
+        stream, meters = self._limits_of(path, delivery)
+        first = stream.priority >= PRIORITY
+        refusal = self.limiter.refused(meters, now, _size_of(delivery), urgent=first, called=lane.called)
+        if refusal is None:
+            return True
+        path.ready.park(owner, lane, stream.priority)
+        refusal.meter.line_up(owner.name, stream.weight, (path, lane.name), urgent=first)
+        self._wake(refusal.meter, now + refusal.wait)
+        return False
+
+    def _start(self, path: Path, delivery: Delivery, now: float) -> None:
+        stream, meters = self._limits_of(path, delivery)
+        if meters:
+            urgent = stream.priority >= PRIORITY
+            self.limiter.start(delivery, meters, now, _size_of(delivery), urgent=urgent)
+
+    def _limits_of(self, path: Path, delivery: Delivery) -> tuple[Stream, tuple[Meter, ...]]:
+        queue = self.queues[delivery.queue]
+        stream = self.stream_of(queue)
+        site = self.sites[path.site]
+        return stream, self.limiter.starts(path, site, queue.lane, stream, self.pool_of(queue))
+
+    def _wake(self, meter: Meter, when: float) -> None:
+        """Those in line for the meter are called then."""
+        if when < meter.wakes_at:
+            meter.wakes_at = when
+            self._waking[meter.name] = meter
+            heappush(self._resting, (when, "meter", meter.name))
+
+    def _call(self, meter: Meter, now: float) -> None:
+        """Those whose turn it is at a meter may start."""
+        meter.wakes_at = NEVER
+        for path, lane in meter.call(now):
+            path.ready.call(lane)
+            self._work(path, now)
+        if meter.crowded:
+            self._wake(meter, now + max(meter.wait(now, 0, urgent=False), AGAIN))
+
     def _in_pace(self, path: Path, now: float) -> bool:
         """Whether the path's rate lets the next in line go now; if not, the path is looked at again when it does."""
-        assert path.pace
-        wait = path.pace.wait_in_line(now)
+        pace = path.meter.pace
+        assert pace
+        wait = pace.wait_in_line(now)
         if wait > 0 and path.ready.urgent:
-            wait = min(wait, path.pace.wait_to_pass(now))
+            wait = min(wait, pace.wait_to_pass(now))
         if wait > 0 and (path.paced_until <= now or now + wait < path.paced_until):
             path.paced_until = now + wait
             heappush(self._resting, (path.paced_until, "site", path.site))
         return wait <= 0
 
+    def _ended(self, delivery: Delivery, now: float) -> None:
+        """It is under way no more: what counted it has room for another."""
+        for meter in self.limiter.ended(delivery):
+            if meter.crowded:
+                self._call(meter, now)
+
     def give_back(self, path: Path, delivery: Delivery, now: float) -> None:
         """A delivery that was taken and not tried."""
+        self._ended(delivery, now)
         queue = self.queues[delivery.queue]
         site = self.sites.get(path.site)
         let_go = site is None or site.paths.get(path.source) is not path
-        if let_go or self.pools.choose(self._pool(queue), path.source, set(), peek=True) != path.source:
+        if let_go or self.pools.choose(self.pool_of(queue), path.source, set(), peek=True) != path.source:
             self._place(queue, delivery, now)  # the path was let go of meanwhile, or its source drained
             return
         self._push(path, queue, delivery, first=True)
@@ -323,9 +379,10 @@ class Scheduler:
     def session_ready(self, path: Path, now: float) -> None:
         """A session that was being opened can carry deliveries."""
         path.opening -= 1
-        path.failures = 0
-        path.rest_until = 0.0
-        path.reason = ""
+        if path.failures:  # a rest for another reason stays
+            path.failures = 0
+            path.rest_until = 0.0
+            path.reason = ""
         self._works(path.site, now)
         self._work(path, now)
 
@@ -333,17 +390,30 @@ class Scheduler:
         """A session of the path is busy now, or idle no more: what is still ready may want another."""
         self._work(path, now)
 
+    def idle(self, path: Path, now: float) -> None:
+        """A session of the path has nothing to do: it ends if others want one and may not have it."""
+        if self._hungry or any(meter.hungry for meter in path.meters):
+            self._decisions.append(Retire(path))
+
     def session_closed(self, path: Path, now: float, *, opening: bool) -> None:
         """A session is gone; ``opening``: before it was ready."""
         path.sessions -= 1
         path.opening -= opening
         self.sessions -= 1
+        for meter in path.meters:
+            meter.used -= 1
+            while meter.hungry:
+                hungry = next(iter(meter.hungry))
+                del meter.hungry[hungry]
+                self._work(hungry, now)
+                if hungry in meter.hungry:
+                    break
         self._work(path, now)
         while self._hungry and self.sessions < self.sessions_limit:
             hungry = next(iter(self._hungry))
             del self._hungry[hungry]
             self._work(hungry, now)
-        self._forget_idle(path.site)
+        self._forget_idle(path.site, now)
 
     def path_failed(self, path: Path, reason: str, now: float) -> list[Delivery]:
         """No session could be opened: the path rests.  Gives the deliveries that were ready for it; what is on disk
@@ -351,12 +421,12 @@ class Scheduler:
         the site only wants no more of them.  Call it before ``session_closed``."""
         others = path.sessions - 1
         if others > 0:
-            path.cap, path.cap_until = others, now + CAP
+            path.pushed_back(others, now + CAP)
             return []
         if path.rest_until <= now:
             path.failures += 1
-            path.rest_until = now + self._rest_after(path.site, path.failures, now)
-            heappush(self._resting, (path.rest_until, "site", path.site))
+            path.window = 1
+            self._rest(path, now + self._rest_after(path.site, path.failures, now), reason)
         path.reason = reason
         return path.ready.clear()
 
@@ -373,31 +443,45 @@ class Scheduler:
 
     def done(self, delivery: Delivery, now: float) -> None:
         """The delivery has an outcome and leaves memory; call it when that is durable, or its row may be read again."""
+        self._ended(delivery, now)
         queue = self.queues.get(delivery.queue)
         if queue is None or delivery.id not in queue.loaded:
             return
-        queue.loaded.discard(delivery.id)
         if queue.pulling:
             queue.gone.add(delivery.id)
-        self.loaded -= 1
-        self.loaded_bytes -= _bytes_of(delivery)
+        self._count_out(queue, delivery)
         if queue.loaded and now >= queue.look:
             queue.more = True
         if queue.more and len(queue.loaded) <= PULL // 2:
             self._pull(queue, now)
+        for share in self._shares_of(queue):
+            if share.starved and not _over(share):
+                self._feed(share.starved, now)
         if self._starved:
             self._feed_starved(now)
         if not queue.loaded:
             self._linger(queue, now)
 
-    def tick(self, now: float) -> None:
-        """Call about once a second: rests that are over, queues to let go of, the walk's next step."""
+    @property
+    def wakes_at(self) -> float:
+        """When ``wake`` has something to do."""
+        return self._resting[0][0] if self._resting else NEVER
+
+    def wake(self, now: float) -> None:
+        """Call when it is time: rests that are over, limits that let the next one go."""
         while self._resting and self._resting[0][0] <= now:
-            _, kind, name = heappop(self._resting)
+            when, kind, name = heappop(self._resting)
             if kind == "queue":
                 self._wake_queue(name, now)
-            else:
+            elif kind == "site":
                 self._wake_site(name, now)
+            elif (meter := self._waking.get(name)) and meter.wakes_at <= when:
+                del self._waking[name]
+                self._call(meter, now)
+
+    def tick(self, now: float) -> None:
+        """Call about once a second: what it is time for, queues to let go of, the walk's next step."""
+        self.wake(now)
         while self._lingering and self._lingering[0][0] <= now:
             _, name = self._lingering.popleft()
             queue = self.queues.get(name)
@@ -411,38 +495,9 @@ class Scheduler:
             self._rescan = now + RESCAN
         self._poll(now)
 
-    # Why.
-
     def why(self, name: str, now: float) -> str:
         """What keeps the due deliveries of a queue, in words."""
-        queue = self.queues.get(name)
-        if queue is None:
-            return "nothing: it will be taken up at its due time"
-        if queue.rest_until > now:
-            return f"its domain cannot be looked up, next try in {queue.rest_until - now:.0f} s: {queue.reason}"
-        if queue.routing:
-            return "the look-up of its domain is under way"
-        if queue.waiting:
-            return self.pools.explain(self._pool(queue))
-        paths = self._paths(queue, now)
-        if self._blocked(queue, now) and paths:
-            path = min(paths, key=lambda p: p.rest_until)
-            return f"{self._by(queue, path)} rests, next try in {path.rest_until - now:.0f} s: {path.reason}"
-        if queue.starved:
-            return "memory for ready deliveries is full, or too many are being read: it is in line"
-        for path in paths:
-            if path.paced_until > now:
-                wait = path.paced_until - now
-                return f"the rate {path.limits.rate} of {self._by(queue, path)}: the next in {wait:.1f} s"
-            in_line = self._stream(queue).priority < PRIORITY
-            allowed = self._sessions_allowed(path, now, in_line=in_line)
-            if path.at_work >= allowed:
-                kept = "; one more is kept for priority mail" if allowed < self._sessions_allowed(path, now) else ""
-                return f"all {allowed} sessions of {self._by(queue, path)} are busy{kept}"
-            if path.sessions >= allowed and len(path.ready) > path.opening:
-                return f"all {path.sessions} sessions of {self._by(queue, path)} are busy or being opened"
-        over = next(filter(None, (self._overflow(queue, path) for path in paths if path.rest_until <= now)), "")
-        return f"nothing: it is on its way{over}"
+        return reason(self, name, now).words
 
     # Inside.
 
@@ -452,61 +507,79 @@ class Scheduler:
             queue = self.queues[name] = Queue(name)
         return queue
 
-    def _stream(self, queue: Queue) -> Stream:
+    def stream_of(self, queue: Queue) -> Stream:
         return self.streams(queue.account, queue.stream)
 
-    def _pool(self, queue: Queue) -> str:
-        return self._stream(queue).pool_for(queue.domain, queue.site.hosts if queue.site else ())
+    def pool_of(self, queue: Queue) -> str:
+        return self.stream_of(queue).pool_for(queue.domain, queue.site.hosts if queue.site else ())
 
     def _push(self, path: Path, queue: Queue, delivery: Delivery, *, first: bool = False) -> None:
-        stream = self._stream(queue)
+        stream = self.stream_of(queue)
+        if stream.layers:
+            self._metered = True
         owner = stream.account or queue.account
         path.ready.push(owner, stream.weight, queue.lane, stream.priority, delivery, first=first)
 
-    def _paths(self, queue: Queue, now: float) -> list[Path]:
+    def paths_of(self, queue: Queue, now: float) -> list[Path]:
         """The paths of the queue's site that its pool can use, resting or not; its overflow's if all its own rest."""
         if queue.site is None:
             return []
-        pool, resting = self._pool(queue), queue.site.resting(now)
+        pool, resting = self.pool_of(queue), queue.site.resting(now)
         paths = queue.site.paths.items()
         return [path for s, path in paths if self.pools.choose(pool, s, resting - {s}, peek=True) == s]
 
-    def _by(self, queue: Queue, path: Path) -> str:
-        return f"{path.site} by source {path.source}{self._overflow(queue, path)}"
-
-    def _overflow(self, queue: Queue, path: Path) -> str:
-        """Words to add if the path is not by a source of the queue's own pool."""
-        pool = self._pool(queue)
-        overflow = self.pools.overflow_of(pool, path.source)
-        return f", of {overflow!r}, the overflow of pool {pool!r}" if overflow else ""
-
-    def _full(self, times: int = 1) -> bool:
+    def full(self, times: int = 1) -> bool:
         return self.loaded + self._coming >= LOADED * times or self.loaded_bytes >= LOADED_BYTES * times
 
     def _room(self, queue: Queue, times: int) -> int:
         """How many more deliveries of the queue memory may take; a reserve until it is ``times`` full."""
-        if self._full():
-            most = 0 if self._full(times) else RESERVE
+        if self.full():
+            most = 0 if self.full(times) else RESERVE
         elif queue.failures or (queue.site is not None and queue.site.failing):
             most = PROBE
         else:
             most = PULL
-        return most - len(queue.loaded)
+        return 0 if self.over_share(queue) else most - len(queue.loaded)
+
+    def _shares_of(self, queue: Queue) -> tuple[Share, ...]:
+        own = self._shares.get(queue.account)
+        shares = (own,) if own is not None else ()
+        return (*shares, queue.site.share) if queue.site is not None else shares
+
+    def over_share(self, queue: Queue, by: int = 0) -> Share | None:
+        """The share that the queue has used up, and so many more; priority mail has none to heed."""
+        if self.stream_of(queue).priority >= PRIORITY:
+            return None
+        return next((share for share in self._shares_of(queue) if _over(share, by)), None)
 
     def _may_load(self, queue: Queue, now: float) -> bool:
-        return not (self.stopping or queue.rest_until > now or self._blocked(queue, now)) and self._room(queue, 3) > 0
+        return not (self.stopping or queue.rest_until > now or self.blocked(queue, now)) and self._room(queue, 3) > 0
 
-    def _blocked(self, queue: Queue, now: float) -> bool:
+    def blocked(self, queue: Queue, now: float) -> bool:
         """Whether the queue's site is known and every path of its pool rests."""
         if queue.site is None or not queue.site.failing:
             return False
         resting = queue.site.resting(now)
-        return bool(resting) and self.pools.choose(self._pool(queue), "", resting, peek=True) is None
+        return bool(resting) and self.pools.choose(self.pool_of(queue), "", resting, peek=True) is None
 
     def _count_in(self, queue: Queue, delivery: Delivery) -> None:
         queue.loaded.add(delivery.id)
-        self.loaded += 1
-        self.loaded_bytes += _bytes_of(delivery)
+        self._count(queue, 1, _bytes_of(delivery))
+
+    def _count_out(self, queue: Queue, delivery: Delivery) -> None:
+        queue.loaded.discard(delivery.id)
+        self._count(queue, -1, -_bytes_of(delivery))
+
+    def _count(self, queue: Queue, many: int, size: int) -> None:
+        self.loaded += many
+        self.loaded_bytes += size
+        queue.bytes += size
+        if queue.site is not None:
+            queue.site.share.add(many, size)
+        share = self._shares.get(queue.account) or self._shares.setdefault(queue.account, Share())
+        share.add(many, size)
+        if not (share.loaded or share.starved):
+            del self._shares[queue.account]
 
     def _load(self, queue: Queue, delivery: Delivery, now: float) -> None:
         self._count_in(queue, delivery)
@@ -528,7 +601,12 @@ class Scheduler:
     def _make_ready(self, queue: Queue, delivery: Delivery, now: float) -> None:
         site = queue.site
         assert site is not None
-        pool = self._pool(queue)
+        if share := self.over_share(queue, PULLS * PULL):
+            self._count_out(queue, delivery)  # it is on disk, and comes again when others have gone
+            queue.more = True
+            self._starve(queue, share)
+            return
+        pool = self.pool_of(queue)
         source = self.pools.choose(pool, delivery.source, site.resting(now) if site.failing else set())
         if source is None and site.failing:
             source = self.pools.choose(pool, delivery.source, set())
@@ -537,7 +615,8 @@ class Scheduler:
             return
         path = site.paths.get(source)
         if path is None:
-            path = site.paths[source] = Path(source, site.name, site.limits)
+            path = site.paths[source] = Path(source, site.name, site.terms)
+            self._equip(path, site, now)
         self._push(path, queue, delivery)
         self._work(path, now)
 
@@ -572,16 +651,23 @@ class Scheduler:
         if not site.queues:  # nobody goes there any more: how it failed is not worth remembering
             for path in site.paths.values():
                 path.failures = 0
-            self._forget_idle(name)
+            self._forget_idle(name, now)
 
-    def _sessions_allowed(self, path: Path, now: float, *, in_line: bool = False) -> int:
+    def _equip(self, path: Path, site: Site, now: float) -> None:
+        """Gives a path its limits, made or changed; who waits for old ones looks at the new."""
+        self.limiter.equip(path, site, self.pools.having(path.source))
+        path.paced_until = 0.0
+        path.ready.call_all()
+        self._metered = self._metered or self.limiter.used
+        if not self._closed(path, now):
+            self._work(path, now)
+
+    def sessions_allowed(self, path: Path, *, in_line: bool = False) -> int:
         """How many a path may have; ``in_line``: for mail that is not priority mail, which has the last one of several
         for itself."""
         if path.failures:
             return 1
-        limit = path.limits.connections
-        if path.cap_until > now:
-            limit = min(path.cap, limit)
+        limit = min(path.window, path.meter.limits.connections)
         return limit - 1 if in_line and limit > 1 else limit
 
     def _work(self, path: Path, now: float) -> None:
@@ -589,31 +675,47 @@ class Scheduler:
         if not ready or path.rest_until > now or self.stopping:
             return
         urgent = path.ready.urgent
-        if path.paced_until > now and not (urgent and path.pace and path.pace.wait_to_pass(now) <= 0):
+        if path.paced_until > now and not (urgent and path.meter.pace and path.meter.pace.wait_to_pass(now) <= 0):
             return
-        allowed = self._sessions_allowed(path, now, in_line=not urgent)
+        allowed = self.sessions_allowed(path, in_line=not urgent)
         if path.at_work >= allowed:
             return
         more = path.sessions < allowed and path.opening < ready and not path.idle
         if more and self.sessions >= self.sessions_limit:
             self._hungry[path] = None
             more = False
-        if more:
+        if more and self._may_open(path, now, in_line=not urgent):
             path.sessions += 1
             path.opening += 1
             self.sessions += 1
+            for meter in path.meters:
+                meter.opened(now)
+        else:
+            more = False
         if more or path.idle:
             self._decisions.append(Work(path, more))
+
+    def _may_open(self, path: Path, now: float, *, in_line: bool) -> bool:
+        """Whether all the path's meters allow one more session; if not it is looked at again when they may."""
+        for meter in path.meters:
+            wait = meter.wait_to_open(now, in_line=in_line)
+            if wait == NEVER:
+                meter.hungry[path] = None
+            elif wait > 0:
+                heappush(self._resting, (now + wait, "site", path.site))
+            if wait > 0:
+                return False
+        return True
 
     def _pull(self, queue: Queue, now: float) -> None:
         if not queue.more or queue.pulling or self.stopping:
             return
-        if queue.rest_until > now or self._blocked(queue, now):
+        if queue.rest_until > now or self.blocked(queue, now):
             return
         limit = self._room(queue, 2)
         if limit <= 0 or self._pulls >= PULLS:
             if len(queue.loaded) < RESERVE:
-                self._starve(queue)
+                self._starve(queue, self.over_share(queue))
             return
         queue.pulling = True
         self._pulls += 1
@@ -629,17 +731,21 @@ class Scheduler:
         self._coming -= limit
         return queue
 
-    def _starve(self, queue: Queue) -> None:
+    def _starve(self, queue: Queue, share: Share | None) -> None:
         if not queue.starved:
             queue.starved = True
-            self._starved.append(queue.name)
+            (self._starved if share is None else share.starved).append(queue.name)
 
     def _feed_starved(self, now: float) -> None:
-        while self._starved and self._pulls < PULLS and not self._full(2):
-            queue = self.queues.get(self._starved.popleft())
-            if queue is not None:
-                queue.starved = False
-                self._pull(queue, now)
+        while self._starved and self._pulls < PULLS and not self.full(2):
+            self._feed(self._starved, now)
+
+    def _feed(self, starved: deque[str], now: float) -> None:
+        """The next of those that wanted more has its turn."""
+        queue = self.queues.get(starved.popleft())
+        if queue is not None:
+            queue.starved = False
+            self._pull(queue, now)
 
     def _linger(self, queue: Queue, now: float) -> None:
         if not (queue.loaded or queue.pulling or queue.more or queue.lingering):
@@ -651,21 +757,39 @@ class Scheduler:
             self._polling = True
             self._decisions.append(Poll(self._cursor, PAGE))
 
-    def _leave_site(self, queue: Queue) -> None:
+    def _leave_site(self, queue: Queue, now: float) -> None:
         if queue.site is not None:
             del queue.site.queues[queue.name]
+            queue.site.share.add(-len(queue.loaded), -queue.bytes)
             site, queue.site = queue.site.name, None
-            self._forget_idle(site)
+            self._forget_idle(site, now)
 
-    def _forget_idle(self, name: str) -> None:
-        """Drops the paths of a site that hold nothing worth keeping, and the site with the last of both."""
+    def _forget_idle(self, name: str, now: float) -> None:
+        """Drops the paths of a site that hold nothing worth keeping, and the site with the last of both.  How much of
+        its rate a path has used is worth keeping until it is all there again."""
         site = self.sites.get(name)
         if site is None or site.queues:
             return
-        site.paths = {s: p for s, p in site.paths.items() if p.sessions or p.ready or p.failures}
+        for path in list(site.paths.values()):
+            if path.sessions or path.failures:
+                continue
+            full_at = path.meter.fills_at(now)
+            if full_at > now:
+                heappush(self._resting, (full_at, "site", name))
+                continue
+            self.limiter.let_go(path, now)
+            del site.paths[path.source]
         if not site.paths:
             del self.sites[name]
             self._failing.discard(name)
+
+
+def _over(share: Share, by: int = 0) -> bool:
+    return (share.loaded - by) * SHARE >= LOADED or share.bytes * SHARE >= LOADED_BYTES * (2 if by else 1)
+
+
+def _size_of(delivery: Delivery) -> int:
+    return delivery.message.size
 
 
 def _bytes_of(delivery: Delivery) -> int:

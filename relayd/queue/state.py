@@ -1,23 +1,60 @@
 """What the scheduler keeps in memory: eligible queues, the sites they go to and the paths that lead there."""
 
+from collections import deque
+
+import msgspec
+
 from relayd.envelope import Delivery, queue_parts
+from relayd.notation import patterns
+from relayd.queue.meter import Meter
 from relayd.queue.ready import ReadyQueue
-from relayd.shaping.limits import Limits, Pace
+from relayd.shaping.limits import Layer, Terms
+
+WINDOW = 5  # sessions a path begins with
+_GENERAL = Terms()
+
+
+class Stream(msgspec.Struct, frozen=True):
+    """What the scheduler needs to know of a stream.  ``pools``: of domains, ``*.suffix`` for those below one, that have
+    a pool of their own; ``account``: whose turn its mail takes, "" for its own; ``weight``: of that account;
+    ``layers``: the limits of its account and those above it."""
+
+    pool: str = "default"
+    priority: int = 50
+    pools: dict[str, str] = {}
+    account: str = ""
+    weight: float = 1.0
+    layers: tuple[Layer, ...] = ()
+
+    def pool_for(self, domain: str, hosts: tuple[str, ...]) -> str:
+        """By the longest match on the domain, else on its mail hosts, the preferred one first."""
+        if self.pools:
+            for name in (domain, *hosts):
+                for pattern in patterns(name):
+                    if pattern in self.pools:
+                        return self.pools[pattern]
+        return self.pool
+
+    def all_pools(self) -> set[str]:
+        """Those its mail may leave by."""
+        return {self.pool, *self.pools.values()}
 
 
 class Path:
-    """A source towards a site: where sessions, their limits and the site's health live.  ``cap`` is how many sessions
-    the site was seen to bear when it refused one more, believed until ``cap_until``; ``paced_until`` is when the rate
-    lets the next delivery go."""
+    """A source towards a site: where sessions, their limits and the site's health live.
+
+    ``window`` is how many sessions the site is known to bear: it grows by one with each delivery that it takes, and
+    when it refuses a session, or a delivery for the moment, it is what there was besides, until ``window_until`` at
+    least.  ``paced_until`` is when a limit lets the next delivery go.  ``meters``: those that all its mail shares with
+    other paths, its own first; ``starts``: by lane, these and the lane's, with what they were made from.
+    """
 
     __slots__ = (
-        "cap",
-        "cap_until",
         "failures",
         "idle",
-        "limits",
+        "meter",
+        "meters",
         "opening",
-        "pace",
         "paced_until",
         "ready",
         "reason",
@@ -25,13 +62,18 @@ class Path:
         "sessions",
         "site",
         "source",
+        "starts",
+        "window",
+        "window_until",
     )
 
-    def __init__(self, source: str, site: str, limits: Limits) -> None:
+    def __init__(self, source: str, site: str, terms: Terms = _GENERAL) -> None:
         self.source = source
         self.site = site
+        self.meter = Meter(f"{site} by source {source}", terms.limits)
+        self.meters: tuple[Meter, ...] = (self.meter,)
+        self.starts: dict[str, tuple[Stream, tuple[Meter, ...]]] = {}
         self.paced_until = 0.0
-        self.limit(limits)
         self.ready = ReadyQueue()
         self.sessions = 0  # open ones, those being opened included
         self.opening = 0
@@ -39,32 +81,58 @@ class Path:
         self.failures = 0
         self.rest_until = 0.0
         self.reason = ""
-        self.cap = 0
-        self.cap_until = 0.0
-
-    def limit(self, limits: Limits) -> None:
-        """Limits from now on."""
-        self.limits = limits
-        self.pace = Pace(limits.rate) if limits.rate else None
+        self.window = WINDOW
+        self.window_until = 0.0
 
     @property
     def at_work(self) -> int:
         """How many sessions have something under way, or are about to end."""
         return self.sessions - self.opening - self.idle
 
+    def pushed_back(self, working: int, until: float) -> None:
+        """The site bears no more than so many sessions for now."""
+        self.window = max(1, working)
+        self.window_until = until
+
+    def taken(self, now: float) -> None:
+        """The site has taken a delivery."""
+        if self.window < self.meter.limits.connections and now >= self.window_until:
+            self.window += 1
+
+
+class Share:
+    """What one site, or one account, has of the memory for deliveries; ``starved``: its queues that want more."""
+
+    __slots__ = ("bytes", "loaded", "starved")
+
+    def __init__(self) -> None:
+        self.loaded = 0
+        self.bytes = 0
+        self.starved: deque[str] = deque()
+
+    def add(self, many: int, size: int) -> None:
+        self.loaded += many
+        self.bytes += size
+
 
 class Site:
     """A destination as its provider runs it: the queues that go there and the paths they may take.  ``hosts``: the
     names of its mail hosts, by preference."""
 
-    __slots__ = ("hosts", "limits", "name", "paths", "queues")
+    __slots__ = ("hosts", "name", "paths", "queues", "share", "terms")
 
-    def __init__(self, name: str, limits: Limits) -> None:
+    def __init__(self, name: str, terms: Terms) -> None:
         self.name = name
-        self.limits = limits
+        self.terms = terms
         self.hosts: tuple[str, ...] = ()
         self.paths: dict[str, Path] = {}  # by source
         self.queues: dict[str, None] = {}  # names, in the order they came
+        self.share = Share()
+
+    @property
+    def group(self) -> str:
+        """What adaptive state goes by: its provider, or itself."""
+        return self.terms.group or self.name
 
     def resting(self, now: float) -> set[str]:
         """Sources whose path rests."""
@@ -72,7 +140,7 @@ class Site:
 
     @property
     def failing(self) -> bool:
-        return any(path.failures for path in self.paths.values())
+        return any(path.failures or path.rest_until for path in self.paths.values())
 
 
 class Queue:
@@ -81,6 +149,7 @@ class Queue:
     __slots__ = (
         "account",
         "again",
+        "bytes",
         "domain",
         "failures",
         "gone",
@@ -106,6 +175,7 @@ class Queue:
         self.account, self.stream, self.domain = queue_parts(name)
         self.lane = f"{self.account}/{self.stream}"
         self.loaded: set[int] = set()
+        self.bytes = 0  # of what is loaded
         self.waiting: list[Delivery] = []  # in memory, but without a path yet
         self.more = False
         self.pulling = False

@@ -16,10 +16,11 @@ from relayd.egress.pools import Pools, Source
 from relayd.envelope import Delivery, Edits, Envelope, Message, Recipient, queue_name
 from relayd.identity import Identities, day_of, show
 from relayd.queue.retry import Schedule
-from relayd.queue.scheduler import Scheduler, Stream
+from relayd.queue.scheduler import Scheduler
+from relayd.queue.state import Stream
 from relayd.records import Entry, Record, decode, encode
 from relayd.resolver import MailHost, MailHosts
-from relayd.shaping.limits import Limits
+from relayd.shaping.limits import Limits, Terms
 from relayd.spool import Reception, Spool
 from relayd.tls import ClientTLS
 from tests.harness import outcome_settings
@@ -131,7 +132,7 @@ class Relay:
         return made
 
     def _policy(self, domain: str, hosts: tuple[str, ...]) -> Policy:
-        return self.policies.get(domain) or Policy("may", Limits(self.limit))
+        return self.policies.get(domain) or Policy("may", Terms(Limits(self.limit)))
 
     # Mail.
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 
 from relayd.delivery.routing import Policy, StaticRoute
-from relayd.shaping.limits import Limits
+from relayd.shaping.limits import Limits, Terms
 from tests.hostile.peer import Session, both, close, in_turn, silent
 from tests.hostile.relay import HEAD, STAGE, Relay
 
@@ -135,7 +135,7 @@ def test_a_peer_that_answers_a_whole_group_late_is_waited_for(relay: Relay):
 
 
 def test_data_accepted_behind_a_refused_recipient_sends_nothing_and_spoils_nothing(relay: Relay):
-    host = relay.host("x.example", offers=("PIPELINING",), policy=Policy("may", Limits(1)))
+    host = relay.host("x.example", offers=("PIPELINING",), policy=Policy("may", Terms(Limits(1))))
     host.says["RCPT"] = in_turn("550 5.1.1 unknown", "250 ok")
     made = relay.send("b@x.example", 2)
     relay.settled()
@@ -166,7 +166,7 @@ def test_data_refused_behind_an_accepted_recipient_is_the_outcome(relay: Relay, 
 @pytest.mark.parametrize("offers", [(), ("PIPELINING",)])
 @pytest.mark.parametrize("rset", [silent, close, "421 4.3.2 bye", "500 what?", "354 what?", "nonsense"])
 def test_a_peer_that_takes_no_rset_costs_the_next_delivery_a_session_and_no_attempt(relay: Relay, offers, rset):
-    host = relay.host("x.example", offers=offers, says={"RSET": rset}, policy=Policy("may", Limits(1)))
+    host = relay.host("x.example", offers=offers, says={"RSET": rset}, policy=Policy("may", Terms(Limits(1))))
     host.says["RCPT"] = in_turn("550 5.1.1 unknown", "250 ok")
 
     def data(session: Session) -> None:
@@ -194,7 +194,7 @@ def test_a_quit_that_is_not_answered_well_is_nobodys_matter(relay: Relay, quit):
 @pytest.mark.parametrize("offers", [(), ("PIPELINING",)])
 @pytest.mark.parametrize("goodbye", [close, "421 4.3.2 enough for one session"])
 def test_a_peer_that_tires_after_two_mails_gets_the_rest_by_other_sessions(relay: Relay, offers, goodbye):
-    host = relay.host("x.example", offers=offers, policy=Policy("may", Limits(1)))
+    host = relay.host("x.example", offers=offers, policy=Policy("may", Terms(Limits(1))))
 
     def mail(session: Session) -> None:
         tired = sum(line.startswith("MAIL") for line in session.heard) > 2
@@ -442,6 +442,8 @@ def test_one_dead_host_of_four_slows_nobody(relay: Relay):
 def test_equal_hosts_share_the_sessions_and_worse_ones_have_none(relay: Relay):
     hosts = [relay.host("x.example", preference=10) for _ in range(3)]
     worse = relay.host("x.example", preference=20)
+    relay.send("b@x.example", 20)
+    relay.loop.until(lambda: sum(len(host.got) for host in hosts) == 20)  # the site is known to bear as many
     for host in hosts:
         host.says["MAIL"] = silent
     relay.send("b@x.example", 20)
@@ -465,10 +467,13 @@ def test_a_host_that_does_not_greet_is_passed_over_for_the_next(relay: Relay, fa
 
 
 def test_sessions_refused_beyond_a_number_lower_the_cap_and_rest_nothing(relay: Relay):
-    host = relay.host("x.example", room=5, policy=Policy("may", Limits(61)))
+    host = relay.host("x.example", room=5, policy=Policy("may", Terms(Limits(61))))
+    relay.send("b@x.example", 60)
+    relay.loop.until(lambda: len(host.got) == 60)
+    seen = len(host.seen)
     host.says["MAIL"] = silent
     made = relay.send("b@x.example", 60)
-    relay.loop.until(lambda: len(host.seen) == 60)
+    relay.loop.until(lambda: len(host.seen) > seen and len(host.sessions) == 5)
     relay.loop.rest()
     assert len(host.sessions) == 5
     host.says["MAIL"] = "250 ok"

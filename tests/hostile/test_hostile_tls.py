@@ -9,7 +9,6 @@ import pytest
 from OpenSSL import SSL
 
 from relayd.delivery.routing import Level, Policy
-from relayd.shaping.limits import Limits
 from tests.hostile.certificates import Authority
 from tests.hostile.peer import Handshake, Host, Session, close, reset, silent
 from tests.hostile.relay import Relay
@@ -28,7 +27,7 @@ def relay(tmp_path: Path) -> Iterator[Relay]:
 
 def host(relay: Relay, level: Level, shake: Handshake | None = None, **script: Any) -> Host:
     script.setdefault("offers", OFFERS)
-    return relay.host("x.example", policy=Policy(level, Limits(20)), tls=shake or proper(), **script)
+    return relay.host("x.example", policy=Policy(level), tls=shake or proper(), **script)
 
 
 def proper(**how: Any) -> Handshake:

@@ -1,0 +1,175 @@
+"""Meters: what keeps the limits of one scope, and who waits for it.
+
+Enter: limits, starts of deliveries, sessions opened and closed.  Leave: how long the next has to wait and for which
+limit, and whose turn it is where several paths or accounts share one.  Fair there too: priority mail first, then
+accounts by their weights, of each account its paths in the order in which they came.
+"""
+
+from collections import deque
+from typing import TYPE_CHECKING, Literal
+
+from relayd.message.window import Window, stored
+from relayd.queue.ready import Turns
+from relayd.shaping.limits import Bucket, Limits, Pace, show_volume
+
+if TYPE_CHECKING:
+    from relayd.queue.state import Path
+
+Counts = Literal["sessions", "deliveries"]
+NEVER = float("inf")  # until something else happens: a session ends, a delivery is done
+Place = tuple["Path", str]  # a lane of a path's ready queue
+
+
+class _Member:
+    """An account's places in a line."""
+
+    __slots__ = ("name", "step", "waiting")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.step = 1.0
+        self.waiting: deque[Place] = deque()
+
+
+class Meter:
+    """One scope of one layer.  ``name`` says which, as in "source t1 in [provider.gmail]"; ``counts``: what takes one
+    of its connections while it is there: an open session, or where a session is not the scope's own, a delivery."""
+
+    __slots__ = (
+        "__weakref__",
+        "_first",
+        "_turns",
+        "_waiting",
+        "bytes",
+        "counts",
+        "hungry",
+        "limits",
+        "name",
+        "opens",
+        "pace",
+        "used",
+        "wakes_at",
+        "window",
+    )
+
+    def __init__(self, name: str, limits: Limits, counts: Counts = "sessions") -> None:
+        self.name = name
+        self.counts = counts
+        self.used = 0
+        self.hungry: dict[Path, None] = {}  # paths that want a session
+        self.wakes_at = NEVER
+        self._first: deque[Place] = deque()  # priority mail
+        self._turns: Turns[_Member] = Turns()
+        self._waiting = 0
+        self.limits = Limits()
+        self.pace: Pace | None = None
+        self.opens: Bucket | None = None
+        self.bytes: Bucket | None = None
+        self.window: Window | None = None
+        self.limit(limits)
+
+    def limit(self, limits: Limits) -> None:
+        """Limits from now on; a rate that stays the same goes on where it is."""
+        old, self.limits = self.limits, limits
+        if limits.rate != old.rate:
+            self.pace = Pace(limits.rate) if limits.rate else None
+        if limits.connection_rate != old.connection_rate:
+            self.opens = Pace(limits.connection_rate) if limits.connection_rate else None
+        if limits.bytes != old.bytes:
+            volume = limits.bytes
+            self.bytes = Bucket(volume, volume.burst or max(1.0, volume.count / volume.period)) if volume else None
+        self.window = stored(limits.hours) if limits.hours else None
+
+    def knows_nothing(self, now: float) -> bool:
+        """Whether a new one would do as well."""
+        buckets = (self.pace, self.opens, self.bytes)
+        return not (self.used or self._waiting or any(bucket and bucket.fills(now) for bucket in buckets))
+
+    def fills_at(self, now: float) -> float:
+        """When all its rates are full again."""
+        return now + max((bucket.fills(now) for bucket in (self.pace, self.opens, self.bytes) if bucket), default=0.0)
+
+    # Deliveries.
+
+    def wait(self, now: float, size: int, *, urgent: bool) -> float:
+        """Seconds until a delivery of this size may start; ``urgent``: it is priority mail."""
+        wait = 0.0
+        if self.pace:
+            wait = self.pace.wait_in_line(now)
+            if wait and urgent:
+                wait = min(wait, self.pace.wait_to_pass(now))
+        if self.bytes:
+            wait = max(wait, self.bytes.wait(now, size))
+        if self.window:
+            wait = max(wait, self.window.next_open(now) - now)
+        if self.counts == "deliveries" and 0 < self.limits.connections <= self.used:
+            wait = NEVER
+        return wait
+
+    def spend(self, now: float, size: int, *, urgent: bool) -> None:
+        """A delivery starts."""
+        if self.pace:
+            if urgent and self.pace.wait_in_line(now) > 0:
+                self.pace.passed(now)
+            else:
+                self.pace.spend(now)
+        if self.bytes:
+            self.bytes.spend(now, size)
+
+    def refusal(self, now: float) -> str:
+        """The limit that binds now, for an operator; "" if none does."""
+        limits = self.limits
+        if self.window and self.window.next_open(now) > now:
+            return f"the hours of {self.name}, {limits.hours}"
+        if self.pace and self.pace.wait_in_line(now) > 0:
+            return f"the rate {limits.rate} of {self.name}"
+        if self.bytes and limits.bytes and self.bytes.wait(now) > 0:
+            return f"the volume {show_volume(limits.bytes)} of {self.name}"
+        if 0 < limits.connections <= self.used:
+            return f"all {limits.connections} connections of {self.name} are in use"
+        if self.opens and self.opens.wait(now) > 0:
+            return f"the connection rate {limits.connection_rate} of {self.name}"
+        return ""
+
+    # Sessions.
+
+    def wait_to_open(self, now: float, *, in_line: bool) -> float:
+        """Seconds until one more session may be opened; ``in_line``: for mail that is not priority mail, which has the
+        last one of several for itself."""
+        most = self.limits.connections
+        if 0 < most <= self.used + (in_line and most > 1):
+            return NEVER
+        return self.opens.wait(now) if self.opens else 0.0
+
+    def opened(self, now: float) -> None:
+        self.used += 1
+        if self.opens:
+            self.opens.spend(now)
+
+    # The line.
+
+    @property
+    def crowded(self) -> bool:
+        """Whether somebody waits: then nobody goes who has not been called."""
+        return self._waiting > 0
+
+    def line_up(self, account: str, weight: float, place: Place, *, urgent: bool) -> None:
+        """A lane waits from now on until it is called."""
+        self._waiting += 1
+        if urgent:
+            self._first.append(place)
+            return
+        member = self._turns.members.get(account) or self._turns.join(_Member(account))
+        member.step = 1.0 / weight
+        member.waiting.append(place)
+
+    def call(self, now: float) -> list[Place]:
+        """Those whose turn it is, as many as may start now."""
+        if self.wait(now, 0, urgent=bool(self._first)) > 0:
+            return []
+        most = self.pace.left(now) if self.pace else self.limits.connections - self.used
+        called: list[Place] = []
+        while self._waiting and len(called) < max(1, most):
+            self._waiting -= 1
+            called.append(self._first.popleft() if self._first else self._turns.next().waiting.popleft())
+        return called
