@@ -54,8 +54,8 @@ def test_the_list_has_what_is_held_first_and_what_is_warm_last(relay):
     say(relay, "set", source="t9", group="orange", day=9)
     rows = say(relay, "list")
     assert [(row["source"], row.get("group"), row["state"]) for row in rows] == [
-        ("t9", "gmail", "will be held: 5 of 20 were deferred, more than 10 %"),
         ("t8", None, "nothing sent yet"),
+        ("t9", "gmail", "will be held: 5 of 20 were deferred, more than 10 %"),
         ("t9", "yahoo", "advancing"),
         ("t9", "orange", "warm"),
     ]
@@ -69,7 +69,7 @@ def test_the_list_has_what_is_held_first_and_what_is_warm_last(relay):
         "day 2",
     ]
     assert [orange[key] for key in ("day", "of", "cap")] == [None, 3, None]
-    assert say(relay, "list", limit=1) == rows[:1]
+    assert say(relay, "list", limit=1) == rows[:2]
     assert len(rendered(rows)) == 5
 
 
@@ -84,6 +84,7 @@ def test_the_plan_is_shown_day_by_day_with_the_groups_that_have_their_own(relay)
         {"day": 3, "cap": 200, "gmail": None},
     ]
     assert [(row["group"], row["cap"], row["sent"]) for row in shown["groups"]] == [("yahoo", 50, 4), ("gmail", 20, 3)]
+    assert say(relay, "show", source="t9", limit=1)["groups"] == shown["groups"][:1]
 
 
 def test_a_source_is_put_at_a_day_which_is_on_disk_when_it_is_said_to_be(relay, tmp_path):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from relayd.errors import InputError
-from relayd.warmup import DAY, Plan, Standing, Warmup
+from relayd.warmup import DAY, Plan, Warmup
 from relayd.warmup.warmup import AGAIN, SAVE
 from tests.warmup_kit import NOON, TODAY, Disk, at, send
 
@@ -57,6 +57,9 @@ def test_the_first_delivery_of_a_day_waits_for_the_disk_and_is_told_when_it_may_
     assert not woken and len(disk.under_way) == 1
     disk.write()
     assert woken == [("t9", "gmail")] and warmup.may("t9", "gmail", NOON, NOON) == 0.0
+    warmup.spend("t9", "gmail", NOON)
+    disk.write()
+    assert len(woken) == 1, "nobody waited for that"
 
 
 def test_more_is_granted_ahead_of_use_so_that_nobody_waits(warmup, disk):
@@ -68,6 +71,10 @@ def test_more_is_granted_ahead_of_use_so_that_nobody_waits(warmup, disk):
         assert warmup.may("t9", "gmail", NOON, NOON) == 0.0
         warmup.spend("t9", "gmail", NOON)
     assert warmup.may("t9", "gmail", NOON, NOON) > NOON
+
+
+def test_no_more_is_granted_than_the_cap(disk):
+    assert send(disk.restart(Plan(caps=(1,))), disk, NOON) == 1 == disk.rows["t9", "gmail"].used
 
 
 def test_what_is_wanted_while_a_write_is_under_way_goes_together_with_the_next(warmup, disk):
@@ -187,17 +194,18 @@ def test_after_a_crash_all_that_was_granted_counts_as_sent(warmup, disk):
 
 def test_a_stop_gives_back_what_was_granted_and_not_used(warmup, disk):
     send(warmup, disk, NOON, most=10)
+    disk.finish()
+    assert disk.rows["t9", "gmail"].used > 10
     warmup.stop()
     disk.finish()
+    assert disk.rows["t9", "gmail"].used == 10
     assert warmup.may("t9", "gmail", NOON, NOON) > NOON, "nothing is granted after it"
     assert send(disk.restart(PLAN), disk, NOON) == 40
 
 
 def test_a_grant_that_arrives_after_the_stop_is_not_used(warmup, disk):
     send(warmup, disk, NOON, most=10)
-    disk.finish()
-    for _ in range(2):
-        warmup.spend("t9", "gmail", NOON)
+    assert disk.under_way
     stopped = warmup.stop()
     disk.finish()
     assert stopped.done() and warmup.may("t9", "gmail", NOON, NOON) > NOON
@@ -211,8 +219,21 @@ def test_outcomes_reach_the_disk_within_seconds(warmup, disk):
     warmup.tick(NOON + SAVE - 1)
     assert not disk.under_way
     warmup.tick(NOON + SAVE)
+    disk.write("disk I/O error")
+    warmup.tick(NOON + SAVE)
     disk.finish()
     assert disk.rows["t9", "gmail"].deferred == 1
+
+
+def test_where_a_source_is_warm_only_the_first_delivery_of_a_day_is_written_down(warmup, disk):
+    warmup.put("t9", "gmail", 4, NOON)
+    send(warmup, disk, NOON + DAY, most=100)
+    warmup.tick(NOON + DAY)
+    disk.finish()
+    assert disk.rows["t9", "gmail"].sent == TODAY + 1
+    send(warmup, disk, NOON + DAY, most=100)
+    warmup.tick(NOON + DAY + SAVE)
+    assert not disk.under_way
 
 
 def test_where_a_source_stood_is_kept_while_it_has_no_plan(warmup, disk):
@@ -268,13 +289,18 @@ def test_what_went_today_is_not_forgotten_so_one_group_too_many_waits(disk):
     assert send(warmup, disk, NOON + DAY, "c") == 50
 
 
-def test_a_group_that_was_forgotten_and_comes_again_is_not_removed_from_the_disk(disk):
+@pytest.mark.parametrize("late", [False, True])
+def test_a_group_that_was_forgotten_and_comes_again_is_not_removed_from_the_disk(disk, late):
     warmup = disk.restart(PLAN, most=1)
     send(warmup, disk, NOON, "a")
     warmup.may("t9", "b", NOON + DAY, NOON + DAY)
-    disk.write("disk full")
-    assert warmup.may("t9", "a", NOON + 2 * DAY, NOON + 2 * DAY)
-    warmup.tick(NOON)
+    if not late:
+        disk.write("disk full")
+    warmup.put("t9", "a", 1, NOON + 2 * DAY)
+    if late:
+        disk.write("disk full")
+    disk.finish()
+    warmup.tick(NOON + 2 * DAY)
     disk.finish()
     assert {group for _, group in disk.rows} == {"a"}
 
@@ -299,7 +325,8 @@ class NeverMoreThanTheCap(RuleBasedStateMachine):
     @rule(count=st.integers(1, 60))
     def send(self, count: int) -> None:
         for _ in range(count):
-            if self.warmup.may("t9", "gmail", self.now, self.now):
+            if again := self.warmup.may("t9", "gmail", self.now, self.now):
+                assert again > self.now
                 break
             self.warmup.spend("t9", "gmail", self.now)
             self.going().append(self.now)
@@ -354,13 +381,9 @@ class NeverMoreThanTheCap(RuleBasedStateMachine):
     def never_more_than_the_cap(self) -> None:
         for one in self.warmup.standings("t9", 0.0):
             assert len(self.going()) <= one.used <= PLAN.cap("gmail", one.day)
+            assert all(row.used <= PLAN.cap("gmail", row.day) for row in self.disk.rows.values())
             assert max(filter(self.went.get, self.went), default=0) <= one.date <= self.latest // DAY
 
 
 TestNeverMoreThanTheCap = NeverMoreThanTheCap.TestCase
 TestNeverMoreThanTheCap.settings = settings(max_examples=200, stateful_step_count=60, deadline=None)
-
-
-def test_a_standing_is_all_that_is_kept() -> None:
-    fresh = Standing("t9", "gmail")
-    assert msgspec.convert(msgspec.to_builtins(fresh), Standing).__class__ is Standing

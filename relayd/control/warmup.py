@@ -4,6 +4,7 @@ In: the running relay's plans and where its sources stand.  Out: JSON-able rows.
 """
 
 from concurrent.futures import Future
+from heapq import nsmallest
 from typing import Any
 
 from relayd import notation
@@ -13,20 +14,15 @@ from relayd.warmup import Plan, Standing, state, upcoming
 
 
 def _list(relay: Relay, limit: int) -> list[dict[str, Any]]:
-    """Those that are held first, then those that sent most."""
-    found = []
-    for source in relay.config.source:
-        plan = relay.warmup.plan_of(source)
-        if plan is not None:
-            standings = relay.warmup.standings(source, relay.now())
-            found += [_row(at, plan) for at in standings] or [{"source": source, "state": "nothing sent yet"}]
-    found.sort(key=lambda row: (row["state"] in ("advancing", "warm"), row["state"] == "warm", -row.get("sent", 0)))
-    return found[:limit]
+    plans = {source: relay.warmup.plan_of(source) for source in relay.config.source}
+    warming = {source: plan for source, plan in plans.items() if plan}
+    found = {source: relay.warmup.standings(source, relay.now()) for source in warming}
+    fresh = [{"source": source, "state": "nothing sent yet"} for source in warming if not found[source]]
+    return fresh + _rows([(at, warming[source]) for source, places in found.items() for at in places], limit)
 
 
-def _show(relay: Relay, source: str) -> dict[str, Any]:
+def _show(relay: Relay, source: str, limit: int) -> dict[str, Any]:
     plan = _plan_of(relay, source)
-    standings = sorted(relay.warmup.standings(source, relay.now()), key=lambda at: (-at.used - at.over, at.group))
     return {
         "source": source,
         "plan": relay.config.source[source].warmup,
@@ -34,20 +30,30 @@ def _show(relay: Relay, source: str) -> dict[str, Any]:
             {"day": day, "cap": cap, **{group: _of(caps, day) for group, caps in plan.caps_for.items()}}
             for day, cap in enumerate(plan.caps, 1)
         ],
-        "groups": [_row(at, plan) for at in standings],
+        "groups": _rows([(at, plan) for at in relay.warmup.standings(source, relay.now())], limit),
     }
+
+
+def _rows(places: list[tuple[Standing, Plan]], limit: int) -> list[dict[str, Any]]:
+    """What does not go well comes first, what is warm last, else what sent most first."""
+
+    def rank(place: tuple[Standing, Plan]) -> tuple[int, int, str]:
+        at, plan = place
+        return _RANKS.get(state(at, plan), 0), -at.used - at.over, at.group
+
+    return [_row(at, plan) for at, plan in nsmallest(limit, places, key=rank)]
+
+
+_RANKS = {"advancing": 1, "warm": 2}
 
 
 def _set(relay: Relay, source: str, group: str, day: int) -> "Future[dict[str, Any]]":
     plan = _plan_of(relay, source)
     if day < 1:
         raise InputError("day", "the first day is 1; one after the last of the plan is warm")
-    now = relay.now()
-
-    def shape(_: None) -> dict[str, Any]:
-        return next(_row(at, plan) for at in relay.warmup.standings(source, now) if at.group == group)
-
-    return then(relay.warmup.put(source, group, day, now), shape)
+    done = relay.warmup.put(source, group, day, relay.now())
+    row = next(_row(at, plan) for at in relay.warmup.standings(source, relay.now()) if at.group == group)
+    return then(done, lambda _: row)
 
 
 def _plan_of(relay: Relay, source: str) -> Plan:
@@ -88,20 +94,21 @@ def _share(count: int, attempts: int) -> float:
 
 
 _SOURCE = Arg("source", "the source's name", "name", positional=True, required=True)
+_LIMIT = Arg("limit", "how many groups at most", "int", default=50)
 
 VERBS: tuple[Verb, ...] = (
     Verb(
         name="warmup list",
         help="the sources in warm-up: where each stands at each group of sites, and what holds it there",
         handler=_list,
-        args=(Arg("limit", "how many rows at most", "int", default=50),),
+        args=(_LIMIT,),
         example="warmup list --limit 20",
     ),
     Verb(
         name="warmup show",
         help="a source's plan day by day, and where it stands",
         handler=_show,
-        args=(_SOURCE,),
+        args=(_SOURCE, _LIMIT),
         example="warmup show t9",
     ),
     Verb(

@@ -116,12 +116,11 @@ class Warmup:
         if place.at.used < place.cap:
             if place.at.used >= place.free:
                 self._want(place)
-            if place.at.used < place.free:
+            if place.at.used < place.free or (self.fault and now >= over):
                 return 0.0
-            if not self.fault:
-                place.waiting = True
-                return now + AGAIN
-        return 0.0 if now >= over else min(over, place.until, now + AGAIN if self.fault else inf)
+            place.waiting = True
+            return now + AGAIN
+        return 0.0 if now >= over else min(over, place.until)
 
     def spend(self, source: str, group: str, now: float) -> None:
         """One goes."""
@@ -192,7 +191,7 @@ class Warmup:
         return self._plans.get(source)
 
     def standings(self, source: str, now: float) -> list[Standing]:
-        """Of a source with a plan, at every group that it sent to."""
+        """Of a source with a plan, at every group that it sent to; to look at, not to keep."""
         return [self._seen(place, now) for place in self._warming.get(source, _NOWHERE).values()]
 
     def put(self, source: str, group: str, day: int, now: float) -> "Future[None]":
@@ -223,7 +222,7 @@ class Warmup:
         rows = []
         for place in (place for places in self._all.values() for place in places.values()):
             if place in self._changed or place in self._wanting or place.granted > place.at.used:
-                place.granted = place.at.used
+                place.granted = place.free = place.at.used
                 rows.append(msgspec.structs.replace(place.at))
         return self._keep(rows, list(self._gone))
 
@@ -251,7 +250,8 @@ class Warmup:
         self._writing = False
         if error := done.exception():
             self.fault = f"the state of warm-ups cannot be written: {error}"
-            self._wanting |= dict.fromkeys(places)
+            # But for places that have gone, or come again, meanwhile.
+            self._wanting |= {p: None for p in places if self._all[p.at.source].get(p.at.group) is p}
             self._gone |= {(s, g): None for s, g in gone if g not in self._all[s]}
             return
         self.fault = ""
@@ -272,9 +272,10 @@ class Warmup:
     # Inside.
 
     def _seen(self, place: _Place, now: float) -> Standing:
+        if now < place.until:
+            return place.at
         at = msgspec.structs.replace(place.at)
-        if now >= place.until:
-            turn(at, place.plan, _date(now))
+        turn(at, place.plan, _date(now))
         return at
 
     def _place(self, source: str, group: str, now: float) -> _Place | None:
