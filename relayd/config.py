@@ -25,6 +25,7 @@ from relayd.quotas import Limits, parse_limits
 from relayd.shaping import limits
 from relayd.tables import ConfigError, Fault, File, Reader
 from relayd.validation import OFF, Rules, parse_rules, read_lists
+from relayd.warmup import Plan
 
 __all__ = ["Config", "ConfigError", "Fault", "Routes", "control_path", "load"]
 
@@ -242,11 +243,12 @@ class Login(msgspec.Struct, frozen=True, kw_only=True):
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
     """An egress IP: one address per family at most, none is the system's choice; ``public``: what the world sees of it
-    where that is another one; ``ehlo`` "" is the node's name."""
+    where that is another one; ``ehlo`` "" is the node's name; ``warmup``: the plan of a new one, "" is warm."""
 
     address: Annotated[tuple[str, ...], _addresses] = ()
     public: Annotated[tuple[str, ...], _addresses] = ()
     ehlo: str = ""
+    warmup: str = ""
 
 
 class Pool(msgspec.Struct, frozen=True, kw_only=True):
@@ -424,6 +426,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     listener: tuple[Listener, ...] = ()
     login: Login = Login()
     source: dict[str, Source]
+    warmup: dict[str, Plan] = {}
     pool: dict[str, Pool]
     stream: dict[str, Stream]
     provider: dict[str, Provider] = {}
@@ -451,6 +454,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         """Accounts that listeners name: they are created at start if the directory does not know them."""
         return {entry.account for listener in self.listener for entry in listener.allow}
 
+    def warming(self) -> dict[str, Plan]:
+        """The plans of the sources that have one."""
+        return {name: self.warmup[source.warmup] for name, source in self.source.items() if source.warmup}
+
 
 class Routes:
     """Finds the static next hop of a domain: the exact name, else the longest suffix, else "*"."""
@@ -471,8 +478,8 @@ _SINGLE: dict[str, type[msgspec.Struct]] = {
     "sandbox": Sandbox,
 }  # fmt: skip
 _NAMED: dict[str, type[msgspec.Struct]] = {
-    "source": Source, "pool": Pool, "stream": Stream, "provider": Provider, "site": Site, "fallback": NextHop,
-    "dkim": Dkim,
+    "source": Source, "warmup": Plan, "pool": Pool, "stream": Stream, "provider": Provider, "site": Site,
+    "fallback": NextHop, "dkim": Dkim,
 }  # fmt: skip
 _ARRAYS: dict[str, type[msgspec.Struct]] = {"listener": Listener, "route": Route}
 
@@ -559,6 +566,8 @@ def _check(config: Config, fault: _Report) -> None:
             notation.hostname(source.ehlo)
         except ValueError as error:
             fault(f"source.{name}", "ehlo", str(error))
+        if source.warmup:
+            _known(source.warmup, config.warmup, "warmup", partial(fault, f"source.{name}", "warmup"))
     for name, pool in config.pool.items():
         for source_name in pool.sources:
             _known(source_name, config.source, "source", lambda text, n=name: fault(f"pool.{n}", "sources", text))  # type: ignore[misc]

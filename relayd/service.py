@@ -55,6 +55,7 @@ from relayd.suppression import Suppressions
 from relayd.tls import ServerTLS
 from relayd.transport import quicken_loop
 from relayd.verification import Subject
+from relayd.warmup import Warmup
 
 _SWITCH = (
     0.0005  # seconds a thread waits for the GIL beside a busy reactor: with Python's 5 ms a commit takes far too long
@@ -148,6 +149,8 @@ class Node(Service):
         self.directory = Directory(directory, post, loaded.accounts(), self.now())
         self.purse = Purse(self.directory.balances, self.spool, self._balance_fault)
         self.purse.start(self.now())
+        self.warmup = Warmup(self.directory.warmups.stored, self.directory.warmups.keep)
+        self.warmup.configure(loaded.warming())
         self.suppressions = Suppressions(Path(loaded.node.spool) / "suppression.sqlite", post)
         self._scrypt = ThreadPoolExecutor(2, "scrypt")
         self.guard = Guard(assembly.guard_settings(loaded))
@@ -282,6 +285,10 @@ class Node(Service):
         if self.checker is not None:
             self.checker.close()  # not waited for: that would be for the other side to say when
         threads = self.reactor.getThreadPool()
+        try:
+            await deferToThreadPool(self.reactor, threads, self.warmup.stop().result, _RETURNED)
+        except Exception as error:
+            self.log.warn("Where warm-ups stand was not written, all that was granted counts: {e}", e=str(error))
         await deferToThreadPool(self.reactor, threads, self.spool.stop)
         await deferToThreadPool(self.reactor, threads, self._scrypt.shutdown)
         await deferToThreadPool(self.reactor, threads, self._signing.stop)
@@ -303,6 +310,7 @@ class Node(Service):
         self._ticks += 1
         self.relay.flush_rejections()
         self.purse.tick(self.now())
+        self.warmup.tick(self.now())
         try:
             free = self.spool.free_bytes()
             short = free < self.config.node.min_free
@@ -457,6 +465,7 @@ class Node(Service):
         check_sources(pools)
         self.courier.reconfigure(pools, router, settings)
         self.scheduler.rest = loaded.egress.rest
+        self.warmup.configure(loaded.warming())
         self.scheduler.reconfigure(self.streams.scheduling, self.pools, loaded.egress.sessions, self.now())
         self.courier.renew()
         self.config = loaded
@@ -478,8 +487,7 @@ class Node(Service):
             warnings.append(self.relay.signer.fault)
         if self.auth_fault:
             warnings.append(f"logins that another system decides: {self.auth_fault}")
-        if self.suppressions.fault:
-            warnings.append(self.suppressions.fault)
+        warnings += filter(None, (self.suppressions.fault, self.warmup.fault))
         if self.reload_fault:
             warnings.append(f"the last reload failed: {self.reload_fault}")
         found = list(filter(None, faults))

@@ -15,6 +15,7 @@ from relayd.suppression import Suppressions
 from relayd.validation import BULK, read_lists
 from relayd.verification import Source as Seen
 from relayd.verification import Subject
+from relayd.warmup import Warmup
 
 NOW = 1_700_000_000.0
 
@@ -34,6 +35,7 @@ class FakeRelay:
             stream={"transactional": Stream(pool="p"), "marketing": Stream(pool="p", validation=BULK)},
         )
         self.streams = Streams(directory, self.config)
+        self.warmup = Warmup(directory.warmups.stored, directory.warmups.keep)
         self.lists = read_lists({})
         self.asked: list[str] = []
         self.faults: dict[str, str] = {}

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from relayd import config
 from relayd.config import ConfigError, Routes, control_path, load
 from relayd.validation import BULK, OFF, Rules
+from relayd.warmup import Plan
 
 EXAMPLE = Path(__file__).parent.parent / "etc" / "relayd.toml"
 NODE = '[node]\nname = "mx1.relay.example"\nspool = "spool"\ncontrol = "control.sock"\n'
@@ -91,6 +92,7 @@ def test_example_names_every_key_that_exists_and_no_other_default(tmp_path):
         config.Auth: raw["auth"],
         config.Listener: {**raw["listener"][2], **raw["listener"][0]},
         config.Source: raw["source"]["t1"],
+        Plan: raw["warmup"]["default"],
         config.Pool: raw["pool"]["transactional"],
         config.Stream: raw["stream"]["transactional"],
         config.Route: raw["route"][0],
@@ -110,6 +112,7 @@ def test_example_names_every_key_that_exists_and_no_other_default(tmp_path):
     assert (loaded.resolver, loaded.retry, loaded.egress) == (config.Resolver(), config.Retry(), config.Egress())
     assert (loaded.login, loaded.blocklists) == (config.Login(), config.Blocklists())
     assert loaded.auth == config.Auth(url=raw["auth"]["url"])
+    assert msgspec.structs.replace(loaded.warmup["default"], caps_for={}) == Plan()
     assert (loaded.validation, loaded.stream["transactional"].validation) == (config.Validation(), OFF)
     plain = config.Listener(service="submissions", listen="tcp:465")
     assert loaded.listener[0] == plain
@@ -138,6 +141,12 @@ def test_stream_takes_the_retries_of_the_relay_unless_it_has_its_own(tmp_path):
     loaded = load(written(tmp_path, NODE + retry + streams))
     assert (loaded.stream["a"].schedule, loaded.stream["a"].expire) == ((60.0,), 5400.0)
     assert (loaded.stream["b"].schedule, loaded.stream["b"].expire) == ((2.0, 3.0), 86400.0)
+
+
+def test_a_source_is_warm_unless_it_names_a_plan(tmp_path):
+    text = "[source.a]\n[source.b]\nwarmup = 'slow'\n[warmup.slow]\ncaps = { first = 10, growth = 2, days = 3 }\n"
+    loaded = load(written(tmp_path, NODE + text + "[warmup.slow.caps_for]\ngmail = [5, 10]\n"))
+    assert loaded.warming() == {"b": Plan(caps=(10, 20, 40), caps_for={"gmail": (5, 10)})}
 
 
 def test_a_stream_validates_nothing_unless_it_says_so(tmp_path):
@@ -220,6 +229,15 @@ def test_error_reads_as_file_key_and_text_on_a_line_each(tmp_path):
         (NODE + "[source.a]\naddress = ['192.0.2.1', '192.0.2.2']", "source.a.address", "one address per family"),
         (NODE + "[source.a]\nehlo = 'a b'", "source.a.ehlo", "is not a host name"),
         (NODE + "[source.t1]\n[pool.p]\nsources = { t2 = 1 }", "pool.p.sources", 'did you mean "t1"?'),
+        (NODE + "[source.a]\nwarmup = 'slwo'\n[warmup.slow]", "source.a.warmup", 'did you mean "slow"?'),
+        (NODE + "[warmup.slow]\ncaps = [50, 40]", "warmup.slow.caps", "day 2 has 40, less than the day before"),
+        (NODE + "[warmup.slow.caps_for]\ngmail = []", "warmup.slow.caps_for", "gmail: [] are no caps"),
+        (NODE + "[warmup.slow]\nblocks = 2", "warmup.slow.blocks", "2 is not a share, 0 to 1: write 0.1 for 10 %"),
+        (NODE + "[warmup.slow]\nday_share = -0.5", "warmup.slow.day_share", "is not a share"),
+        (NODE + "[warmup.slow]\nsamples = 0", "warmup.slow.samples", "at least 1"),
+        (NODE + "[warmup.slow]\nstop = 'yes'", "warmup.slow.stop", "'yes' is of the wrong type: bool expected"),
+        (NODE + "[warmup.slow]\nlongest_wait = 4", "warmup.slow.longest_wait", "is not a duration"),
+        (NODE + "[warmup.slow]\nshares = 1", "warmup.slow.shares", "unknown key"),
         (NODE + "[pool.p]\nsources = { }", "pool.p.sources", "names no source"),
         (POOLS + '[pool.p]\nsources = { a = 1 }\noverflow = "x"', "pool.p.overflow", "there is no pool 'x'"),
         (POOLS + '[pool.p]\nsources = { a = 1 }\noverflow = "p"', "pool.p.overflow", "is the pool itself"),

@@ -20,6 +20,7 @@ from relayd.signing import Keyring
 from relayd.suppression import Suppressions
 from relayd.validation import Lists
 from relayd.verification import Subject
+from relayd.warmup import Warmup
 
 T = TypeVar("T")
 Role = Literal["view", "operate", "admin"]
@@ -74,6 +75,8 @@ class Relay(Protocol):
     def lists(self) -> Lists: ...
     @property
     def suppressions(self) -> Suppressions: ...
+    @property
+    def warmup(self) -> Warmup: ...
     @property
     def started(self) -> float: ...
     def now(self) -> float: ...

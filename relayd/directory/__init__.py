@@ -9,6 +9,7 @@ from relayd.directory.passwords import Ask, Done, Verdict, Verifier, hash_passwo
 from relayd.directory.rows import Account, AccountStream, Change, SubmissionConnection, domain_name
 from relayd.directory.senders import SenderDomain, Senders, State, judged
 from relayd.directory.store import Directory, NewConnection
+from relayd.directory.warmups import Warmups
 
 __all__ = [
     "EXTERNAL",
@@ -29,6 +30,7 @@ __all__ = [
     "SubmissionConnection",
     "Verdict",
     "Verifier",
+    "Warmups",
     "domain_name",
     "hash_password",
     "judged",
