@@ -499,7 +499,7 @@ def _reactions(reader: Reader) -> dict[str, Rule]:
     found = {}
     for name, raw in reader.named("reaction").items():
         try:
-            found[notation.name(name)] = rules.parse(name, raw)
+            found[name] = rules.parse(notation.name(name), raw)
         except InputError as error:
             reader.fault(f"reaction.{name}", error.field, error.text)
         except ValueError as error:

@@ -286,10 +286,11 @@ def _verdict(
     the first rule's counts."""
     bounce = next((rule for rule in taken if rule.action == "bounce"), None)
     way = next((rule for rule in taken if rule.action in ("keep", "move")), None)
-    us = next((rule for rule in rules if rule.defer or (rule.action == "defer" and rule in taken)), None)
+    deferred = [rule for rule in rules if rule.defer or (rule.action == "defer" and rule in taken)]
+    us = deferred[0] if deferred and seen.code >= 500 else None
     decides = bounce or us or way
     return Verdict(
-        kind="permanent" if bounce else "transient" if us and seen.code >= 500 else "",
+        kind="permanent" if bounce else "transient" if us else "",
         wait=way.duration if way else 0.0,
         keep=way is not None and way.action == "keep",
         move=way.to if way and way.action == "move" else None,

@@ -72,8 +72,9 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, rename={"duration": "for"}
     replies that are of one of its ``codes`` ("421", "4xx"), ``enhanced`` codes ("4.7.28", "4.7.x") and ``stages``, and
     have ``text`` (a regular expression) in them; what is not given is any.  ``after`` so many within a time (None: at
     once) its action is taken: ``on`` whom, ``for`` how long (seconds; doubled each time up to ``longest``), with which
-    ``limits``, or moving ``to`` which pool ("": another source of its own).  ``move``: deliveries of what is suspended may go by other sources.
-    ``defer``: a 5yz that it meets is about us, not the recipient, and counts as 4yz.  ``origin``: where it is from."""
+    ``limits``, or moving ``to`` which pool ("": another source of its own).  ``move``: deliveries of what is suspended
+    may go by other sources.  ``defer``: a 5yz that it meets is about us, not the recipient, and counts as 4yz.
+    ``origin``: where the rule is from."""
 
     name: str
     action: Action
@@ -96,24 +97,28 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, rename={"duration": "for"}
 
 
 def parse(name: str, table: Mapping[str, object]) -> Rule:
-    """The rule of a ``[reaction.NAME]`` table.  Raises InputError, which names the key and says what to write."""
+    """The rule of a ``[reaction.NAME]`` table, in which "" takes back what another file says.  Raises InputError, which
+    names the key and says what to write."""
     values: dict[str, Any] = {}
     for key, value in table.items():
         if key not in _KEYS:
             raise InputError(key, f"unknown key{notation.nearest(key, _KEYS)}")
         try:
-            values[key] = _KEYS[key](value)
+            if value != "":
+                values[key] = _KEYS[key](value)
         except ValueError as error:
             raise InputError(key, str(error)) from None
+    given = set(values)
     if "action" not in values:
         alone = not values.get("enabled", True)
         lack = "is missing: no other table of this name has one, so there is nothing to switch off" if alone else ""
         raise InputError("action", lack or f"is missing: write one of {_listed(get_args(Action))}")
     values["limits"] = Ceiling(**{key: values.pop(key) for key in _CEILINGS if key in values})
     values["duration"] = values.pop("for", 0.0)
+    values.setdefault("longest", max(LONGEST, values["duration"]))
     rule = Rule(name=name, **values)
-    _check(rule, set(table))
-    return rule if "longest" in table else msgspec.structs.replace(rule, longest=max(LONGEST, rule.duration))
+    _check(rule, given)
+    return rule
 
 
 def _check(rule: Rule, given: set[str]) -> None:
@@ -126,7 +131,8 @@ def _check(rule: Rule, given: set[str]) -> None:
     for key in ("for", "longest", "on", "to", "move", *_CEILINGS):
         owners = _BELONGS[key]
         if key in given and action not in owners:
-            raise InputError(key, f"belongs to action {_listed(owners)}, not to {action!r}: leave it out")
+            lack = "leave it out, or write '' over another file's"
+            raise InputError(key, f"belongs to action {_listed(owners)}, not to {action!r}: {lack}")
     if action in _BELONGS["for"] and not rule.duration:
         raise InputError("for", f'is missing: how long {action!r} holds, such as "30m"')
     if action == "limit" and rule.limits == Ceiling():
@@ -167,8 +173,6 @@ def _enhanced(value: object) -> str:
 
 
 def _text(value: object) -> str:
-    if value == "":
-        return ""
     if not isinstance(value, str) or len(value) > _PATTERN:
         raise ValueError(f"is not a regular expression of up to {_PATTERN} characters")
     operators = _ESCAPED.sub("", value)
@@ -185,9 +189,7 @@ def _text(value: object) -> str:
     return value
 
 
-def _after(value: object) -> Rate | None:
-    if value == "":
-        return None
+def _after(value: object) -> Rate:
     try:
         found = rate(value)
     except ValueError:
@@ -211,7 +213,7 @@ def _patterns(value: object) -> tuple[str, ...]:
 
 
 def _origin(value: object) -> str:
-    if not isinstance(value, str) or (value and not re.fullmatch("https?://[!-~]+", value)):
+    if not isinstance(value, str) or not re.fullmatch("https?://[!-~]+", value):
         raise ValueError(f"{value!r} is not a URL: write where the rule is from, or leave it out")
     return value
 
@@ -219,7 +221,7 @@ def _origin(value: object) -> str:
 _CEILINGS = ("rate", "connections", "connection_rate")
 _KEYS: dict[str, Callable[[object], Any]] = {
     "action": _one_of(get_args(Action)),
-    "provider": lambda value: value and notation.name(value),
+    "provider": notation.name,
     "match": _patterns,
     "codes": _some(_code),
     "enhanced": _some(_enhanced),
@@ -233,7 +235,7 @@ _KEYS: dict[str, Callable[[object], Any]] = {
     "connections": notation.whole(1),
     "connection_rate": rate,
     "move": _boolean,
-    "to": lambda value: value and notation.name(value),
+    "to": notation.name,
     "defer": _boolean,
     "origin": _origin,
     "enabled": _boolean,
