@@ -46,8 +46,8 @@ def replayed(
             providers, named = config.load_rules(files, providers)
         except config.ConfigError as error:
             raise InputError("rules", str(error)) from None
-    of = Providers({name: provider.match for name, provider in providers.items()}).of
-    done = replay(Rules(named.values()), found, lambda mx, domain: of(mx) or of(domain))
+    hosts = Providers({name: provider.match for name, provider in providers.items()})
+    done = replay(Rules(named.values()), found, hosts.of)
     shown: dict[str, Any] = msgspec.to_builtins(done)
     shown["firings"] = [
         {"rule": effect["rule"], **firing} for effect in shown["rules"] for firing in effect.pop("firings")

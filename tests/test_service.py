@@ -631,16 +631,17 @@ def test_rules_are_replayed_over_what_the_relay_has_recorded(relay: Running):
     relay.mx.says["RCPT"] = "450 4.2.1 later"
     relay.send()
     relay.reactor.until(lambda: relay.node.courier.outcomes.totals["transient"] and not relay.node.scheduler.loaded)
-    found: list[Any] = []
-    for rules in ([], [REACTION], ["[reaction.x]\n"]):
-        relay.node.replay(rules, 3600.0).addBoth(found.append)
-    relay.reactor.until(lambda: len(found) == 3)
-    in_force, new, faulty = found
+
+    def replayed(*rules: str) -> Any:
+        found: list[Any] = []
+        relay.node.replay(list(rules), 3600.0).addBoth(found.append)
+        relay.reactor.until(lambda: found)
+        return found[0]
+
+    in_force, new, faulty = replayed(), replayed(REACTION), replayed("[reaction.x]\n")
     assert (in_force["attempts"], in_force["failures"], in_force["rules"]) == (1, 1, [])
     assert [(rule["rule"], rule["fired"]) for rule in new["rules"]] == [("slow", 1)]
     assert new["firings"][0]["reply"] == "450 4.2.1 later"
     assert faulty.type is InputError and "reaction.x.action: is missing" in str(faulty.value)
     relay.reactor.advance(7200)
-    relay.node.replay([REACTION], 3600.0).addBoth(found.append)
-    relay.reactor.until(lambda: len(found) == 4)
-    assert found[3]["attempts"] == 0
+    assert replayed(REACTION)["attempts"] == 0

@@ -240,11 +240,20 @@ def test_reactions_survive_a_restart_and_go_on_where_they_were():
     assert after.seen(reply(0, source="t2")).began[0].id == active.id + 1
 
 
-def test_a_rule_that_is_switched_off_lets_go_what_it_held():
-    reactions = made(x=SUSPEND, y=LIMIT)
-    x, y = reactions.seen(reply()).began
-    assert reactions.reconfigure(Rules([parse("y", LIMIT)])) == (x,)
+def test_a_rule_that_is_gone_or_says_something_else_lets_go_what_it_held():
+    reactions = made(x=SUSPEND, y=LIMIT, z=LIMIT)
+    x, y, z = reactions.seen(reply()).began
+    rules = Rules([parse("y", LIMIT), parse("z", LIMIT | {"rate": "99/min"})])
+    assert reactions.reconfigure(rules) == (x, z)
     assert reactions.all() == [y] and held(reactions) == ["y"]
+    assert reactions.reconfigure(Rules([parse("y", LIMIT)])) == ()
+
+
+def test_a_rule_that_changed_while_the_relay_was_down_lets_go_what_it_held():
+    x, y, z = made(x=SUSPEND, y=LIMIT, z=SUSPEND).seen(reply()).began
+    reactions = Reactions(Rules(), [x, y, z])
+    assert reactions.reconfigure(Rules([parse("x", SUSPEND), parse("z", LIMIT)])) == (y, z)
+    assert reactions.all() == [x]
 
 
 def test_a_clock_that_is_set_back_ends_what_would_hold_too_long():

@@ -36,7 +36,7 @@ SLOW = Reply(421, "4.7.0", "slow down, please")
 
 def replayed(*records: Record, provider: str = "", **tables: dict[str, object]) -> Replayed:
     rules = Rules(parse(name, table) for name, table in tables.items())
-    return replay(rules, records, lambda mx, domain: provider)
+    return replay(rules, records, lambda mx: provider)
 
 
 def test_a_rule_fires_when_it_would_have_and_what_fell_into_it_is_counted():
@@ -96,13 +96,13 @@ def test_a_long_replay_keeps_its_memory_and_its_pace():
             yield attempt(n, SLOW, source=f"t{n % 50}", session=str(n), stage="banner") if n % 2 else delivered(n)
 
     rules = Rules([parse("x", SUSPEND | {"after": "5/h"})])
-    replay(rules, stream(2_000), lambda mx, domain: "")
+    replay(rules, stream(2_000), lambda mx: "")
     tracemalloc.start()
-    found = replay(rules, stream(30_000), lambda mx, domain: "")
+    found = replay(rules, stream(30_000), lambda mx: "")
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert found.attempts == 30_000 and len(found.rules[0].firings) <= FIRINGS < found.rules[0].fired
     assert peak < 8 << 20
     begun = time.process_time()
-    replay(rules, stream(10_000), lambda mx, domain: "")
+    replay(rules, stream(10_000), lambda mx: "")
     assert time.process_time() - begun < 2  # some 20 us each, the making of the records included

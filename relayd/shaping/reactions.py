@@ -123,9 +123,9 @@ class Reactions:
             self._keep(row)
 
     def reconfigure(self, rules: Rules) -> tuple[Active, ...]:
-        """Other rules from now on.  Reactions by rules that are gone or switched off end: gives these."""
-        self.rules = rules
-        return self._end(active for active in self._active.values() if active.rule not in rules.by_name)
+        """Other rules from now on.  Reactions by rules that are gone or say something else end: gives these."""
+        before, self.rules = self.rules.by_name, rules
+        return self._end(a for a in self._active.values() if _differs(a, before.get(a.rule), rules.by_name.get(a.rule)))
 
     def seen(self, seen: Seen) -> Verdict:
         """What follows from a failed reply."""
@@ -169,9 +169,6 @@ class Reactions:
     def all(self) -> list[Active]:
         """Those that hold, return or are watched, the latest first."""
         return sorted(self._active.values(), key=lambda active: active.reply.time, reverse=True)
-
-    def get(self, id: int) -> Active | None:
-        return self._active.get(id)
 
     def replies(self, id: int) -> int:
         """How many replies more met the rule while the reaction held (since a restart)."""
@@ -267,6 +264,11 @@ class Reactions:
             if not here:
                 del self._held[active.key]
         return ended
+
+
+def _differs(active: Active, before: Rule | None, now: Rule | None) -> bool:
+    """Whether what a reaction holds is not what its rule says now; ``before`` is not known after a restart."""
+    return now is None or now.action != active.action or (before is not None and before != now)
 
 
 def _key(rule: Rule, seen: Seen) -> Key | None:

@@ -20,8 +20,7 @@ FIRINGS = 20  # of a rule that are told, the first ones
 _OF_SESSION = frozenset({"banner", "ehlo", "starttls", "tls", "auth"})
 _SESSIONS = 10_000  # remembered, so that what all deliveries of one met is counted once
 
-# Provider of (the host that answered, the recipient's domain), "" for nobody's.
-ProviderOf = Callable[[str, str], str]
+ProviderOf = Callable[[str], str]  # of the host that answered, "" for nobody's
 
 
 class Firing(msgspec.Struct, frozen=True):
@@ -70,7 +69,7 @@ def replay(rules: Rules, records: Iterable[Record], provider_of: ProviderOf) -> 
             continue
         now = record.time
         domain = domain_of(record.recipient)
-        provider = provider_of(seen.mx, domain)
+        provider = provider_of(seen.mx)
         group = provider or domain
         found.attempts += 1
         found.since, found.until = found.since or now, now

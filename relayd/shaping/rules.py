@@ -14,12 +14,12 @@ import msgspec
 
 from relayd import notation
 from relayd.errors import InputError
+from relayd.outcome import Stage
 from relayd.shaping.limits import Rate, rate
 
 Action = Literal["suspend", "limit", "move", "keep", "bounce", "defer", "skip-mx"]
 On = Literal["path", "site", "source", "account"]
-Stage = Literal["banner", "ehlo", "starttls", "tls", "auth", "mail", "rcpt", "data", "dot"]
-
+STAGES = get_args(Stage)[get_args(Stage).index("banner") :]  # those at which a server says something
 LASTING = ("suspend", "limit", "skip-mx")  # what holds for a time; the others are about the one delivery
 LONGEST = 86400.0  # seconds that the doubled time of a reaction does not exceed, unless its rule says otherwise
 MOST_COUNTED = 1000  # replies that a threshold may ask for
@@ -225,7 +225,7 @@ _KEYS: dict[str, Callable[[object], Any]] = {
     "match": _patterns,
     "codes": _some(_code),
     "enhanced": _some(_enhanced),
-    "stages": _some(_one_of(get_args(Stage))),
+    "stages": _some(_one_of(STAGES)),
     "text": _text,
     "after": _after,
     "on": _one_of(get_args(On)),
