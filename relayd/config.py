@@ -1,14 +1,15 @@
 """The configuration: TOML in, frozen values out, or every table's first fault with its file and key.
 
-``load`` reads the named file and ``conf.d/*.toml`` beside it in lexical order (tables merge key by key, arrays of
-tables append), converts each table on its own, fills in what one leaves to another, then checks them together.
+``load`` reads ``shaping.d/*.toml`` beside the named file, then that file, then ``conf.d/*.toml`` beside it, each in
+lexical order (tables merge key by key, later ones override; arrays of tables append), converts each table on its own,
+fills in what one leaves to another, then checks them together.
 What comes out needs no second look: durations are seconds, sizes bytes, paths absolute, names known, keys readable.
 The structs below are the reference of the keys; etc/relayd.toml shows each with its default.
 """
 
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
@@ -22,12 +23,13 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from relayd import notation
 from relayd.errors import InputError
 from relayd.quotas import Limits, parse_limits
-from relayd.shaping import limits
-from relayd.tables import ConfigError, Fault, File, Reader
+from relayd.shaping import limits, rules
+from relayd.shaping.rules import Rule
+from relayd.tables import ConfigError, Fault, File, Reader, parsed
 from relayd.validation import OFF, Rules, parse_rules, read_lists
 from relayd.warmup import Plan
 
-__all__ = ["Config", "ConfigError", "Fault", "Routes", "control_path", "load"]
+__all__ = ["Config", "ConfigError", "Fault", "Routes", "control_path", "load", "load_rules"]
 
 TLSPolicy = Literal["off", "may", "encrypt", "verify"]
 
@@ -100,6 +102,13 @@ def _durations(value: object) -> tuple[float, ...]:
     found = notation.list_of(notation.duration)(value)
     if not found:
         raise ValueError("names no wait")
+    return found
+
+
+def _hosts(value: object) -> tuple[str, ...]:
+    found = notation.list_of(notation.domain_pattern)(value)
+    if not found or "*" in found:
+        raise ValueError('names no mail hosts: write ["*.google.com"]')
     return found
 
 
@@ -312,9 +321,9 @@ class Site(Limited, frozen=True, kw_only=True):
 
 
 class Provider(Site, frozen=True, kw_only=True):
-    """What holds for all domains whose preferred MX host is called so."""
+    """Sites that are run as one: those whose most preferred MX host is, or is below, one of ``match``."""
 
-    match: Annotated[tuple[str, ...], notation.list_of(notation.domain_pattern)]
+    match: Annotated[tuple[str, ...], _hosts]
 
 
 class NextHop(msgspec.Struct, frozen=True, kw_only=True):
@@ -431,6 +440,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     stream: dict[str, Stream]
     provider: dict[str, Provider] = {}
     site: dict[str, Site] = {}
+    reaction: dict[str, Rule] = {}
     route: tuple[Route, ...] = ()
     fallback: dict[str, NextHop] = {}
     dkim: dict[str, Dkim] = {}
@@ -485,8 +495,8 @@ _ARRAYS: dict[str, type[msgspec.Struct]] = {"listener": Listener, "route": Route
 
 
 def load(path: str | Path) -> Config:
-    """The configuration of a file and its conf.d.  Raises ConfigError with the first fault of every table."""
-    reader = Reader(Path(path))
+    """The configuration of a file and what lies beside it.  Raises ConfigError with the first fault of every table."""
+    reader = Reader(Path(path)).read()
     config = _assembled(reader)
     if config is not None:
         _check(config, reader.fault)
@@ -497,7 +507,7 @@ def load(path: str | Path) -> Config:
 
 def control_path(path: str | Path) -> str:
     """Only ``node.control``: for a client that may not read keys and has no business with the rest."""
-    reader = Reader(Path(path))
+    reader = Reader(Path(path)).read()
     node = reader.raw.get("node")
     control = node.get("control") if isinstance(node, dict) else None
     if not isinstance(control, str):
@@ -505,9 +515,25 @@ def control_path(path: str | Path) -> str:
     return os.path.join(reader.base, control)
 
 
+def load_rules(
+    files: Iterable[tuple[str, str]], providers: Mapping[str, Provider]
+) -> tuple[dict[str, Provider], dict[str, Rule]]:
+    """Of files of shaping (name, text): their providers, and those given, and their reactions.  Raises ConfigError."""
+    reader = Reader(Path("."))
+    for name, text in files:
+        reader.add_shaping(name, parsed(name, text))
+    found = {n: _entry(reader, Provider, raw, "provider", n) for n, raw in reader.named("provider").items()}
+    reactions = _reactions(reader)
+    known = {**providers, **{name: provider for name, provider in found.items() if isinstance(provider, Provider)}}
+    _check_shaping(known, reactions, reader.fault)
+    if reader.faults:
+        raise ConfigError(list(reader.faults.values()))
+    return known, reactions
+
+
 def _assembled(reader: Reader) -> Config | None:
     """All tables together, with what one leaves to another filled in; None if any is faulty."""
-    known = [*_SINGLE, *_NAMED, *_ARRAYS]
+    known = [*_SINGLE, *_NAMED, *_ARRAYS, "reaction"]
     for key in (key for key in reader.raw if key not in known):
         reader.fault(key, "", f"unknown table{notation.nearest(key, known)}")
     reader.raw.setdefault("node", {})
@@ -516,7 +542,21 @@ def _assembled(reader: Reader) -> Config | None:
         parts[name] = {n: _entry(reader, kind, raw, name, n) for n, raw in reader.named(name).items()}
     for name, kind in _ARRAYS.items():
         parts[name] = tuple(reader.table(kind, raw, f"{name}[{i}]") for i, raw in enumerate(reader.array(name)))
+    parts["reaction"] = _reactions(reader)
     return None if reader.faults else _filled(Config(**parts))
+
+
+def _reactions(reader: Reader) -> dict[str, Rule]:
+    """The rules that can be read, and a fault for each other."""
+    found = {}
+    for name, raw in reader.named("reaction").items():
+        try:
+            found[name] = rules.parse(notation.name(name), raw)
+        except InputError as error:
+            reader.fault(f"reaction.{name}", error.field, error.text)
+        except ValueError as error:
+            reader.fault(f"reaction.{name}", "", str(error))
+    return found
 
 
 def _entry(reader: Reader, kind: type[msgspec.Struct], raw: object, table: str, name: str) -> msgspec.Struct | None:
@@ -585,6 +625,10 @@ def _check(config: Config, fault: _Report) -> None:
             notation.hostname(name)
         except ValueError as error:
             fault(f"dkim.{name}", "", str(error))
+    _check_shaping(config.provider, config.reaction, fault)
+    for name, rule in config.reaction.items():
+        if rule.to:
+            _known(rule.to, config.pool, "pool", partial(fault, f"reaction.{name}", "to"))
     _check_listeners(config, fault)
     try:
         read_lists(msgspec.structs.asdict(config.validation))
@@ -609,6 +653,17 @@ def _check_overflow(config: Config, name: str, report: Callable[[str], None]) ->
         report("is the pool itself: name another")
     elif overflow in config.pool and config.pool[overflow].overflow:
         report(f"{overflow} has an overflow itself: name a pool that has none")
+
+
+def _check_shaping(providers: Mapping[str, Provider], reactions: Mapping[str, Rule], fault: _Report) -> None:
+    owners: dict[str, str] = {}
+    for name, provider in providers.items():
+        for pattern in provider.match:
+            if owners.setdefault(pattern, name) != name:
+                fault(f"provider.{name}", "match", f"{pattern} is in [provider.{owners[pattern]}] already")
+    for name, rule in reactions.items():
+        if rule.provider:
+            _known(rule.provider, providers, "provider", partial(fault, f"reaction.{name}", "provider"))
 
 
 def _check_listeners(config: Config, fault: _Report) -> None:

@@ -1,4 +1,5 @@
-"""relayctl: the control API at a shell prompt.  Its commands, options and help derive from the table of verbs.
+"""relayctl: the control API at a shell prompt.  Its commands, options and help derive from the table of verbs, and from
+that of what it does by itself (``local``).
 
 Exit codes: 0 done; 1 refused, unreachable, unwell or an audit that is not clean; 2 a command that cannot be understood.
 Whatever relayd says goes through ``printable``: text of remote servers ends up in it.
@@ -17,8 +18,10 @@ from typing import Any
 from urllib.parse import urlencode
 
 from relayd.control import sheet
-from relayd.control.verb import MAX_BODY, Arg, Verb
-from relayd.control.verbs import VERBS
+from relayd.control.verb import MAX_BODY, Arg, Verb, arguments
+from relayd.control.verbs import BY_PATH, VERBS
+from relayd.errors import InputError
+from relayd.local import LOCAL
 from relayd.notation import show_duration
 from relayd.reply import printable
 
@@ -29,6 +32,7 @@ _PIECE = MAX_BODY // 2  # bytes of a file's rows that are sent at a time
 _FAULTS = 10  # of its rows that are told when they are refused
 
 Row = tuple[int, dict[str, str]]  # of a file, with its line number
+COMMANDS = (*VERBS, *(row for row in LOCAL if row.path not in BY_PATH))
 
 
 class Unreachable(Exception):
@@ -50,7 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     verb: Verb = options.verb
     rows = next((arg.name for arg in verb.args if arg.kind == "row"), "")
+    local: Verb | None = options.local
     try:
+        if local is not None and (local is verb or options.files):
+            return _told(options, local, *_here(local, _given(options, local)))
         path, given = _socket_of(options), _given(options, verb)
         if rows:
             return _told(options, verb, *_sent(path, verb, given, rows))
@@ -63,6 +70,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever reads our output has read enough: `relayctl ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _here(local: Verb, given: dict[str, Any]) -> tuple[int, Any]:
+    """Status and value of what needs no relay."""
+    try:
+        return 200, local.handler(**arguments(local, given))
+    except InputError as error:
+        return 400, {"error": error.text, "field": error.field}
 
 
 def _told(options: argparse.Namespace, verb: Verb, status: int, value: Any) -> int:
@@ -158,17 +173,20 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--json", action="store_true", help="print the answer as relayd gave it")
     nouns = top.add_subparsers(required=True, metavar="VERB")
     groups: dict[str, Any] = {}
-    for verb in VERBS:
+    by_itself = {row.name: row for row in LOCAL}
+    for verb in COMMANDS:
         first, _, second = verb.name.partition(" ")
         if second and first not in groups:
-            several = ", ".join(v.name.split(" ")[1] for v in VERBS if v.name.startswith(first + " "))
+            several = ", ".join(v.name.split(" ")[1] for v in COMMANDS if v.name.startswith(first + " "))
             group = nouns.add_parser(first, help=several, **_FORMAT)
             groups[first] = group.add_subparsers(required=True, metavar="VERB")
         within = groups[first] if second else nouns
-        words: dict[str, Any] = {"description": _sentence(verb.help), "epilog": f"example:\n  relayctl {verb.example}"}
+        local = by_itself.get(verb.name)
+        examples = "".join(f"\n  relayctl {text}" for text in dict.fromkeys([verb.example, (local or verb).example]))
+        words: dict[str, Any] = {"description": _sentence(verb.help), "epilog": f"example:{examples}"}
         command = within.add_parser(second or first, help=verb.help, **words, **_FORMAT)
-        command.set_defaults(verb=verb)
-        for arg in verb.args:
+        command.set_defaults(verb=verb, local=local)
+        for arg in (local or verb).args:
             _add(command, arg)
     return top
 
@@ -177,8 +195,8 @@ _FORMAT: dict[str, Any] = {"formatter_class": argparse.RawDescriptionHelpFormatt
 
 
 def _overview() -> str:
-    width = max(len(verb.name) for verb in VERBS)
-    return "verbs:\n" + "\n".join(f"  {verb.name:{width}}  {verb.help}" for verb in VERBS)
+    width = max(len(verb.name) for verb in COMMANDS)
+    return "verbs:\n" + "\n".join(f"  {verb.name:{width}}  {verb.help}" for verb in COMMANDS)
 
 
 def _sentence(text: str) -> str:
@@ -203,6 +221,8 @@ def _add(command: argparse.ArgumentParser, arg: Arg) -> None:
     elif arg.kind == "pem":
         flag += "-file"
         more |= {"help": f'{arg.help}: this file, "-" is stdin', "metavar": "FILE"}
+    elif arg.kind == "text":
+        more["metavar"] = "FILE"
     elif arg.kind == "bool":
         more["action"] = argparse.BooleanOptionalAction
     if arg.repeated:
@@ -215,8 +235,9 @@ def _given(options: argparse.Namespace, verb: Verb) -> dict[str, Any]:
     for arg in verb.args:
         if arg.kind == "secret" and given[arg.name] is not None:
             given[arg.name] = _read(given[arg.name]).partition("\n")[0].rstrip("\r")
-        elif arg.kind == "pem" and given[arg.name] is not None:
-            given[arg.name] = _read(given[arg.name])
+        elif arg.kind in ("pem", "text") and given[arg.name] is not None:
+            found = given[arg.name]
+            given[arg.name] = list(map(_read, found)) if arg.repeated else _read(found)
     return {name: value for name, value in given.items() if value is not None}
 
 

@@ -12,8 +12,8 @@ import msgspec
 
 from relayd.config import Config, Limited, NextHop
 from relayd.delivery.routing import Policy
-from relayd.notation import patterns
 from relayd.shaping.limits import LIMITS, NONE, Layer, Limits, Terms, show_limits
+from relayd.shaping.rules import Providers
 
 SCOPES = ("source", "pool", "account")
 
@@ -23,7 +23,7 @@ class Destinations:
 
     def __init__(self, loaded: Config) -> None:
         self._config = loaded
-        self._providers = {pattern: name for name, table in loaded.provider.items() for pattern in table.match}
+        self._providers = Providers({name: table.match for name, table in loaded.provider.items()})
         self._known: dict[tuple[str, str], Policy] = {}
 
     def policy(self, domain: str, hosts: tuple[str, ...]) -> Policy:
@@ -44,8 +44,7 @@ class Destinations:
 
     def provider(self, hosts: tuple[str, ...]) -> str:
         """The provider that runs a domain with these mail hosts, "" for none that has a name."""
-        found = (self._providers.get(pattern) for host in hosts[:1] for pattern in patterns(host))
-        return next(filter(None, found), "")
+        return self._providers.of(hosts[0]) if hosts else ""
 
     def _tables(self, domain: str, hosts: tuple[str, ...]) -> tuple[str, str]:
         """The names of its [site] and its [provider]."""

@@ -11,6 +11,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from relayd.blocklists import BY, Blocklists
+from relayd.config import Config
 from relayd.control.story import story
 from relayd.delivery import Courier
 from relayd.directory import Balances, Drains
@@ -19,6 +20,7 @@ from relayd.envelope import Delivery
 from relayd.errors import InputError
 from relayd.identity import received_at, show
 from relayd.lease import odd
+from relayd.local import replayed
 from relayd.queue.scheduler import Scheduler
 from relayd.records import Record, decode
 from relayd.resolver import ResolveError, Resolver
@@ -100,6 +102,17 @@ def _why(courier: Courier, delivery: Delivery, now: float) -> str:
     if wait > 0:
         return f"it waits {wait:.0f} s for its next try after {delivery.attempts} attempts"
     return courier.scheduler.why(delivery.queue, now)
+
+
+def replay(spool: Spool, loaded: Config, rules: list[str], since: float) -> "Deferred[dict[str, Any]]":
+    """What these texts of rules, or without any those in force, would have done to what is recorded."""
+
+    def read(blocks: Iterable[bytes]) -> dict[str, Any]:
+        found = (decode(line) for block in blocks for line in block.splitlines())
+        later = (record for record in found if record.time >= since)
+        return replayed(rules, later, loaded.provider, loaded.reaction)
+
+    return asked(spool.read_through, since, read)
 
 
 async def audit(spool: Spool, balances: Balances) -> dict[str, Any]:

@@ -48,6 +48,8 @@ from relayd.purse import Purse
 from relayd.queue.scheduler import Scheduler
 from relayd.reception import Relay, Screen
 from relayd.resolver import Resolver
+from relayd.shaping.reactions import Active, Reactions
+from relayd.shaping.rules import Rules
 from relayd.signing import WORKERS, Crew, Keyring, Signer
 from relayd.spool import Spool, SpoolError
 from relayd.streams import Streams, shown
@@ -151,6 +153,8 @@ class Node(Service):
         self.purse.start(self.now())
         self.warmup = Warmup(self.directory.warmups.stored, self.directory.warmups.keep)
         self.warmup.configure(loaded.warming())
+        self.reactions = Reactions(Rules(), self.directory.reactions.before)
+        self.keep_reactions((), self.reactions.reconfigure(Rules(loaded.reaction.values())))
         self.suppressions = Suppressions(Path(loaded.node.spool) / "suppression.sqlite", post)
         self._scrypt = ThreadPoolExecutor(2, "scrypt")
         self.guard = Guard(assembly.guard_settings(loaded))
@@ -323,6 +327,7 @@ class Node(Service):
             self.log.warn("{what}", what=fault or "There is enough space for the spool again")
         self.space_fault = fault
         self.suppressions.sweep(self.now())
+        self.keep_reactions((), self.reactions.tick(self.now()))
         if self._ticks % _SOURCES == 0 and check_sources(self.pools):
             self.scheduler.source_back(self.now())
             self.courier.perform()
@@ -341,6 +346,17 @@ class Node(Service):
         if before.keys() - self.pools.drained.keys():
             self.scheduler.source_back(now)
         self.courier.perform()
+
+    def keep_reactions(self, began: tuple[Active, ...], ended: tuple[Active, ...]) -> None:
+        """Those that began or went on and those that ended, to the directory: after a restart they hold still."""
+        if not (began or ended):
+            return
+
+        def kept(done: "Future[None]") -> None:
+            if fault := done.exception():
+                self.log.error("Reactions are not on disk: {fault}", fault=str(fault))
+
+        self.directory.reactions.keep(began, ended).add_done_callback(kept)
 
     def _spool_fault(self, fault: str | None) -> None:
         if (fault or "") != self.spool_fault:
@@ -434,7 +450,7 @@ class Node(Service):
         tls = ServerTLS(loaded.tls.certificate, loaded.tls.key) if loaded.tls else None
         router = assembly.router(loaded, self.resolver, self.reactor.seconds)
         signing, checker = assembly.signing(loaded), assembly.checker(self.reactor, loaded)
-        lists = assembly.validation_lists(loaded)
+        lists, reactions = assembly.validation_lists(loaded), Rules(loaded.reaction.values())
         pools, settings = assembly.pools(loaded), assembly.courier_settings(loaded, self.streams)
         wanted = {door.listen: door for door in loaded.listener}
         if self.tls is None:
@@ -457,6 +473,7 @@ class Node(Service):
         self.keyring.rules = signing
         self.lists = lists
         self._routes = config.Routes(loaded.route)
+        self.keep_reactions((), self.reactions.reconfigure(reactions))
         self.streams.configure(loaded)
         self.directory.version += 1  # what sessions know of streams is not true any more
         self.relay.signer.fault = ""
@@ -487,6 +504,8 @@ class Node(Service):
             warnings.append(self.relay.signer.fault)
         if self.auth_fault:
             warnings.append(f"logins that another system decides: {self.auth_fault}")
+        if self.reactions.fault:
+            warnings.append(self.reactions.fault)
         warnings += filter(None, (self.suppressions.fault, self.warmup.fault))
         if self.reload_fault:
             warnings.append(f"the last reload failed: {self.reload_fault}")
@@ -507,6 +526,16 @@ class Node(Service):
 
     def inspect(self, id: int) -> Any:
         return inquiry.inspect(self.spool, self.courier, self.now(), id)
+
+    def lift(self, id: int) -> Active:
+        found = self.reactions.lift(id)
+        if found is None:
+            raise InputError("id", f"there is no reaction {id}: relayctl shaping reactions lists those there are")
+        self.keep_reactions((), (found,))
+        return found
+
+    def replay(self, rules: list[str], seconds: float) -> Any:
+        return inquiry.replay(self.spool, self.config, rules, self.now() - seconds)
 
     def audit(self) -> Any:
         return inquiry.audit(self.spool, self.directory.balances)

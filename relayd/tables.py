@@ -17,6 +17,7 @@ from relayd import notation
 from relayd.errors import InputError
 
 T = TypeVar("T", bound=msgspec.Struct)
+SHAPING = ("provider", "site", "reaction")
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -52,8 +53,23 @@ class Reader:
         self.faults: dict[str, Fault] = {}
         self._where: dict[str, str] = {}
         self._lines: dict[str, dict[str, int]] = {}  # of keys, by file
+
+    def read(self) -> "Reader":
+        """Reads the files of ``shaping.d`` beside the main one, which others override, then the main one, then those of
+        ``conf.d``.  Raises ConfigError."""
+        path = Path(self.main)
+        for file in sorted((path.parent / "shaping.d").glob("*.toml")):
+            self.add_shaping(str(file), _parsed(file))
         for file in [path, *sorted((path.parent / "conf.d").glob("*.toml"))]:
             self._merge(self.raw, _parsed(file), str(file), "")
+        return self
+
+    def add_shaping(self, file: str, tables: dict[str, Any]) -> None:
+        """The tables of a file that may hold those of SHAPING only."""
+        for key in tables.keys() - set(SHAPING):
+            allowed = ", ".join(f"[{name}.NAME]" for name in SHAPING)
+            self.faults.setdefault(key, Fault(file, key, f"does not belong here: a file of shaping has {allowed} only"))
+        self._merge(self.raw, {key: tables[key] for key in SHAPING if key in tables}, file, "")
 
     def _merge(self, into: dict[str, Any], new: Mapping[str, Any], file: str, prefix: str) -> None:
         for key, value in new.items():
@@ -177,11 +193,19 @@ def _dotted(key: str) -> str:
 
 def _parsed(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text("utf-8"))
+        return parsed(str(file), file.read_text("utf-8"))
     except OSError as error:
         raise ConfigError([Fault(str(file), "", error.strerror or str(error))]) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise ConfigError([Fault(str(file), "", f"is not TOML: {error}")]) from None
+
+
+def parsed(file: str, text: str) -> dict[str, Any]:
+    """The tables of a file's text.  Raises ConfigError."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError([Fault(file, "", f"is not TOML: {error}")]) from None
 
 
 def _plain(kind: Any, raw: object) -> object:

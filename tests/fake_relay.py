@@ -9,6 +9,8 @@ from relayd.directory import AccountStream, Directory, SenderDomain
 from relayd.errors import InputError
 from relayd.guard import Guard
 from relayd.lease import Lease
+from relayd.shaping.reactions import Active, Reactions
+from relayd.shaping.rules import Rules
 from relayd.signing import Keyring
 from relayd.streams import Streams, shown
 from relayd.suppression import Suppressions
@@ -36,6 +38,8 @@ class FakeRelay:
         )
         self.streams = Streams(directory, self.config)
         self.warmup = Warmup(directory.warmups.stored, directory.warmups.keep)
+        self.reactions = Reactions(Rules())
+        self.replayed: list[tuple[list[str], float]] = []
         self.lists = read_lists({})
         self.asked: list[str] = []
         self.faults: dict[str, str] = {}
@@ -89,6 +93,16 @@ class FakeRelay:
 
     async def book(self, account: str) -> None:
         self.booked.append(account)
+
+    def lift(self, id: int) -> Active:
+        found = self.reactions.lift(id)
+        if found is None:
+            raise InputError("id", f"there is no reaction {id}")
+        return found
+
+    def replay(self, rules: list[str], seconds: float) -> Any:
+        self.replayed.append((rules, seconds))
+        return {"attempts": 0}
 
     def audit(self) -> Any:
         return self.books

@@ -2,6 +2,7 @@
 
 import datetime
 import re
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from relayd import config
 from relayd.config import ConfigError, Routes, control_path, load
+from relayd.shaping import rules
 from relayd.validation import BULK, OFF, Rules
 from relayd.warmup import Plan
 
@@ -94,6 +96,7 @@ def test_example_names_every_key_that_exists_and_no_other_default(tmp_path):
         config.Source: raw["source"]["t1"],
         Plan: raw["warmup"]["default"],
         config.Pool: raw["pool"]["transactional"],
+        config.Provider: raw["provider"]["bigprovider"],
         config.Stream: raw["stream"]["transactional"],
         config.Route: raw["route"][0],
         config.NextHop: raw["fallback"]["provider"],
@@ -106,9 +109,15 @@ def test_example_names_every_key_that_exists_and_no_other_default(tmp_path):
         config.Egress: raw["egress"],
         config.Sandbox: raw["sandbox"],
     }
+    assert {key for table in raw["reaction"].values() for key in table} == set(rules._KEYS)
     for kind, table in shown.items():
         assert set(table) == {field.name for field in msgspec.structs.fields(kind)}
     loaded = load(written(tmp_path, example(tmp_path, everything=True)))
+    slow = raw["reaction"]["bigprovider-slow"]
+    least = {key: slow[key] for key in ("provider", "codes", "enhanced", "stages", "text", "after", "action", "for")}
+    least |= {key: slow[key] for key in ("rate", "connections", "connection_rate", "origin")}
+    assert loaded.reaction["bigprovider-slow"] == rules.parse("bigprovider-slow", least)
+    assert loaded.reaction["bigprovider-blocked"].move
     assert (loaded.resolver, loaded.retry, loaded.egress) == (config.Resolver(), config.Retry(), config.Egress())
     assert (loaded.login, loaded.blocklists) == (config.Login(), config.Blocklists())
     assert loaded.auth == config.Auth(url=raw["auth"]["url"])
@@ -188,6 +197,79 @@ def test_conf_d_merges_tables_and_appends_arrays_in_lexical_order(tmp_path):
     loaded = load(path)
     assert (loaded.egress.port, loaded.egress.connections) == (27, 3)
     assert [route.via for route in loaded.route] == ["h1:25", "h2:25", "h3:25"]
+
+
+def shaped(directory: Path, **files: str) -> None:
+    (directory / "shaping.d").mkdir()
+    for name, text in files.items():
+        (directory / "shaping.d" / f"{name}.toml").write_text(text)
+
+
+REACTION = '[reaction.slow]\ncodes = "421"\naction = "limit"\nrate = "10/min"\nfor = "1h"\n'
+
+
+def test_shaping_d_comes_first_so_that_everything_else_overrides_it_key_by_key(tmp_path):
+    shaped(tmp_path, a=REACTION, b='[reaction.slow]\nfor = "2h"\n[provider.big]\nmatch = ["*.big.example"]\n')
+    main = NODE + '[reaction.slow]\nrate = "5/min"\nprovider = "big"\n[site."a.example"]\ntls = "off"\n'
+    loaded = load(written(tmp_path, main, x='[reaction.slow]\nrate = "7/min"\nenabled = false\n'))
+    slow = loaded.reaction["slow"]
+    assert (str(slow.limits.rate), slow.duration, slow.provider, slow.enabled) == ("7/m", 7200, "big", False)
+    assert loaded.provider["big"].match == ("*.big.example",) and loaded.site["a.example"].tls == "off"
+
+
+def test_nothing_is_what_takes_back_what_shaping_d_says(tmp_path):
+    shaped(tmp_path, a=REACTION)
+    change = '[reaction.slow]\naction = "suspend"\n'
+    path = written(tmp_path, NODE + change)
+    assert faults(path)["reaction.slow.rate"].startswith('belongs to action "limit", not to')
+    assert load(written(tmp_path, NODE + change + 'rate = ""\n')).reaction["slow"].action == "suspend"
+
+
+def test_shaping_d_holds_shaping_only_and_a_fault_names_its_file(tmp_path):
+    shaped(tmp_path, a="[node]\nname = 'x'\n[[route]]\n[reaction.b]\nfor = 5\n", b="[egres]\nport = 1\n")
+    with pytest.raises(ConfigError) as raised:
+        load(written(tmp_path, NODE))
+    found = {fault.key: (Path(fault.file).name, fault.text) for fault in raised.value.faults}
+    only = "does not belong here: a file of shaping has [provider.NAME], [site.NAME], [reaction.NAME] only"
+    assert found == {
+        "node": ("a.toml", only),
+        "route": ("a.toml", only),
+        "egres": ("b.toml", only),
+        "reaction.b.for": ("a.toml", '5 is not a duration: write "90s", "5m", "1h30m" or "3d"'),
+    }
+
+
+def test_shaping_d_that_is_no_toml_is_reported_with_its_file(tmp_path):
+    shaped(tmp_path, a="[reaction")
+    with pytest.raises(ConfigError, match=r"shaping\.d/a\.toml: is not TOML"):
+        load(written(tmp_path, NODE))
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "words"),
+    [
+        ("[reaction.go]\ncodes = '421'\naction = 'move'\nto = 'p'\n", "reaction.go.to", "there is no pool 'p'"),
+        (
+            "[reaction.slow]\nprovider = 'gmial'\n",
+            "reaction.slow.provider",
+            "there is no provider 'gmial' .did you mean",
+        ),
+        ("[reaction.slow]\nenabled = 0\n", "reaction.slow.enabled", "neither true nor false"),
+        ("[reaction.slwo]\nenabled = false\n", "reaction.slwo.action", "nothing to switch off"),
+        ("[reaction.'a b']\ncodes = '421'\n", "reaction.a b", "is not a name"),
+        ("[[reaction]]\ncodes = '421'\n", "reaction", "holds named tables"),
+        ("[provider.two]\nmatch = ['*.g.example']\n", "provider.two.match", "is in .provider.gmail. already"),
+        ("[provider.two]\nmatch = ['*']\n", "provider.two.match", "names no mail hosts"),
+        ("[provider.two]\n", "provider.two.match", "is missing"),
+        ("[provider.two]\nmatch = '*.g.example'\n", "provider.two.match", "is not a list"),
+    ],
+)
+def test_one_bad_rule_or_provider_refuses_the_whole(tmp_path, text, key, words):
+    shaped(tmp_path, a=REACTION + "[provider.gmail]\nmatch = ['*.g.example']\n")
+    if text.startswith("[[reaction]]"):
+        shutil.rmtree(tmp_path / "shaping.d")
+    found = faults(written(tmp_path, NODE, x=text))
+    assert list(found) == [key] and re.search(words, found[key])
 
 
 def test_fault_names_the_file_that_the_key_is_from(tmp_path):

@@ -25,7 +25,7 @@ FLOORS: dict[str, list[str]] = {
         "blocklists control credentials domainwatch listener",
         "delivery reception sandbox",
     ],
-    "assembly": ["tables", "config", "destinations streams", "assembly ctl inquiry quickstart", "service"],
+    "assembly": ["tables", "config", "destinations local streams", "assembly ctl inquiry quickstart", "service"],
 }
 BELOW_THE_LINE = ("words", "protocol", "engine")
 STEPS = [step.split() for steps in FLOORS.values() for step in steps]

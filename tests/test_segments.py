@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from relayd.spool import segments as room
-from relayd.spool.segments import Checkpoint, Mover, advance, checkpoint_of, find_lines, read_records
+from relayd.spool.segments import Checkpoint, Mover, advance, blocks, checkpoint_of, find_lines, read_records
 from relayd.spool.store import Batch, Store, connect, create
 from tests.spool_kit import Mail
 
@@ -273,6 +273,16 @@ def test_a_record_that_is_copied_and_not_yet_counted_is_found_once(records: Reco
     with pytest.raises(OSError):
         records.mover.move()  # it is in the segment's file now, and in the outbox
     assert find_lines(records.connection, records.directory, b"Reception", 0) == records.lines
+
+
+def test_all_records_are_read_through_in_blocks_and_only_those_of_the_time(records: Records) -> None:
+    records.add(3)
+    records.mover.move()
+    records.add(2)
+    reading = connect(records.path / "spool.sqlite", readonly=True)
+    assert b"".join(blocks(reading, records.directory, 0)) == b"".join(records.lines)
+    assert b"".join(blocks(reading, records.directory, 9e9)) == b"".join(records.lines)  # the last one may be of then
+    reading.close()
 
 
 def test_a_record_that_is_moved_while_it_is_looked_for_is_found(records: Records, monkeypatch: Any) -> None:

@@ -21,6 +21,8 @@ from relayd.lease import Lease
 from relayd.message.dkim import dns_record, to_pem
 from relayd.records import decode
 from relayd.service import Node, Options
+from relayd.shaping.reactions import Verdict as Reaction
+from relayd.shaping.rules import Seen
 from relayd.suppression import entry
 from relayd.verification import Question
 from tests.dkim_kit import rsa
@@ -567,3 +569,79 @@ def test_suppression_lists_are_open_swept_and_heard_of_when_they_fail(relay: Run
     assert relay.node.health()["warnings"] == []
     lists.fault = "suppression lists: disk I/O error"
     assert relay.node.health()["warnings"] == ["suppression lists: disk I/O error"]
+
+
+REACTION = '[reaction.slow]\ncodes = "450"\naction = "suspend"\nfor = "1h"\n'
+
+
+def slowed(node: Node) -> Reaction:
+    """What a provider's reply leads to, kept as the courier keeps it."""
+    words = ("dot", 450, "4.2.1", "slow down", node.now(), "19a")
+    verdict = node.reactions.seen(Seen("", "x.example", "x.example", "s1", "crm", "mx.x.example", *words))
+    node.keep_reactions(verdict.began, verdict.ended)
+    return verdict
+
+
+def test_a_reaction_survives_a_restart_and_ends_with_its_time(relay: Running, tmp_path: Path):
+    relay.path.write_text(CONFIG + REACTION)
+    relay.node.reload()
+    (active,) = slowed(relay.node).began
+    relay.stop()
+    again = Running(tmp_path)
+    node = again.node
+    assert node.reactions.all() == [active]
+    assert node.reactions.holds("s1", "x.example", "crm", node.now()) == (active,)
+    again.reactor.wait(2 * 3600 + 60)
+    assert node.reactions.all() == []
+    again.stop()
+    last = Running(tmp_path)
+    assert last.node.directory.reactions.before == []
+    last.stop()
+
+
+def test_a_reaction_ends_when_an_operator_lifts_it_or_switches_its_rule_off(relay: Running, tmp_path: Path):
+    relay.path.write_text(CONFIG + REACTION)
+    relay.node.reload()
+    (active,) = slowed(relay.node).began
+    assert relay.node.lift(active.id) == active and relay.node.reactions.all() == []
+    with pytest.raises(InputError, match="there is no reaction 1: relayctl shaping reactions lists those"):
+        relay.node.lift(active.id)
+    slowed(relay.node)
+    relay.path.write_text(CONFIG + REACTION + "enabled = false\n")
+    assert relay.node.reload()["changed"] == ["reaction"]
+    assert relay.node.reactions.all() == []
+    relay.stop()
+    again = Running(tmp_path)
+    assert again.node.directory.reactions.before == []
+    again.stop()
+
+
+def test_a_bad_rule_is_refused_with_its_file_and_the_old_ones_stay(relay: Running):
+    relay.path.write_text(CONFIG + REACTION)
+    relay.node.reload()
+    rules = relay.node.reactions.rules
+    (relay.path.parent / "shaping.d").mkdir()
+    (relay.path.parent / "shaping.d" / "mine.toml").write_text("[reaction.x]\ncodes = '200'\n")
+    with pytest.raises(InputError, match=r"mine\.toml: reaction\.x\.codes: '200' is not a code of failure"):
+        relay.node.reload()
+    assert relay.node.reactions.rules is rules
+
+
+def test_rules_are_replayed_over_what_the_relay_has_recorded(relay: Running):
+    relay.mx.says["RCPT"] = "450 4.2.1 later"
+    relay.send()
+    relay.reactor.until(lambda: relay.node.courier.outcomes.totals["transient"] and not relay.node.scheduler.loaded)
+
+    def replayed(*rules: str) -> Any:
+        found: list[Any] = []
+        relay.node.replay(list(rules), 3600.0).addBoth(found.append)
+        relay.reactor.until(lambda: found)
+        return found[0]
+
+    in_force, new, faulty = replayed(), replayed(REACTION), replayed("[reaction.x]\n")
+    assert (in_force["attempts"], in_force["failures"], in_force["rules"]) == (1, 1, [])
+    assert [(rule["rule"], rule["fired"]) for rule in new["rules"]] == [("slow", 1)]
+    assert new["firings"][0]["reply"] == "450 4.2.1 later"
+    assert faulty.type is InputError and "reaction.x.action: is missing" in str(faulty.value)
+    relay.reactor.advance(7200)
+    assert replayed(REACTION)["attempts"] == 0

@@ -3,6 +3,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -136,6 +137,20 @@ def test_what_was_received_comes_back_after_a_restart(house: House) -> None:
     assert house.due() == [made[0]]
     assert house.spool.queued_at_start == 2
     assert house.spool.last_identity == made[-1].id
+
+
+def test_records_are_read_through_on_another_thread_until_a_stop(house: House) -> None:
+    house.receive("x.example")
+    house.move()
+    house.receive("y.example")
+
+    def read(blocks: Iterator[bytes]) -> tuple[int, list[bytes]]:
+        first = next(blocks)
+        house.spool._stopping = True
+        return threading.get_ident(), [first, *blocks]
+
+    thread, found = house.main.answer(house.spool.read_through, 0, read)
+    assert thread != threading.get_ident() and len(found) == 1 and b"x.example" in found[0]
 
 
 def test_a_walk_a_pull_an_outcome_and_a_settle(house: House) -> None:

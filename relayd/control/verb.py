@@ -16,6 +16,7 @@ from relayd.directory import AccountStream, Directory, SenderDomain
 from relayd.errors import InputError
 from relayd.guard import Guard
 from relayd.reply import printable
+from relayd.shaping.reactions import Active, Reactions
 from relayd.signing import Keyring
 from relayd.suppression import Suppressions
 from relayd.validation import Lists
@@ -25,7 +26,7 @@ from relayd.warmup import Warmup
 T = TypeVar("T")
 Role = Literal["view", "operate", "admin"]
 ROLES: tuple[Role, ...] = ("view", "operate", "admin")
-Kind = Literal["str", "name", "int", "bool", "id", "duration", "network", "secret", "pem", "list", "row"]
+Kind = Literal["str", "name", "int", "bool", "id", "duration", "network", "secret", "pem", "text", "list", "row"]
 MOST_SHOWN = 20  # items of an argument that the trail of changes keeps, ...
 _LONGEST = 500  # ... and characters of each
 MAX_BODY = 64 * 1024  # bytes of a request
@@ -59,6 +60,8 @@ class Relay(Protocol):
     ``audit``: {"clean": bool, "days": [...], "odd": [text, ...]}
     ``subject``: what the DNS has to agree with for a sender domain
     ``verify``: the sender domain after a check of it, made now
+    ``lift``: the reaction that was ended; unknown id: InputError("id", ...)
+    ``replay``: what rules would have done to the recorded replies of so many seconds; faulty texts of rules: InputError
     ``reload``: {"changed": [text, ...]}; a faulty file: InputError("", its faults); the old configuration stays
     ``domain_faults``: {domain: name of the resolver's fault, "" if the domain takes mail or is routed, ...}
     """
@@ -77,6 +80,7 @@ class Relay(Protocol):
     def suppressions(self) -> Suppressions: ...
     @property
     def warmup(self) -> Warmup: ...
+    def reactions(self) -> Reactions: ...
     @property
     def started(self) -> float: ...
     def now(self) -> float: ...
@@ -91,13 +95,15 @@ class Relay(Protocol):
     def audit(self) -> Any: ...
     def subject(self, row: SenderDomain) -> Subject: ...
     def verify(self, domain: str) -> Any: ...
+    def lift(self, id: int) -> Active: ...
+    def replay(self, rules: list[str], seconds: float) -> Any: ...
     def reload(self) -> Any: ...
     async def domain_faults(self, domains: Iterable[str]) -> dict[str, str]: ...
 
 
 class Arg(msgspec.Struct, frozen=True):
     """One argument.  In relayctl a positional one stands bare, others are options; ``repeated`` ones give a list,
-    and of a "secret" or "pem" the name of its file is given, of "row" ones that of a CSV file."""
+    and of a "secret", "pem" or "text" the name of its file is given, of "row" ones that of a CSV file."""
 
     name: str
     help: str
@@ -136,7 +142,8 @@ class Verb(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def method(self) -> str:
-        return "GET" if self.effect == "read" else "POST"
+        """A query has no room for a file."""
+        return "GET" if self.effect == "read" and all(arg.kind != "text" for arg in self.args) else "POST"
 
 
 def run(verb: Verb, relay: Relay, given: Mapping[str, object], who: str = "") -> Any:
@@ -236,6 +243,12 @@ def _pem(value: object) -> str:
     return value
 
 
+def _file_text(value: object) -> str:
+    if not isinstance(value, str) or len(value) > MAX_BODY:
+        raise ValueError(f"is not text of up to {MAX_BODY} characters")
+    return value
+
+
 def _row(value: object) -> dict[str, str]:
     pairs = value.items() if isinstance(value, dict) else ()
     if not pairs or not all(isinstance(name, str) and isinstance(cell, str) for name, cell in pairs):
@@ -267,6 +280,7 @@ _PARSERS: dict[str, Callable[[object], Any]] = {
     "network": notation.network,
     "secret": _secret,
     "pem": _pem,
+    "text": _file_text,
     "list": notation.list_name,
     "row": _row,
 }

@@ -1,7 +1,7 @@
 """Every verb of the control API in one table: HTTP routes, relayctl's commands and their help derive from it.
 
 A verb named "connection add" is ``/v1/connection/add``: GET with a query if it reads, POST with a JSON object if it
-changes something.  A new verb is a handler and a row.
+changes something or takes a file.  A new verb is a handler and a row.
 """
 
 from concurrent.futures import Future
@@ -11,7 +11,18 @@ import msgspec
 
 import relayd
 from relayd import notation
-from relayd.control import accounts, balances, connections, domains, logins, recipients, sources, suppressions, warmup
+from relayd.control import (
+    accounts,
+    balances,
+    connections,
+    domains,
+    logins,
+    recipients,
+    shaping,
+    sources,
+    suppressions,
+    warmup,
+)
 from relayd.control.verb import Arg, Relay, Verb, then
 from relayd.directory import Change
 from relayd.errors import InputError
@@ -342,6 +353,7 @@ VERBS: tuple[Verb, ...] = (
     ),
     *sources.VERBS,
     *warmup.VERBS,
+    *shaping.VERBS,
     Verb(
         name="inspect",
         help="a message or delivery: what it is, what happened to it, what it waits for",

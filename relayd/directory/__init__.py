@@ -6,6 +6,7 @@ from relayd.directory.domains import DomainKey
 from relayd.directory.drains import Drain, Drains
 from relayd.directory.hashes import EXTERNAL
 from relayd.directory.passwords import Ask, Done, Verdict, Verifier, hash_password, verify_password
+from relayd.directory.reactions import StoredReactions
 from relayd.directory.rows import Account, AccountStream, Change, SubmissionConnection, domain_name
 from relayd.directory.senders import SenderDomain, Senders, State, judged
 from relayd.directory.store import Directory, NewConnection
@@ -27,6 +28,7 @@ __all__ = [
     "SenderDomain",
     "Senders",
     "State",
+    "StoredReactions",
     "SubmissionConnection",
     "Verdict",
     "Verifier",

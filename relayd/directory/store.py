@@ -21,6 +21,7 @@ from relayd.directory.balances import Balances
 from relayd.directory.domains import DomainKey
 from relayd.directory.drains import Drains
 from relayd.directory.passwords import hash_password
+from relayd.directory.reactions import StoredReactions
 from relayd.directory.rows import (
     Account,
     AccountStream,
@@ -45,7 +46,16 @@ from relayd.quotas import parse_limits
 A = TypeVar("A")
 R = TypeVar("R")
 
-_SCRIPTS = ("schema.sql", "domains.sql", "senders.sql", "tenancy.sql", "balances.sql", "drains.sql", "warmups.sql")
+_SCRIPTS = (
+    "schema.sql",
+    "domains.sql",
+    "senders.sql",
+    "tenancy.sql",
+    "balances.sql",
+    "drains.sql",
+    "warmups.sql",
+    "reactions.sql",
+)
 # Scripts that bring a file of version n (the key) to n + 1.
 UPGRADES: dict[int, str] = {
     version: (Path(__file__).parent / file).read_text("utf-8") for version, file in enumerate(_SCRIPTS)
@@ -87,6 +97,7 @@ class Directory:
         self.balances = Balances(db, self._change, self._worker.run)
         self.drains = Drains(db, self._change)
         self.warmups = Warmups(db, self._worker.run)
+        self.reactions = StoredReactions(db, self._worker)
 
     def close(self) -> None:
         """Finishes the changes under way and closes the file.  Their futures are done if ``post`` still works."""

@@ -12,7 +12,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
@@ -224,6 +224,11 @@ def read_records(
 
 def find_lines(connection: sqlite3.Connection, directory: Path, text: bytes, since: float) -> list[bytes]:
     """The record lines that hold ``text``, oldest first, in the segments that may be of ``since`` or later."""
+    return [line for block in blocks(connection, directory, since) if text in block for line in _with(text, block)]
+
+
+def blocks(connection: sqlite3.Connection, directory: Path, since: float) -> Iterator[bytes]:
+    """All record lines that may be of ``since`` or later, oldest first, many at a time."""
     connection.execute("BEGIN")  # one view of both: what is moved meanwhile is neither missed nor found twice
     try:
         segments = connection.execute("SELECT name, bytes FROM segment WHERE bytes > 0 ORDER BY name").fetchall()
@@ -232,7 +237,6 @@ def find_lines(connection: sqlite3.Connection, directory: Path, text: bytes, sin
         connection.execute("COMMIT")
     later = [i for i, (name, _) in enumerate(segments) if int(name[:10]) > since]
     first = max(0, later[0] - 1) if later else len(segments) - 1
-    found: list[bytes] = []
     for name, size in segments[max(0, first) :]:
         with open(directory / name, "rb") as file:
             while (left := size - file.tell()) > 0:  # what lies behind is in the outbox still
@@ -241,14 +245,13 @@ def find_lines(connection: sqlite3.Connection, directory: Path, text: bytes, sin
                     block += file.readline(left - _AT_ONCE)
                 if not block:
                     break
-                found += _with(text, block)
+                yield block
     for (lines,) in outbox:
-        found += _with(text, lines)
-    return found
+        yield lines
 
 
 def _with(text: bytes, block: bytes) -> list[bytes]:
-    return [line for line in block.splitlines(keepends=True) if text in line] if text in block else []
+    return [line for line in block.splitlines(keepends=True) if text in line]
 
 
 def checkpoint_of(connection: sqlite3.Connection, feed: str) -> Checkpoint:

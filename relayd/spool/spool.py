@@ -6,8 +6,9 @@ import fcntl
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from relayd.spool.bodies import Bodies
 from relayd.spool.files import sync_directory
 from relayd.spool.landing import Landing
 from relayd.spool.ledger import Audit, audit, lost_contents
-from relayd.spool.segments import Checkpoint, Mover, advance, checkpoint_of, find_lines, read_records
+from relayd.spool.segments import Checkpoint, Mover, advance, blocks, checkpoint_of, find_lines, read_records
 from relayd.spool.writer import Done, Post, Settle, Writer
 
 
@@ -49,7 +50,8 @@ class Spool:
         self._moving = store.connect(path, readonly=True)
         self._pool = ThreadPoolExecutor(3, "spool-file")
         self._read_pool = ThreadPoolExecutor(1, "spool-reader")
-        self._audit_pool = ThreadPoolExecutor(1, "spool-audit")
+        self._long_pool = ThreadPoolExecutor(2, "spool-long")  # an inspection need not wait for an audit
+        self._stopping = False
         self.bodies = Bodies(self.directory / "bodies", self._pool, post)
         self.bodies.sweep(reader.message_ids(self._reading))
         self.last_identity = reader.last_identity(self._reading)
@@ -70,11 +72,12 @@ class Spool:
     def stop(self) -> None:
         """Makes durable what was submitted, moves the records and lets go of the directory.  Blocks: not on the main
         thread while ``post`` needs it."""
+        self._stopping = True
         self.mover.stop()
         self.mover.join()
         self.writer.stop()
         self.writer.join()
-        for pool in (self._pool, self._read_pool, self._audit_pool):
+        for pool in (self._pool, self._read_pool, self._long_pool):
             pool.shutdown()
         self._reading.close()
         self._moving.close()
@@ -135,18 +138,14 @@ class Spool:
         self._ask(done, leases.lease_today, account, day)
 
     def audit(self, done: Done) -> None:
-        """``done(Audit)``; long, so on a thread and a connection of its own."""
+        """``done(Audit)``."""
 
-        def work() -> Audit:
-            connection = store.connect(self._path, readonly=True)
-            try:
-                found = audit(connection, self._segments)
-                lost = lost_contents(connection, self.directory / "landing", self.bodies.directory)
-                return msgspec.structs.replace(found, clean=found.clean and not lost, faults=found.faults + lost)
-            finally:
-                connection.close()
+        def work(connection: sqlite3.Connection) -> Audit:
+            found = audit(connection, self._segments)
+            lost = lost_contents(connection, self.directory / "landing", self.bodies.directory)
+            return msgspec.structs.replace(found, clean=found.clean and not lost, faults=found.faults + lost)
 
-        self._audit_pool.submit(self._answer, done, work)
+        self._look(work, done)
 
     # Feeds.
 
@@ -160,15 +159,28 @@ class Spool:
     def find_records(self, text: bytes, since: float, done: Done) -> None:
         """``done(lines)``: the record lines that hold ``text``, oldest first, looking from
         about ``since`` (unix seconds) on: for an operator's question."""
+        self._look(lambda connection: find_lines(connection, self._segments, text, since), done)
 
-        def work() -> list[bytes]:
+    def read_through(self, since: float, read: Callable[[Iterator[bytes]], Any], done: Done) -> None:
+        """``done(read(blocks))``: what ``read``, called on another thread, makes of all record lines that may be of
+        ``since`` or later, oldest first, many in a block; a stop cuts it short."""
+
+        def work(connection: sqlite3.Connection) -> Any:
+            return read(takewhile(lambda block: not self._stopping, blocks(connection, self._segments, since)))
+
+        self._look(work, done)
+
+    def _look(self, question: Callable[[sqlite3.Connection], Any], done: Done) -> None:
+        """A long question, so on a thread and a connection of its own."""
+
+        def work() -> Any:
             connection = store.connect(self._path, readonly=True)
             try:
-                return find_lines(connection, self._segments, text, since)
+                return question(connection)
             finally:
                 connection.close()
 
-        self._audit_pool.submit(self._answer, done, work)
+        self._long_pool.submit(self._answer, done, work)
 
     def advance(self, feed: str, to: Checkpoint, done: Done | None = None) -> None:
         self.writer.submit(advance(feed, to), done)

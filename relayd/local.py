@@ -1,0 +1,82 @@
+"""What relayctl does by itself, on files and without a running relay: rows like those of the verbs, whose handlers take
+no relay.  One that is called like a verb does that verb's work on the files that are named; without any, the relay is
+asked.
+"""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from typing import Any
+
+import msgspec
+
+from relayd.control.shaping import RULES
+from relayd.control.verb import Arg, Verb
+from relayd.errors import InputError
+from relayd.records import Record, decode
+from relayd.shaping.replay import replay
+from relayd.shaping.rules import Providers, Rule, Rules
+
+
+def records(files: Iterable[str]) -> Iterator[Record]:
+    """The records of files, "-" is stdin, as they come.  Raises InputError with file and line."""
+    for file in files:
+        try:
+            with nullcontext(sys.stdin.buffer) if file == "-" else open(file, "rb") as lines:
+                for number, line in enumerate(lines, 1):
+                    try:
+                        yield decode(line)
+                    except msgspec.DecodeError as error:
+                        raise InputError("files", f"{file}, line {number} is not a record: {error}") from None
+        except OSError as error:
+            raise InputError("files", f"{file} cannot be read: {error.strerror}") from None
+
+
+def replayed(
+    rules: list[str], found: Iterable[Record], providers: dict[str, Any], named: dict[str, Rule]
+) -> dict[str, Any]:
+    """What rules would have done to records: those of the texts, or those ``named`` if there is no text."""
+    # Only now: the configuration room loads what a mere client rarely needs.
+    from relayd import config
+
+    if rules:
+        files = [(f"rules[{number}]" if len(rules) > 1 else "rules", text) for number, text in enumerate(rules)]
+        try:
+            providers, named = config.load_rules(files, providers)
+        except config.ConfigError as error:
+            raise InputError("rules", str(error)) from None
+    hosts = Providers({name: provider.match for name, provider in providers.items()})
+    done = replay(Rules(named.values()), found, hosts.of)
+    shown: dict[str, Any] = msgspec.to_builtins(done)
+    shown["firings"] = [
+        {"rule": effect["rule"], **firing} for effect in shown["rules"] for firing in effect.pop("firings")
+    ]
+    return shown
+
+
+def _replay(rules: list[str], since: float | None, files: list[str]) -> dict[str, Any]:
+    if not rules:
+        raise InputError("rules", "is missing: with files of records, name at least one file of rules")
+    start = time.time() - since if since else 0.0
+    return replayed(rules, (record for record in records(files) if record.time >= start), {}, {})
+
+
+LOCAL: tuple[Verb, ...] = (
+    Verb(
+        name="shaping replay",
+        help="what rules would have done to recorded replies",
+        handler=_replay,
+        args=(
+            RULES,
+            Arg("since", "how far back", "duration"),
+            Arg(
+                "files",
+                "files of records, the oldest first: these are read, and no running relay is asked",
+                positional=True,
+                repeated=True,
+            ),
+        ),
+        example="shaping replay --rules new.toml /var/spool/relayd/records/1797000000.jsonl",
+    ),
+)
