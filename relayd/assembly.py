@@ -52,7 +52,10 @@ _LOCAL = (
 def pools(loaded: config.Config) -> Pools:
     sources = {name: Source(name, source.address, source.ehlo) for name, source in loaded.source.items()}
     overflow = {name: pool.overflow for name, pool in loaded.pool.items() if pool.overflow}
-    return Pools(sources, {name: dict(pool.sources) for name, pool in loaded.pool.items()}, overflow)
+    made = Pools(sources, {name: dict(pool.sources) for name, pool in loaded.pool.items()}, overflow)
+    moving = {rule.to for rule in loaded.reaction.values() if rule.to}
+    made.refuges = {source for name in moving for source in loaded.pool[name].sources}
+    return made
 
 
 def signing(loaded: config.Config, *, prove: bool = False) -> SigningRules:
@@ -271,6 +274,13 @@ def refuse_restart_only(old: config.Config, new: config.Config) -> None:
     for key, (before, after) in pairs.items():
         if before != after:
             raise ValueError(f"{key} changed: that needs a restart")
+
+
+def other_sessions(old: config.Config, new: config.Config) -> bool:
+    """Whether sessions with the world would be made otherwise now.  What only shapes drops none of them."""
+    before, after = old.egress, new.egress
+    alike = (before.tls, before.authorities) == (after.tls, after.authorities)
+    return not alike or (old.source, old.route, old.fallback) != (new.source, new.route, new.fallback)
 
 
 def changed(old: config.Config, new: config.Config) -> list[str]:

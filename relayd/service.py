@@ -183,7 +183,9 @@ class Node(Service):
         self.pools = assembly.pools(loaded)
         self.pools.drained = self._drained()
         check_sources(self.pools)
-        self.scheduler = Scheduler(self.streams.scheduling, self.pools, loaded.egress.sessions)
+        self.scheduler = Scheduler(
+            self.streams.scheduling, self.pools, loaded.egress.sessions, self.reactions, self.warmup
+        )
         self.scheduler.rest = loaded.egress.rest
         identities = Identities(self.spool.last_identity)
         self.courier = Courier(
@@ -201,6 +203,8 @@ class Node(Service):
             self._lists_of,
         )
         self.directory.drains.changed = self._heed_drains
+        self.courier.reacted = self._reacted
+        self.warmup.woken = self._warmed
         self.courier.outcomes.refunds = self.directory.balances.refunds
         self.relay = Relay(
             loaded.node.name,
@@ -347,6 +351,19 @@ class Node(Service):
             self.scheduler.source_back(now)
         self.courier.perform()
 
+    def _reacted(self, began: tuple[Active, ...], ended: tuple[Active, ...]) -> None:
+        """Reactions began or gave way: from now on they bear on what goes out."""
+        now = self.now()
+        for reaction in began:
+            self.log.warn("{whom}: {what}", whom=reaction.whom, what=reaction.words(now))
+        self.keep_reactions(began, ended)
+        self.scheduler.reshaped((*began, *ended), now)
+
+    def _warmed(self, places: list[tuple[str, str]]) -> None:
+        """Sources in warm-up may send more to these groups."""
+        self.scheduler.warmed(places, self.now())
+        self.reactor.callLater(0, self.courier.perform)
+
     def keep_reactions(self, began: tuple[Active, ...], ended: tuple[Active, ...]) -> None:
         """Those that began or went on and those that ended, to the directory: after a restart they hold still."""
         if not (began or ended):
@@ -484,7 +501,9 @@ class Node(Service):
         self.scheduler.rest = loaded.egress.rest
         self.warmup.configure(loaded.warming())
         self.scheduler.reconfigure(self.streams.scheduling, self.pools, loaded.egress.sessions, self.now())
-        self.courier.renew()
+        if assembly.other_sessions(self.config, loaded):
+            self.courier.renew()
+        self.courier.perform()
         self.config = loaded
         assembly.configure_blocklists(self.blocklists, loaded)
         self._heed_drains()
@@ -531,7 +550,8 @@ class Node(Service):
         found = self.reactions.lift(id)
         if found is None:
             raise InputError("id", f"there is no reaction {id}: relayctl shaping reactions lists those there are")
-        self.keep_reactions((), (found,))
+        self._reacted((), (found,))
+        self.courier.perform()
         return found
 
     def replay(self, rules: list[str], seconds: float) -> Any:

@@ -65,6 +65,8 @@ TESTED_BY = {
     "inquiry.py": "test_service.py",
     "spool/files.py": "test_spool.py",
     "queue/decisions.py": "test_scheduler.py",
+    "queue/limiter.py": "test_scheduler.py",
+    "queue/reasons.py": "test_scheduler.py",
     "queue/state.py": "test_scheduler.py",
     "tables.py": "test_config.py",
 }

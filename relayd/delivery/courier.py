@@ -15,6 +15,7 @@ from twisted.internet import error, protocol
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
+from relayd.address import domain_of
 from relayd.delivery.hosts import Hosts
 from relayd.delivery.outcomes import UNANSWERED, Outcomes
 from relayd.delivery.outcomes import Settings as OutcomeSettings
@@ -22,20 +23,24 @@ from relayd.delivery.routing import Hop, NoFallback, Router, Site, words
 from relayd.delivery.session import PeerSession, Timeouts
 from relayd.egress.pools import Pools, Source
 from relayd.envelope import UNSTEERED, Delivery, Message
-from relayd.identity import Identities
+from relayd.identity import Identities, show
 from relayd.outcome import Evidence, Outcome
 from relayd.pulse import pulse
 from relayd.queue import decisions as plan
 from relayd.queue.meter import NEVER
+from relayd.queue.retry import greylisted
 from relayd.queue.scheduler import CAP, Scheduler
 from relayd.queue.state import Path
 from relayd.reply import Reply
 from relayd.resolver import ResolveError
+from relayd.shaping.reactions import NOTHING, Active, Verdict
+from relayd.shaping.rules import Seen
 from relayd.signing import Signer
 from relayd.smtp.client import ClientSettings
 from relayd.spool import Spool
 from relayd.suppression import Entry, Suppressions
 from relayd.tls import ClientTLS
+from relayd.warmup import Outcome as Bearing
 
 HOPS = 8  # addresses tried for one session
 
@@ -109,6 +114,7 @@ class Courier(Service):
         self.spool = spool
         self.bodies = spool.bodies
         self.scheduler = scheduler
+        self.reacted: Callable[[tuple[Active, ...], tuple[Active, ...]], None] = lambda began, ended: None
         self.pools = pools
         self.router = router
         self.outcomes = Outcomes(
@@ -316,6 +322,9 @@ class Courier(Service):
         if idle:
             idle[-1].work()
 
+    def _put_off(self, put_off: plan.PutOff) -> None:
+        self.outcomes.put_off(put_off.delivery, put_off.due)
+
     def _retire(self, retire: plan.Retire) -> None:
         for session in self._idle.get(retire.path, [])[-1:]:
             session.quit()
@@ -329,9 +338,14 @@ class Courier(Service):
             self.scheduler.reassign(path, self.wall())
             self.scheduler.session_closed(path, self.wall(), opening=True)
             return
-        hops = self.hosts.order(hop for hop in site.hops if source.address(hop.address) is not None)[:HOPS]
+        reachable = [hop for hop in site.hops if source.address(hop.address) is not None]
+        now, reactions = self.wall(), self.scheduler.reactions
+        hops = self.hosts.order(hop for hop in reachable if reactions.skips(hop.mx, now) is None)[:HOPS]
         opening = Opening(path, site, source, hops)
-        if not hops:
+        if reachable and not hops:
+            left = next(filter(None, (reactions.skips(hop.mx, now) for hop in reachable)))
+            opening.evidence = Evidence(stage="connect", source=source.name, error=left.words(now))
+        elif not hops:
             opening.evidence = Evidence(
                 stage="connect",
                 source=source.name,
@@ -485,6 +499,8 @@ class Courier(Service):
             self.scheduler.session_closed(session.path, self.wall(), opening=False)
         else:
             opening.evidence = evidence
+            if evidence.reply is not None and evidence.reply.code >= 400:
+                self._react(session, evidence.reply, evidence.stage)
             if evidence.stage == "tls" and opening.site.policy.tls == "may":
                 self.hosts.broke_tls(session.hop)
                 opening.hops.insert(0, session.hop)
@@ -506,12 +522,40 @@ class Courier(Service):
         self, session: PeerSession, delivery: Delivery, outcome: Outcome, *, dsn_passed_on: bool = False
     ) -> None:
         """One attempt is over."""
-        path = session.path
+        path, now, evidence = session.path, self.wall(), outcome.evidence
+        verdict = NOTHING
         if outcome.kind == "delivered":
-            path.taken(self.wall())
-        elif outcome.evidence.reply is None or outcome.evidence.reply.code == 421:
-            path.pushed_back(path.at_work - 1, self.wall() + CAP)
-        self.outcomes.finished(delivery, outcome, dsn_passed_on=dsn_passed_on)
+            path.taken(now)
+        else:
+            if evidence.reply is None or evidence.reply.code == 421:
+                path.pushed_back(path.at_work - 1, now + CAP)
+            if evidence.reply is not None and evidence.reply.code >= 400:
+                verdict = self._react(session, evidence.reply, evidence.stage, delivery)
+        warmup = self.scheduler.warmup
+        if warmup is not None and warmup.plan_of(path.source):
+            warmup.outcome(path.source, _group(session.site), _bearing(outcome, verdict), now)
+        self.outcomes.finished(delivery, outcome, dsn_passed_on=dsn_passed_on, verdict=verdict)
+
+    def _react(self, session: PeerSession, reply: Reply, stage: str, delivery: Delivery | None = None) -> Verdict:
+        """What follows from a failed reply, by the rules for it."""
+        seen = Seen(
+            provider=session.site.policy.terms.group,
+            group=_group(session.site),
+            domain=domain_of(delivery.recipient.address) if delivery else "",
+            source=session.path.source,
+            account=delivery.message.account if delivery else "",
+            mx=session.hop.mx,
+            stage=stage,
+            code=reply.code,
+            enhanced=reply.enhanced,
+            text=reply.text,
+            time=self.wall(),
+            delivery=show(delivery.id) if delivery else "",
+        )
+        verdict = self.scheduler.reactions.seen(seen)
+        if verdict.began or verdict.ended:
+            self.reacted(verdict.began, verdict.ended)
+        return verdict
 
     def _durable(self, delivery: Delivery) -> None:
         """Its outcome is on disk."""
@@ -522,11 +566,26 @@ class Courier(Service):
         self.perform()
 
 
+def _group(site: Site) -> str:
+    return site.policy.terms.group or site.name
+
+
+def _bearing(outcome: Outcome, verdict: Verdict) -> Bearing:
+    """What an outcome says of the source: a refusal because of who sends, a deferral for that reason, or nothing."""
+    reply = outcome.evidence.reply
+    if outcome.kind == "delivered":
+        return "delivered"
+    if reply is None or greylisted(reply.text) or not (verdict.rule or verdict.began or ".7." in reply.enhanced):
+        return "other"
+    return "blocked" if reply.permanent else "deferred"
+
+
 _PERFORM: dict[type, Callable[[Courier, Any], None]] = {
     plan.Poll: Courier._poll,
     plan.Pull: Courier._pull,
     plan.Settle: Courier._settle,
     plan.Route: Courier._route,
     plan.Work: Courier._work,
+    plan.PutOff: Courier._put_off,
     plan.Retire: Courier._retire,
 }

@@ -26,6 +26,7 @@ from relayd.queue.retry import Schedule, next_try
 from relayd.queue.scheduler import Scheduler
 from relayd.records import TERM_OF, Entry, Record, RecordKind, encode, of_message
 from relayd.reply import printable
+from relayd.shaping.reactions import NOTHING, Verdict
 from relayd.spool import Departure, Reception, Requeue, Spool
 from relayd.spool.writer import BATCH
 
@@ -109,17 +110,20 @@ class Outcomes:
     def _rules(self, delivery: Delivery) -> Rules:
         return self.settings.rules(delivery.message.account, delivery.message.stream)
 
-    def finished(self, delivery: Delivery, outcome: Outcome, *, dsn_passed_on: bool = False) -> None:
-        """One attempt is over.  ``dsn_passed_on``: the peer offers DSN, so it reports success itself."""
+    def finished(
+        self, delivery: Delivery, outcome: Outcome, *, dsn_passed_on: bool = False, verdict: Verdict = NOTHING
+    ) -> None:
+        """One attempt is over.  ``dsn_passed_on``: the peer offers DSN, so it reports success itself; ``verdict``: what
+        the rules make of its reply."""
         now = self.wall()
         attempts = delivery.attempts + 1
-        kind: str = outcome.kind
+        kind: str = verdict.kind or outcome.kind
         due: float | None = None
         queue = ""
         if kind in ("transient", "unknown"):
             said = outcome.evidence.reply.text if outcome.evidence.reply else ""
             schedule, message = self._rules(delivery).schedule, delivery.message
-            due = next_try(schedule, attempts, message.received, now, self.rng, said, message.steering)
+            due = next_try(schedule, attempts, message.received, now, self.rng, said, message.steering, verdict.wait)
             queue = self._queue(delivery, attempts)
             if due and queue != delivery.queue:
                 due = min(due, now + _SOON)
@@ -130,7 +134,11 @@ class Outcomes:
             report = self._delay_report(delivery, outcome.evidence, attempts, now)
         else:
             report = self._report(_REPORT_OF.get(kind), delivery, outcome.evidence, attempts, now)
-        self._keep(delivery, kind, outcome.evidence, attempts, due, now, report, queue)
+        source = outcome.evidence.source
+        if due and verdict.move is not None:
+            source = self.scheduler.another_source(delivery, source, verdict.move) or source
+        note = f"by the reaction {verdict.rule}" if verdict.rule else ""
+        self._keep(delivery, kind, outcome.evidence, attempts, due, now, report, queue, source, note)
 
     def _keep(
         self,
@@ -142,6 +150,8 @@ class Outcomes:
         now: float,
         report: Reception | None,
         queue: str = "",
+        source: str = "",
+        note: str = "",
     ) -> None:
         message = delivery.message
         name = _RECORD_OF[kind]
@@ -156,7 +166,7 @@ class Outcomes:
             attempts=attempts,
             due=due or 0.0,
             evidence=evidence,
-            note=f"reported by {show(report.message.id)}" if report else "",
+            note="; ".join(filter(None, (note, f"reported by {show(report.message.id)}" if report else ""))),
         )
         line = encode(record)
         entries = (Entry(day_of(message.id), message.account, message.stream, TERM_OF[name]),)
@@ -171,9 +181,7 @@ class Outcomes:
         if due:
             told = delivery.told or report is not None
             last = f"{evidence.stage}: {evidence.words()}"
-            self.spool.requeue(
-                Requeue(delivery, due, attempts, evidence.source, last, line, entries, told, report, queue), done
-            )
+            self.spool.requeue(Requeue(delivery, due, attempts, source, last, line, entries, told, report, queue), done)
         else:
             paid_back = message.payer and self.refunds(message.payer, TERM_OF[name], attempts)
             refund = Charge(message.payer, 1) if paid_back else None
@@ -201,7 +209,7 @@ class Outcomes:
             if opens > ends(steering, message.received, self._rules(delivery).schedule.expire):
                 self._give_up(delivery, now)
             else:
-                self._put_off(delivery, opens)
+                self.put_off(delivery, opens)
         return opens <= now
 
     def suppressed(self, delivery: Delivery, why: str) -> None:
@@ -211,7 +219,7 @@ class Outcomes:
         report = self._report("failed", delivery, evidence, delivery.attempts, now)
         self._keep(delivery, "suppressed", evidence, delivery.attempts, None, now, report)
 
-    def _put_off(self, delivery: Delivery, due: float) -> None:
+    def put_off(self, delivery: Delivery, due: float) -> None:
         """Back to the disk without an attempt."""
         later = Requeue(delivery, due, delivery.attempts, delivery.source, delivery.last, b"", (), delivery.told)
         self.unanswered += 1

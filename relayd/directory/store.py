@@ -46,19 +46,10 @@ from relayd.quotas import parse_limits
 A = TypeVar("A")
 R = TypeVar("R")
 
-_SCRIPTS = (
-    "schema.sql",
-    "domains.sql",
-    "senders.sql",
-    "tenancy.sql",
-    "balances.sql",
-    "drains.sql",
-    "warmups.sql",
-    "reactions.sql",
-)
+_STEPS = ("schema", "domains", "senders", "tenancy", "balances", "drains", "warmups", "reactions")
 # Scripts that bring a file of version n (the key) to n + 1.
 UPGRADES: dict[int, str] = {
-    version: (Path(__file__).parent / file).read_text("utf-8") for version, file in enumerate(_SCRIPTS)
+    version: (Path(__file__).parent / f"{step}.sql").read_text("utf-8") for version, step in enumerate(_STEPS)
 }
 
 CHANGES = 100_000  # changes that are remembered

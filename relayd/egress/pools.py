@@ -25,7 +25,8 @@ class Source(msgspec.Struct, frozen=True):
 
 class Pools:
     """All sources and pools.  Sources that cannot be used, and why: ``out_of_use`` by the machine, ``drained`` by
-    somebody's wish.  ``overflow``: pool to pool; one that is somebody's overflow has none."""
+    somebody's wish.  ``overflow``: pool to pool; one that is somebody's overflow has none.  ``refuges``: sources that
+    reactions move deliveries of any pool to, which then stay with them."""
 
     def __init__(
         self, sources: dict[str, Source], pools: dict[str, dict[str, int]], overflow: dict[str, str] | None = None
@@ -33,6 +34,7 @@ class Pools:
         self.sources = sources
         self.pools = pools
         self.overflow = overflow or {}
+        self.refuges: set[str] = set()
         self.out_of_use: dict[str, str] = {}
         self.drained: dict[str, str] = {}
         self._credit: dict[str, dict[str, int]] = {name: dict.fromkeys(weights, 0) for name, weights in pools.items()}
@@ -43,7 +45,7 @@ class Pools:
         weights = self.pools.get(pool)
         if weights is None:
             return None
-        if last in weights and self._usable(last, avoid):
+        if (last in weights or last in self.refuges) and self._usable(last, avoid):
             return last
         usable = {s: w for s, w in weights.items() if self._usable(s, avoid)}
         if not usable and pool in self.overflow:
@@ -66,6 +68,10 @@ class Pools:
         told = "; ".join(f"{name}: {faults[name]}" for name in self.pools.get(pool, ()) if name in faults)
         lack = f"no source of pool {pool!r} can be used" + (f": {told}" if told else "")
         return f"{lack}; overflow: {self.explain(self.overflow[pool])}" if pool in self.overflow else lack
+
+    def sources_of(self, pool: str) -> set[str]:
+        """Those by which a delivery of the pool may have gone."""
+        return {*self.pools.get(pool, ()), *self.pools.get(self.overflow.get(pool, ""), ()), *self.refuges}
 
     def having(self, source: str) -> list[str]:
         """The pools that have a source."""

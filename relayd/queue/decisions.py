@@ -2,6 +2,7 @@
 
 import msgspec
 
+from relayd.envelope import Delivery
 from relayd.queue.state import Path
 
 
@@ -40,10 +41,17 @@ class Work(msgspec.Struct, frozen=True):
     open: bool
 
 
+class PutOff(msgspec.Struct, frozen=True):
+    """Have the spool keep the delivery until then: it was not tried."""
+
+    delivery: Delivery
+    due: float
+
+
 class Retire(msgspec.Struct, frozen=True):
     """End an idle session of the path: others want one and may not have more."""
 
     path: Path
 
 
-Decision = Retire | Poll | Pull | Settle | Route | Work
+Decision = PutOff | Retire | Poll | Pull | Settle | Route | Work

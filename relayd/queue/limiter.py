@@ -5,7 +5,7 @@ the meter that refuses and for how long.  Which meters a start has follows from 
 layers; they are made when first asked for and shared by all that is in their scope.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 from weakref import WeakValueDictionary
 
@@ -16,6 +16,7 @@ from relayd.notation import patterns
 from relayd.queue.meter import Counts, Meter
 from relayd.queue.state import Path, Site, Stream
 from relayd.shaping.limits import NONE, Layer, Limits
+from relayd.shaping.reactions import Active, Reactions, share
 
 SOON = 0.001  # seconds: of those who find a line
 COOLING = 10_000  # meters without a path that are kept before those that know nothing are forgotten
@@ -32,7 +33,8 @@ class Limiter:
     """See the module.  Limits of single paths are kept by the path's own meter; the others live as long as a path has
     them, and then until they know nothing that a new one would not."""
 
-    def __init__(self) -> None:
+    def __init__(self, reactions: Reactions) -> None:
+        self._reactions = reactions
         self._meters: WeakValueDictionary[str, Meter] = WeakValueDictionary()
         self._cooling: dict[str, Meter] = {}
         self._most = COOLING
@@ -41,18 +43,23 @@ class Limiter:
 
     # Which meters.
 
-    def equip(self, path: Path, site: Site, pools: list[str]) -> None:
-        """Gives a path the meters of the site's terms, sessions counted in; ``pools``: those its source is in."""
+    def equip(self, path: Path, site: Site, pools: list[str], reactions: Sequence[Active], now: float) -> None:
+        """Gives a path the meters of the site's terms and of the reactions that bear on it, sessions counted in;
+        ``pools``: those its source is in."""
         limits = site.terms.limits
-        self.used = self.used or bool(site.terms.layers or limits.bytes)
-        path.meter.limit(msgspec.structs.replace(limits, bytes=None))
-        shared = (
+        slowed = [reaction for reaction in reactions if reaction.action == "limit" and now < reaction.until]
+        self.used = self.used or bool(site.terms.layers or limits.bytes or slowed)
+        part = min((share(reaction, now) for reaction in reactions), default=1.0)
+        path.meter.limit(msgspec.structs.replace(limits, bytes=None).part(part))
+        shared = [
             self._meter(f"{scope} {name} in {layer.name}", limits)
             for layer in site.terms.layers
             for scope, names, limits in (("source", [path.source], layer.source), ("pool", pools, layer.pool))
             if limits is not NONE
             for name in names
-        )
+        ]
+        path.slowed = tuple(self._meter(f"the reaction {r.rule} ({r.id})", _ceiling(r)) for r in slowed)
+        shared += path.slowed
         for meter in path.meters:
             meter.used -= path.sessions
         path.meters = (path.meter, *shared)
@@ -60,15 +67,28 @@ class Limiter:
             meter.used += path.sessions
         path.starts.clear()
 
-    def starts(self, path: Path, site: Site, lane: str, stream: Stream, pool: str) -> tuple[Meter, ...]:
+    def starts(self, path: Path, site: Site, lane: str, stream: Stream, pool: str, now: float) -> tuple[Meter, ...]:
         """The meters that a start of a lane's delivery has to pass."""
         known = path.starts.get(lane)
         if known is None or known[0] is not stream:
-            owner = stream.account or lane.partition("/")[0]
-            known = path.starts[lane] = (stream, tuple(self._starts(path, site, owner, pool, stream.layers)))
+            account = lane.partition("/")[0]
+            found = (
+                *self._slowed(site, account, now),
+                *self._starts(path, site, stream.account or account, pool, stream.layers),
+            )
+            known = path.starts[lane] = (stream, found)
         return known[1]
 
+    def _slowed(self, site: Site, account: str, now: float) -> Iterator[Meter]:
+        """Meters of the reactions by which an account is held to a limit at the site."""
+        for reaction in self._reactions.holds("", site.group, account, now):
+            if reaction.account and reaction.action == "limit" and now < reaction.until:
+                meter = self._meter(f"the reaction {reaction.rule} ({reaction.id})", _ceiling(reaction), "deliveries")
+                meter.ends_at = reaction.until
+                yield meter
+
     def _starts(self, path: Path, site: Site, owner: str, pool: str, own: tuple[Layer, ...]) -> Iterator[Meter]:
+        yield from path.slowed
         if site.terms.limits.bytes:
             yield self._meter(path.meter.name, Limits(bytes=site.terms.limits.bytes))
         for layer in site.terms.layers:
@@ -141,3 +161,8 @@ class Limiter:
         for meter in held:
             meter.used -= 1
         return held
+
+
+def _ceiling(reaction: Active) -> Limits:
+    ceiling = reaction.limits
+    return Limits(ceiling.connections, ceiling.rate, ceiling.connection_rate)

@@ -42,6 +42,7 @@ class Meter:
         "_waiting",
         "bytes",
         "counts",
+        "ends_at",
         "hungry",
         "limits",
         "name",
@@ -58,6 +59,7 @@ class Meter:
         self.used = 0
         self.hungry: dict[Path, None] = {}  # paths that want a session
         self.wakes_at = NEVER
+        self.ends_at = NEVER  # from when on it limits nothing
         self._first: deque[Place] = deque()  # priority mail
         self._turns: Turns[_Member] = Turns()
         self._waiting = 0
@@ -94,6 +96,8 @@ class Meter:
     def wait(self, now: float, size: int, *, urgent: bool) -> float:
         """Seconds until a delivery of this size may start; ``urgent``: it is priority mail."""
         wait = 0.0
+        if now >= self.ends_at:
+            return wait
         if self.pace:
             wait = self.pace.wait_in_line(now)
             if wait and urgent:
@@ -104,7 +108,7 @@ class Meter:
             wait = max(wait, self.window.next_open(now) - now)
         if self.counts == "deliveries" and 0 < self.limits.connections <= self.used:
             wait = NEVER
-        return wait
+        return min(wait, self.ends_at - now)
 
     def spend(self, now: float, size: int, *, urgent: bool) -> None:
         """A delivery starts."""

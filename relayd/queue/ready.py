@@ -196,6 +196,18 @@ class ReadyQueue:
             if not owner.urgent:
                 self._urgent.pop(owner.name, None)
 
+    def drop(self, account: str, name: str) -> list[Delivery]:
+        """Takes all of a lane."""
+        parked = self._parked.pop(name, None)
+        found = list(parked.waiting) if parked else []
+        owner = self._accounts.members.get(account)
+        for turns in (owner.first, owner.rest) if owner else ():
+            lane = turns.members.get(name) if turns else None
+            if owner and lane:
+                self.park(owner, lane, PRIORITY if turns is owner.first else 0)
+                found += self._parked.pop(name).waiting
+        return found
+
     def call_all(self) -> None:
         """What parked lanes waited for holds no more."""
         for name in list(self._parked):

@@ -43,9 +43,11 @@ def next_try(
     rng: random.Random,
     said: str = "",
     steering: Steering = UNSTEERED,
+    wait: float = 0.0,
 ) -> float | None:
     """When the attempt after ``attempts`` failed ones is due, or None when the life of the delivery is over, or its
-    window opens no more in its life.  ``said`` is the reply of the last one.
+    window opens no more in its life.  ``said`` is the reply of the last one; ``wait``: what is right for it if it names
+    no time itself, 0 for what the schedule says.
 
     The last attempt falls on the end of that life, so a delivery never expires with its last wait unused.  (Only where
     that end is the sender's own, nothing is sent then: it is when the delivery expires at the latest.)"""
@@ -53,6 +55,8 @@ def next_try(
     if now >= end:
         return None
     asked = wait_asked(said) if said else None
+    if asked is None and wait:
+        asked = wait
     if asked is not None:
         wait = min(max(asked, HINT[0]), HINT[1]) * rng.uniform(1.0, 1 + JITTER)  # never before the time named
     elif greylisted(said) and attempts <= _GREYLISTED:

@@ -10,18 +10,22 @@ rewrites no row.  What is not in memory is found again by walking the queues' ne
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from heapq import heappop, heappush
 from typing import Protocol
 
 from relayd.envelope import Delivery
-from relayd.queue.decisions import Decision, Poll, Pull, Retire, Route, Settle, Work
+from relayd.message.steering import starts
+from relayd.queue.decisions import Decision, Poll, Pull, PutOff, Retire, Route, Settle, Work
 from relayd.queue.limiter import Limiter
 from relayd.queue.meter import NEVER, Meter
 from relayd.queue.ready import PRIORITY
 from relayd.queue.reasons import reason
 from relayd.queue.state import Path, Queue, Share, Site, Stream
 from relayd.shaping.limits import Terms
+from relayd.shaping.reactions import STEPS, Active, Reactions
+from relayd.shaping.rules import Rules
+from relayd.warmup import Warmup
 
 PULL = 64  # deliveries of one queue in memory
 LOADED = 20_000  # deliveries in memory, all together ...
@@ -37,6 +41,8 @@ LOOK = 60.0  # seconds after which a queue that never empties is looked at for r
 RECHECK = 10.0  # seconds after which a queue without a source looks for one again
 OUTAGE = 120.0  # seconds without any success anywhere, while so many fail, after which the fault is taken to be ours
 SEVERAL = 3
+LONG = 600.0  # seconds after which what warm-up holds back is looked at again
+MOMENT = 2.0  # seconds that a delivery waits in memory for warm-up to know
 CAP = 60.0  # seconds for which a site that refused one more session is believed
 AGAIN = 0.05  # seconds after which those in line for a meter are called again, if those called did not go
 PROBE = 4  # deliveries pulled for a path that failed lately
@@ -55,19 +61,29 @@ def _any_time(delivery: Delivery, now: float) -> bool:
 class Pools(Protocol):
     """``choose``: (pool, source of the last attempt, sources that must not be used now) -> source, or None; ``peek``:
     only ask.  ``explain``: why there is none.  ``overflow_of``: the other pool that a source was chosen from, or "".
-    ``having``: the pools that have a source."""
+    ``sources_of``: those a delivery of the pool may have gone by.  ``having``: the pools that have a source."""
 
     def choose(self, pool: str, last: str, avoid: set[str], *, peek: bool = False) -> str | None: ...
     def explain(self, pool: str) -> str: ...
     def overflow_of(self, pool: str, source: str) -> str: ...
+    def sources_of(self, pool: str) -> Collection[str]: ...
     def having(self, source: str) -> list[str]: ...
 
 
 class Scheduler:
     """See the module.  ``sessions`` is what all paths may have together."""
 
-    def __init__(self, streams: StreamOf, pools: Pools, sessions: int) -> None:
+    def __init__(
+        self,
+        streams: StreamOf,
+        pools: Pools,
+        sessions: int,
+        reactions: Reactions | None = None,
+        warmup: Warmup | None = None,
+    ) -> None:
         self.streams = streams
+        self.reactions = reactions or Reactions(Rules())
+        self.warmup = warmup
         self.pools = pools
         self.sessions_limit = sessions
         self.rest: tuple[float, ...] = REST
@@ -75,6 +91,7 @@ class Scheduler:
         self.stopping = False
         self.queues: dict[str, Queue] = {}
         self.sites: dict[str, Site] = {}
+        self._groups: dict[str, dict[str, Site]] = {}  # sites by their group
         self.loaded = 0
         self.loaded_bytes = 0
         self._coming = 0  # deliveries that pulls under way may bring
@@ -85,8 +102,9 @@ class Scheduler:
         self._hungry: dict[Path, None] = {}  # paths that wait for one of all sessions to end
         self._lingering: deque[tuple[float, str]] = deque()
         self._resting: list[tuple[float, str, str]] = []
-        self.limiter = Limiter()
+        self.limiter = Limiter(self.reactions)
         self._waking: dict[str, Meter] = {}  # meters by name, of those that have a time in ``_resting``
+        self._warm: dict[int, float] = {}  # when deliveries under way by a source in warm-up started
         self._metered = False  # whether any start has more limits than its path's rate
         self._cursor = (-1.0, "")
         self._polling = False
@@ -101,8 +119,10 @@ class Scheduler:
         self.sessions_limit = sessions
         for queue in self.queues.values():
             queue.site_until = 0.0
+        self._metered = False
         for site in list(self.sites.values()):
             for path in list(site.paths.values()):
+                self._equip(path, site, now)
                 self.reassign(path, now)
         self.source_back(now)
 
@@ -218,7 +238,7 @@ class Scheduler:
         self._works(name, now)
         if queue.site is None or queue.site.name != site:
             self._leave_site(queue, now)
-            queue.site = self.sites.get(site) or self.sites.setdefault(site, Site(site, terms))
+            queue.site = self.sites.get(site) or self._new_site(site, terms)
             queue.site.queues[name] = None
             queue.site.share.add(len(queue.loaded), queue.bytes)
         queue.site.hosts = hosts
@@ -229,10 +249,16 @@ class Scheduler:
         queue.site_until = until
         queue.routing = False
         queue.failures = 0
+        self._heed_account(queue, now)
         waiting, queue.waiting = queue.waiting, []
         for delivery in waiting:
             self._make_ready(queue, delivery, now)
         self._pull(queue, now)
+
+    def _new_site(self, name: str, terms: Terms) -> Site:
+        site = self.sites[name] = Site(name, terms)
+        self._groups.setdefault(site.group, {})[name] = site
+        return site
 
     def unroutable(self, name: str, reason: str, now: float, *, transient: bool) -> list[Delivery]:
         """The domain has no site.  Gives the deliveries that waited for it; if the fault is transient the queue rests,
@@ -271,6 +297,8 @@ class Scheduler:
             if pace and not passes and not self._in_pace(path, now):
                 return None
             if self._metered and not self._may_start(path, now, urgent=passes or kept):
+                if path.paced_until > now:
+                    return None
                 continue
             delivery = ready.pop(urgent=passes or kept)
             if delivery is None:
@@ -303,7 +331,12 @@ class Scheduler:
             return True
         owner, lane = head
         delivery = lane.waiting[0]
-        stream, meters = self._limits_of(path, delivery)
+        stream, meters = self._limits_of(path, delivery, now)
+        site = self.sites[path.site]
+        wait = self._wait_to_warm(path.source, site, delivery, now)
+        if wait > 0:
+            self._cap(path, site, wait, now)
+            return False
         first = stream.priority >= PRIORITY
         refusal = self.limiter.refused(meters, now, _size_of(delivery), urgent=first, called=lane.called)
         if refusal is None:
@@ -313,17 +346,45 @@ class Scheduler:
         self._wake(refusal.meter, now + refusal.wait)
         return False
 
+    def _cap(self, path: Path, site: Site, wait: float, now: float) -> None:
+        """Warm-up lets the path have no more for now: what is ready looks for another, or waits a moment there."""
+        until = now + min(wait, LONG)
+        heappush(self._resting, (until, "site", path.site))
+        if wait <= MOMENT:
+            path.paced_until = until
+            return
+        path.capped_until = until
+        self.reassign(path, now)
+
+    def another_source(self, delivery: Delivery, source: str, pool: str) -> str:
+        """A source for the next try of a delivery that shall not go by this one: of the pool named, or of its own; ""
+        if there is no other."""
+        queue = self.queues.get(delivery.queue)
+        pool = pool or (self.pool_of(queue) if queue else "")
+        return self.pools.choose(pool, "", {source}) or ""
+
+    def warmed(self, places: Iterable[tuple[str, str]], now: float) -> None:
+        """Warm-up lets these sources send more to these groups."""
+        for source, group in places:
+            for site in list(self._groups.get(group, {}).values()):
+                if path := site.paths.get(source):
+                    path.capped_until = path.paced_until = 0.0
+                    self._work(path, now)
+
     def _start(self, path: Path, delivery: Delivery, now: float) -> None:
-        stream, meters = self._limits_of(path, delivery)
+        if self.warmup is not None and self.warmup.plan_of(path.source):
+            self.warmup.spend(path.source, self.sites[path.site].group, now)
+            self._warm[delivery.id] = now
+        stream, meters = self._limits_of(path, delivery, now)
         if meters:
             urgent = stream.priority >= PRIORITY
             self.limiter.start(delivery, meters, now, _size_of(delivery), urgent=urgent)
 
-    def _limits_of(self, path: Path, delivery: Delivery) -> tuple[Stream, tuple[Meter, ...]]:
+    def _limits_of(self, path: Path, delivery: Delivery, now: float) -> tuple[Stream, tuple[Meter, ...]]:
         queue = self.queues[delivery.queue]
         stream = self.stream_of(queue)
         site = self.sites[path.site]
-        return stream, self.limiter.starts(path, site, queue.lane, stream, self.pool_of(queue))
+        return stream, self.limiter.starts(path, site, queue.lane, stream, self.pool_of(queue), now)
 
     def _wake(self, meter: Meter, when: float) -> None:
         """Those in line for the meter are called then."""
@@ -355,12 +416,16 @@ class Scheduler:
 
     def _ended(self, delivery: Delivery, now: float) -> None:
         """It is under way no more: what counted it has room for another."""
+        self._warm.pop(delivery.id, None)
         for meter in self.limiter.ended(delivery):
             if meter.crowded:
                 self._call(meter, now)
 
     def give_back(self, path: Path, delivery: Delivery, now: float) -> None:
         """A delivery that was taken and not tried."""
+        spent = self._warm.get(delivery.id)
+        if spent is not None and self.warmup is not None and path.site in self.sites:
+            self.warmup.give_back(path.source, self.sites[path.site].group, spent)
         self._ended(delivery, now)
         queue = self.queues[delivery.queue]
         site = self.sites.get(path.site)
@@ -602,14 +667,15 @@ class Scheduler:
         site = queue.site
         assert site is not None
         if share := self.over_share(queue, PULLS * PULL):
-            self._count_out(queue, delivery)  # it is on disk, and comes again when others have gone
-            queue.more = True
+            self._evict(queue, delivery)
             self._starve(queue, share)
             return
-        pool = self.pool_of(queue)
-        source = self.pools.choose(pool, delivery.source, site.resting(now) if site.failing else set())
-        if source is None and site.failing:
-            source = self.pools.choose(pool, delivery.source, set())
+        if site.failing:
+            source = self._choose(queue, site, delivery, now)
+            if source is None:
+                return
+        else:
+            source = self.pools.choose(self.pool_of(queue), delivery.source, set())
         if source is None:
             self._wait_for_source(queue, delivery, now)
             return
@@ -620,18 +686,51 @@ class Scheduler:
         self._push(path, queue, delivery)
         self._work(path, now)
 
+    def _choose(self, queue: Queue, site: Site, delivery: Delivery, now: float) -> str | None:
+        """The source for a delivery to a site of which not every path may be used; None if it waits, and has been seen
+        to."""
+        pool, last = self.pool_of(queue), delivery.source
+        path = site.paths.get(last)
+        if path is not None and path.stays and path.rest_until > now and last in self.pools.sources_of(pool):
+            self._decisions.append(PutOff(delivery, path.rest_until))
+            return None
+        resting, capped = site.resting(now), site.capped(now)
+        source = self.pools.choose(pool, last, resting | capped)
+        if source is not None:
+            return source
+        warm = [source for source in capped - resting if self.pools.choose(pool, source, resting, peek=True) == source]
+        for source in warm:
+            if not self._wait_to_warm(source, site, delivery, now):
+                return source
+        if self.pools.choose(pool, last, set(), peek=True) is None:
+            self._wait_for_source(queue, delivery, now)
+            return None
+        self._evict(queue, delivery)
+        if warm:
+            until = min(site.paths[source].capped_until for source in warm)
+            self._hold(queue, until, self.warmup.words(warm[0], site.group, now) if self.warmup else "")
+        return None
+
+    def _wait_to_warm(self, source: str, site: Site, delivery: Delivery, now: float) -> float:
+        """Seconds until warm-up lets the delivery go by the source, or has it looked at again."""
+        if self.warmup is None:
+            return 0.0
+        message = delivery.message
+        return max(0.0, self.warmup.may(source, site.group, starts(message.steering, message.received), now) - now)
+
     def _wait_for_source(self, queue: Queue, delivery: Delivery, now: float) -> None:
         if not queue.waiting:
             heappush(self._resting, (now + RECHECK, "queue", queue.name))
         queue.waiting.append(delivery)
 
-    def _wake_queue(self, name: str, now: float) -> None:
-        """The queue waited for DNS or for a source: both are asked for again."""
+    def _wake_queue(self, name: str, now: float, *, over: bool = False) -> None:
+        """The queue waited for DNS, for a source or for its time: looked at again; ``over``: its rest is."""
         queue = self.queues.get(name)
         if queue is None:
             return
-        if queue.rest_until <= now:
+        if over or queue.rest_until <= now:
             queue.rest_until = 0.0  # over for good, even if the clock steps back
+            queue.held = False
         if queue.waiting:
             self._reroute(queue, now)
         else:
@@ -645,6 +744,10 @@ class Scheduler:
         for path in site.paths.values():
             if path.rest_until <= now:
                 path.rest_until = 0.0  # over for good, even if the clock steps back
+            if path.capped_until <= now:
+                path.capped_until = 0.0
+            if path.review_at <= now:
+                self._equip(path, site, now)
             self._work(path, now)
         for queue_name in site.queues:
             self._pull(self.queues[queue_name], now)
@@ -655,12 +758,67 @@ class Scheduler:
 
     def _equip(self, path: Path, site: Site, now: float) -> None:
         """Gives a path its limits, made or changed; who waits for old ones looks at the new."""
-        self.limiter.equip(path, site, self.pools.having(path.source))
+        held = self.reactions.holds(path.source, site.group, "", now)
+        self.limiter.equip(path, site, self.pools.having(path.source), held, now)
+        warms = self.warmup is not None and self.warmup.plan_of(path.source) is not None
+        self._metered = self._metered or self.limiter.used or warms
         path.paced_until = 0.0
         path.ready.call_all()
-        self._metered = self._metered or self.limiter.used
-        if not self._closed(path, now):
+        path.review_at = min((_changes_at(reaction, now) for reaction in held), default=NEVER)
+        if path.review_at < NEVER:
+            heappush(self._resting, (path.review_at, "site", site.name))
+        suspended = [reaction for reaction in held if reaction.action == "suspend" and now < reaction.until]
+        path.stays = any(not reaction.move for reaction in suspended)
+        if suspended:
+            longest = max(suspended, key=lambda reaction: reaction.until)
+            self._rest(path, longest.until, longest.words(now))
+        elif not path.failures:
+            path.rest_until = 0.0
+        if not suspended and not self._closed(path, now):
             self._work(path, now)
+
+    def reshaped(self, changed: Iterable[Active], now: float) -> None:
+        """Reactions began, or ended before their time: the paths and queues that they bear on look again."""
+        for reaction in changed:
+            for site in list(self._groups.get(reaction.group, {}).values() if reaction.group else self.sites.values()):
+                for path in list(site.paths.values()):
+                    if not reaction.account and reaction.source in ("", path.source):
+                        self._equip(path, site, now)
+                        if path.rest_until > now:
+                            self.reassign(path, now)
+                for name in list(site.queues) if reaction.account else ():
+                    self._heed_account(self.queues[name], now)
+
+    def _heed_account(self, queue: Queue, now: float) -> None:
+        """Whether the queue's account may send to its site is looked at anew."""
+        assert queue.site
+        held = self.reactions.holds("", queue.site.group, queue.account, now)
+        if not (held or queue.held):
+            return
+        own = [reaction for reaction in held if reaction.account and now < reaction.until]
+        suspended = [reaction for reaction in own if reaction.action == "suspend"]
+        for path in queue.site.paths.values():
+            path.starts.pop(queue.lane, None)
+            self._metered = self._metered or bool(own)
+            owner = self.stream_of(queue).account or queue.account
+            for delivery in path.ready.drop(owner, queue.lane) if suspended else ():
+                self._evict(self.queues[delivery.queue], delivery)
+            path.ready.call(queue.lane)
+        if suspended:
+            longest = max(suspended, key=lambda reaction: reaction.until)
+            self._hold(queue, longest.until, f"account {queue.account} at {queue.site.group} is {longest.words(now)}")
+        elif queue.held:
+            self._wake_queue(queue.name, now, over=True)
+
+    def _hold(self, queue: Queue, until: float, reason: str) -> None:
+        """The queue is not read until then."""
+        queue.rest_until, queue.reason, queue.held = until, reason, True
+        heappush(self._resting, (until, "queue", queue.name))
+
+    def _evict(self, queue: Queue, delivery: Delivery) -> None:
+        """Leaves a delivery to the disk, where it is: it comes again when its queue is read again."""
+        self._count_out(queue, delivery)
+        queue.more = True
 
     def sessions_allowed(self, path: Path, *, in_line: bool = False) -> int:
         """How many a path may have; ``in_line``: for mail that is not priority mail, which has the last one of several
@@ -782,6 +940,18 @@ class Scheduler:
         if not site.paths:
             del self.sites[name]
             self._failing.discard(name)
+            group = self._groups[site.group]
+            del group[name]
+            if not group:
+                del self._groups[site.group]
+
+
+def _changes_at(reaction: Active, now: float) -> float:
+    """When a reaction comes to mean something else: its end, and then each step in which its path comes back."""
+    if now < reaction.until:
+        return reaction.until
+    step = (reaction.returns_until - reaction.until) / len(STEPS)
+    return reaction.until + step * (int((now - reaction.until) / step) + 1)
 
 
 def _over(share: Share, by: int = 0) -> bool:

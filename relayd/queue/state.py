@@ -45,11 +45,14 @@ class Path:
 
     ``window`` is how many sessions the site is known to bear: it grows by one with each delivery that it takes, and
     when it refuses a session, or a delivery for the moment, it is what there was besides, until ``window_until`` at
-    least.  ``paced_until`` is when a limit lets the next delivery go.  ``meters``: those that all its mail shares with
-    other paths, its own first; ``starts``: by lane, these and the lane's, with what they were made from.
+    least.  ``paced_until`` is when a limit lets the next delivery go, ``rest_until`` when the path may be used again at
+    all, ``stays``: what has gone by it waits for that; ``capped_until``: until when warm-up has mail look for another.
+    ``meters``: those that count its sessions, its own first; ``slowed``: those of reactions among them, which are
+    others from ``review_at`` on; ``starts``: by lane, those that a start passes, with the stream they were made for.
     """
 
     __slots__ = (
+        "capped_until",
         "failures",
         "idle",
         "meter",
@@ -59,10 +62,13 @@ class Path:
         "ready",
         "reason",
         "rest_until",
+        "review_at",
         "sessions",
         "site",
+        "slowed",
         "source",
         "starts",
+        "stays",
         "window",
         "window_until",
     )
@@ -72,7 +78,11 @@ class Path:
         self.site = site
         self.meter = Meter(f"{site} by source {source}", terms.limits)
         self.meters: tuple[Meter, ...] = (self.meter,)
+        self.slowed: tuple[Meter, ...] = ()
         self.starts: dict[str, tuple[Stream, tuple[Meter, ...]]] = {}
+        self.stays = False
+        self.capped_until = 0.0
+        self.review_at = 0.0
         self.paced_until = 0.0
         self.ready = ReadyQueue()
         self.sessions = 0  # open ones, those being opened included
@@ -138,13 +148,18 @@ class Site:
         """Sources whose path rests."""
         return {source for source, path in self.paths.items() if path.rest_until > now}
 
+    def capped(self, now: float) -> set[str]:
+        """Sources that have sent there what they may today."""
+        return {source for source, path in self.paths.items() if path.capped_until > now}
+
     @property
     def failing(self) -> bool:
-        return any(path.failures or path.rest_until for path in self.paths.values())
+        return any(path.failures or path.rest_until or path.capped_until for path in self.paths.values())
 
 
 class Queue:
-    """An eligible scheduled queue.  ``more``: the spool may hold due deliveries that are not in memory."""
+    """An eligible scheduled queue.  ``more``: the spool may hold due deliveries that are not in memory.  Until
+    ``rest_until`` it is not read, for the ``reason`` given; ``held``: that is not for a fault of the DNS."""
 
     __slots__ = (
         "account",
@@ -153,6 +168,7 @@ class Queue:
         "domain",
         "failures",
         "gone",
+        "held",
         "lane",
         "lingering",
         "loaded",
@@ -190,3 +206,4 @@ class Queue:
         self.failures = 0
         self.rest_until = 0.0
         self.reason = ""
+        self.held = False

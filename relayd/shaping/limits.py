@@ -130,6 +130,13 @@ class Limits(msgspec.Struct, frozen=True):
         mine, theirs = msgspec.structs.astuple(self), msgspec.structs.astuple(other)
         return Limits(*(own or general for own, general in zip(mine, theirs, strict=True)))
 
+    def part(self, share: float) -> "Limits":
+        """A share of the rate and of the connections, 1.0 for these themselves."""
+        if share >= 1:
+            return self
+        slow = self.rate and Rate(max(1, int(self.rate.count * share)), self.rate.period)
+        return msgspec.structs.replace(self, connections=max(1, int(self.connections * share)), rate=slow)
+
 
 NONE = Limits()
 

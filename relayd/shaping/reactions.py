@@ -63,6 +63,16 @@ class Active(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def key(self) -> Key:
         return self.source, self.group, self.account, self.mx
 
+    @property
+    def whom(self) -> str:
+        """Whom it is on, in words."""
+        if self.mx:
+            return f"mail host {self.mx}"
+        at = f" at {self.group}" if self.group else ""
+        if self.account:
+            return f"account {self.account}{at}"
+        return f"source {self.source}{at}" if self.source else f"all sources{at}"
+
     def state(self, now: float) -> Literal["holds", "returns", "watched"]:
         return "holds" if now < self.until else "returns" if now < self.returns_until else "watched"
 
