@@ -1,0 +1,160 @@
+"""A relay and its world: whole hours in seconds.  The clock jumps from one event to the next; the spool finds what is
+due without looking at everything; providers stand behind as many hosts and domains as a test wants."""
+
+from bisect import bisect_left, insort
+from collections.abc import Callable
+from typing import Any
+
+from relayd.delivery.routing import Policy
+from relayd.envelope import Delivery, Edits, Envelope, Message, Recipient, queue_name
+from relayd.queue.scheduler import Stream
+from relayd.shaping.limits import Limits, rate
+from tests.harness import Delivering, MemorySpool, Reactor
+from tests.simulation.providers import Provider
+
+HEAD, BODY = b"Subject: one\r\n\r\n", b"hello\r\n"
+
+
+class Clockwork(Reactor):
+    """Everything happens at the very moment it is to happen, and nothing in between."""
+
+    def wait(self, seconds: float) -> None:
+        self.until_moment(self.rightNow + seconds)
+
+    def until_moment(self, end: float) -> None:
+        self.pump()
+        while self.calls and (first := self.calls[0].getTime()) <= end:
+            self.rightNow = max(self.rightNow, first)
+            self.advance(0)
+            self.pump()
+        self.rightNow = max(self.rightNow, end)
+
+
+class Shelf(MemorySpool):
+    """A spool that keeps its deliveries in order."""
+
+    def __init__(self, reactor: Reactor) -> None:
+        super().__init__(reactor)
+        self.queues: dict[str, list[tuple[float, int]]] = {}
+        self.rows = Rows(self.queues)
+
+    def settle(self, queue: str, done: Any) -> None:
+        self._post(done, self._next_due(queue))
+
+    def _next_due(self, queue: str) -> float:
+        entries = self.queues.get(queue)
+        return entries[0][0] if entries else float(10**12)
+
+    def due_queues(self, after: tuple[float, str], now: float, limit: int, done: Any) -> None:
+        found = [(q[0][0], name) for name, q in self.queues.items() if q and q[0][0] <= now]
+        self._post(done, sorted(pair for pair in found if pair > after)[:limit])
+
+    def due_deliveries(self, queue: str, now: float, limit: int, but: list[int], done: Any) -> None:
+        skip, found = set(but), []
+        for due, id_ in self.queues.get(queue, ()):
+            if due > now or len(found) >= limit:
+                break
+            if id_ not in skip:
+                found.append(self.rows[id_])
+        self._post(done, found)
+
+
+class Rows(dict[int, Delivery]):
+    """Deliveries by id, whose order in their queues follows."""
+
+    def __init__(self, queues: dict[str, list[tuple[float, int]]]) -> None:
+        super().__init__()
+        self.queues = queues
+
+    def __setitem__(self, id_: int, delivery: Delivery) -> None:
+        if id_ in self:
+            del self[id_]
+        insort(self.queues.setdefault(delivery.queue, []), (delivery.due, id_))
+        super().__setitem__(id_, delivery)
+
+    def __delitem__(self, id_: int) -> None:
+        old = self[id_]
+        order = self.queues[old.queue]
+        del order[bisect_left(order, (old.due, id_))]
+        if not order:
+            del self.queues[old.queue]
+        super().__delitem__(id_)
+
+    def update(self, pairs: Any) -> None:  # type: ignore[override]
+        for id_, delivery in pairs:
+            self[id_] = delivery
+
+
+class World(Delivering):
+    """A relay with so many sources, whose streams are ``bulk`` and ``urgent``, and no mailbox provider yet.
+    ``connections`` and ``pace`` hold for each path; ``by_domain``: the limits of domains that have their own."""
+
+    def __init__(
+        self,
+        *,
+        sources: int = 1,
+        connections: int = 20,
+        pace: str = "",
+        by_domain: dict[str, Limits] | None = None,
+        **settings: Any,
+    ) -> None:
+        general = Limits(connections, rate(pace) if pace else None)
+        own = by_domain or {}
+        reactor = Clockwork()
+        super().__init__(
+            sources={f"s{n}": f"192.0.2.{n}" for n in range(1, sources + 1)},
+            policy_of=lambda domain, hosts: Policy("may", own.get(domain, general)),
+            reactor=reactor,
+            spool=Shelf(reactor),
+            **settings,
+        )
+        self.names.domains.clear()
+        self._addresses = 0
+
+    @property
+    def now(self) -> float:
+        return self.reactor.rightNow
+
+    def serve(self, provider: Provider, *domains: str, mx: tuple[str, ...] = ()) -> None:
+        """Domains of a provider, and the names of its hosts."""
+        self.mail_hosts(dict.fromkeys(mx or (f"mx.{domains[0]}",), provider), *domains)
+
+    def mail_hosts(self, hosts: dict[str, Provider], *domains: str) -> None:
+        """Domains, and who stands behind each of their hosts."""
+        found = []
+        for name, provider in hosts.items():
+            self._addresses += 1
+            address = f"203.0.{self._addresses // 256}.{self._addresses % 256}"
+            self.reactor.hosts[address] = provider  # type: ignore[assignment]
+            found.append((name, (address,)))
+        self.names.domains.update(dict.fromkeys(domains, found))
+
+    def backlog(self, count: int, domain: str = "x.example", *, account: str = "crm", stream: str = "bulk") -> list[int]:
+        """So many deliveries to one domain, each to a recipient of its own, received now."""
+        now, size = self.now, len(HEAD) + len(BODY)
+        first = self.identities.block(now, count)
+        envelope = Envelope(f"{account}@crm.example", (Recipient(f"u@{domain}"),))
+        message = Message(first, now, account, "login", stream, envelope, Edits(), HEAD, BODY, size)
+        queue = queue_name(account, stream, domain)
+        made = [
+            Delivery(id_, message, Recipient(f"u{id_ - first}@{domain}"), queue, now)
+            for id_ in range(first + 1, first + count + 1)
+        ]
+        self.spool.put(*made)
+        self.courier.received(tuple(made))
+        return [delivery.id for delivery in made]
+
+    def until(self, fact: Callable[[], Any], within: float) -> float:
+        """Lets time pass until something is so; gives how many seconds that took."""
+        begun = self.now
+        while not fact():
+            assert self.now - begun < within, f"not within {within} s"
+            self.wait(0.1)
+        return self.now - begun
+
+    def restart(self) -> None:
+        """The relay is stopped and another one started: it knows what is in the spool."""
+        stopped: list[None] = []
+        self.courier.stopService().addCallback(stopped.append)
+        self.until(lambda: stopped, 120.0)
+        self.begin()
