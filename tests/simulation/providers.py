@@ -164,8 +164,13 @@ class Session(Protocol):
 
     def connectionLost(self, reason: Any = None) -> None:
         self._over = True
-        self.host.sessions.remove(self)
-        self.host.by_source[self.source] -= 1
+        self._leave()
+
+    def _leave(self) -> None:
+        """A provider's count goes down when it lets go, which the other side sees later."""
+        if self in self.host.sessions:
+            self.host.sessions.remove(self)
+            self.host.by_source[self.source] -= 1
 
     def dataReceived(self, data: bytes) -> None:
         self._buffer += data
@@ -246,8 +251,6 @@ class Session(Protocol):
     def _answer(self, reply: str) -> None:
         if reply == DROP:
             self._over = True
-            self._said.clear()
-            self.transport.loseConnection()
             return
         if reply[0] in "45" and not reply.startswith("503"):
             self.host.refusals[reply] += 1
@@ -256,9 +259,11 @@ class Session(Protocol):
 
     def _send(self) -> None:
         """The replies so far are on their way, and behind them, when it is over, the end of the connection."""
-        if self._said:
+        if self._said or self._over:
             said, self._said = "".join(self._said).encode(), []
             self.host.reactor.callLater(self.host.round_trip, self._arrive, said, self._over)
+        if self._over:
+            self._leave()
 
     def _arrive(self, said: bytes, last: bool) -> None:
         self.transport.write(said)

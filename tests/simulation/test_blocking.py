@@ -46,6 +46,20 @@ def test_one_site_in_trouble_costs_the_others_not_a_message_and_not_a_moment(tro
     assert others(trouble) == undisturbed
 
 
+def test_a_hundred_and_fifty_tarpits_leave_a_session_to_who_comes_after_them() -> None:
+    """They would have all that there may be together, for minutes."""
+    world = World()
+    for n in range(150):
+        world.serve(Provider(world.reactor, at_dot=500.0), f"t{n}.example")
+        world.backlog(200, f"t{n}.example")
+    world.wait(10)
+    well = Provider(world.reactor)
+    world.serve(well, "well.example")
+    world.backlog(100, "well.example")
+    world.wait(30)
+    assert well.count() == 100
+
+
 def test_a_dead_host_among_several_of_a_site_costs_it_no_mail() -> None:
     world = World(pace="5/s")
     dead, well = Provider(world.reactor, silent=True), Provider(world.reactor)

@@ -9,8 +9,8 @@ from relayd.shaping.limits import Limits, rate
 from tests.simulation.providers import Limiter
 from tests.simulation.world import World
 
-PACES = ["10/s", "100/min", "50/min", "3/min", "1000/h"]
-SOME = 3000.0  # periods of a message's turn that a long run has
+PACES = ["100/s", "10/s", "100/min", "50/min", "3/min", "1000/h"]
+SOME = 3000  # messages that a long run has
 
 
 def limiter(world: World, pace: str, connections: int = 20, **more) -> Limiter:
@@ -19,12 +19,12 @@ def limiter(world: World, pace: str, connections: int = 20, **more) -> Limiter:
 
 
 @cache
-def saturated(pace: str, sources: int = 1, **provider: float) -> tuple[Limiter, float]:
+def saturated(pace: str, sources: int = 1, connections: int = 20, thinks: float = 0.0) -> tuple[Limiter, float]:
     """A long run with more mail than can go: the provider, and how many messages it allows from one source in it."""
     allowed = rate(pace)
-    seconds = max(900.0, min(6 * 3600.0, SOME * allowed.period / allowed.count))
-    world = World(sources=sources, pace=pace)
-    x = limiter(world, pace, **provider)
+    seconds = max(300.0, min(6 * 3600.0, SOME * allowed.period / allowed.count))
+    world = World(sources=sources, pace=pace, connections=connections)
+    x = limiter(world, pace, connections, thinks=thinks)
     world.serve(x, "x.example")
     world.backlog(int(1.5 * sources * seconds * allowed.count / allowed.period))
     world.wait(seconds)
@@ -40,6 +40,14 @@ def test_no_window_of_a_rate_s_period_sees_one_message_more_than_the_rate(pace: 
 @pytest.mark.parametrize("pace", PACES)
 def test_a_large_backlog_goes_at_95_percent_of_the_rate_at_least(pace: str) -> None:
     x, allowed = saturated(pace)
+    assert x.count() >= 0.95 * allowed
+
+
+@pytest.mark.parametrize("connections", [1, 2])
+@pytest.mark.parametrize("pace", ["10/s", "100/min", "3/min"])
+def test_a_rate_is_kept_and_used_by_few_connections_too(pace: str, connections: int) -> None:
+    x, allowed = saturated(pace, connections=connections)
+    assert x.violations == 0 and x.largest(x.period) <= x.messages
     assert x.count() >= 0.95 * allowed
 
 

@@ -3,6 +3,7 @@ due without looking at everything; providers stand behind as many hosts and doma
 
 from bisect import bisect_left, insort
 from collections.abc import Callable
+from itertools import islice, takewhile
 from typing import Any
 
 from relayd.delivery.routing import Policy
@@ -31,7 +32,8 @@ class Clockwork(Reactor):
 
 
 class Shelf(MemorySpool):
-    """A spool that keeps its deliveries in order."""
+    """A spool that keeps its deliveries in order: of their due times in each queue, and of reception.  Nobody's mail is
+    steered."""
 
     def __init__(self, reactor: Reactor) -> None:
         super().__init__(reactor)
@@ -58,6 +60,14 @@ class Shelf(MemorySpool):
                 found.append(self.rows[id_])
         self._post(done, found)
 
+    def old_deliveries(self, account: str, stream: str, before: float, limit: int, done: Any) -> None:
+        old = takewhile(lambda d: d.message.received < before, self.rows.values())
+        mine = (d for d in old if d.message.stream == stream and account in ("*", d.message.account))
+        self._post(done, list(islice(mine, limit)))
+
+    def ended_deliveries(self, now: float, limit: int, done: Any) -> None:
+        self._post(done, [])
+
 
 class Rows(dict[int, Delivery]):
     """Deliveries by id, whose order in their queues follows."""
@@ -68,17 +78,19 @@ class Rows(dict[int, Delivery]):
 
     def __setitem__(self, id_: int, delivery: Delivery) -> None:
         if id_ in self:
-            del self[id_]
+            self._take_out(self[id_])
         insort(self.queues.setdefault(delivery.queue, []), (delivery.due, id_))
         super().__setitem__(id_, delivery)
 
     def __delitem__(self, id_: int) -> None:
-        old = self[id_]
+        self._take_out(self[id_])
+        super().__delitem__(id_)
+
+    def _take_out(self, old: Delivery) -> None:
         order = self.queues[old.queue]
-        del order[bisect_left(order, (old.due, id_))]
+        del order[bisect_left(order, (old.due, old.id))]
         if not order:
             del self.queues[old.queue]
-        super().__delitem__(id_)
 
     def update(self, pairs: Any) -> None:  # type: ignore[override]
         for id_, delivery in pairs:
@@ -129,7 +141,9 @@ class World(Delivering):
             found.append((name, (address,)))
         self.names.domains.update(dict.fromkeys(domains, found))
 
-    def backlog(self, count: int, domain: str = "x.example", *, account: str = "crm", stream: str = "bulk") -> list[int]:
+    def backlog(
+        self, count: int, domain: str = "x.example", *, account: str = "crm", stream: str = "bulk"
+    ) -> list[int]:
         """So many deliveries to one domain, each to a recipient of its own, received now."""
         now, size = self.now, len(HEAD) + len(BODY)
         first = self.identities.block(now, count)
