@@ -1,5 +1,5 @@
-"""Mailbox providers, each a personality.  They judge by what reaches them, on the virtual clock, and keep exact books of
-it that owe nothing to the relay's own: what came when from which source, and how much of it was more than they allow.
+"""Mailbox providers, each a personality.  They judge by what reaches them, on the virtual clock, and keep exact books
+that owe nothing to the relay's own: what came when from which source, and how much of it was more than they allow.
 
 A provider is the mail servers of one operator; however many hosts and domains lead to it, its books are one.
 """
@@ -116,7 +116,7 @@ class Provider:
 
     def largest(self, period: float) -> int:
         """The most messages that were begun in any such time, from one source."""
-        return max(map(lambda times: densest(times, period), self._begun().values()), default=0)
+        return max((densest(times, period) for times in self._begun().values()), default=0)
 
     def _begun(self) -> dict[str, list[float]]:
         times: dict[str, list[float]] = defaultdict(list)

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from itertools import islice, takewhile
 from typing import Any
 
+from twisted.internet.task import LoopingCall
+
 from relayd.delivery.routing import Policy
 from relayd.envelope import Delivery, Edits, Envelope, Message, Recipient, queue_name
-from relayd.queue.scheduler import Stream
 from relayd.shaping.limits import Limits, rate
 from tests.harness import Delivering, MemorySpool, Reactor
 from tests.simulation.providers import Provider
@@ -17,18 +18,29 @@ HEAD, BODY = b"Subject: one\r\n\r\n", b"hello\r\n"
 
 
 class Clockwork(Reactor):
-    """Everything happens at the very moment it is to happen, and nothing in between."""
+    """Everything happens at the very moment it is to happen, and nothing in between.  ``lull``: while there is no
+    connection, pulses may be late by so many seconds: thirty days of seconds are long."""
+
+    def __init__(self, lull: float) -> None:
+        super().__init__()
+        self.lull = lull
+        self.busy: Callable[[], Any] = lambda: True
 
     def wait(self, seconds: float) -> None:
-        self.until_moment(self.rightNow + seconds)
-
-    def until_moment(self, end: float) -> None:
+        end = self.rightNow + seconds
         self.pump()
-        while self.calls and (first := self.calls[0].getTime()) <= end:
-            self.rightNow = max(self.rightNow, first)
+        while (moment := self._next()) <= end:
+            self.rightNow = max(self.rightNow, moment)
             self.advance(0)
             self.pump()
-        self.rightNow = max(self.rightNow, end)
+        self.rightNow = end
+
+    def _next(self) -> float:
+        first = self.calls[0].getTime() if self.calls else float("inf")
+        if not self.lull or self.busy():
+            return first
+        calls = (call.getTime() for call in self.calls if not isinstance(call.func, LoopingCall))
+        return min(first + self.lull, next(calls, float("inf")))
 
 
 class Shelf(MemorySpool):
@@ -108,11 +120,12 @@ class World(Delivering):
         connections: int = 20,
         pace: str = "",
         by_domain: dict[str, Limits] | None = None,
+        lull: float = 0.0,
         **settings: Any,
     ) -> None:
         general = Limits(connections, rate(pace) if pace else None)
         own = by_domain or {}
-        reactor = Clockwork()
+        reactor = Clockwork(lull)
         super().__init__(
             sources={f"s{n}": f"192.0.2.{n}" for n in range(1, sources + 1)},
             policy_of=lambda domain, hosts: Policy("may", own.get(domain, general)),
@@ -120,6 +133,7 @@ class World(Delivering):
             spool=Shelf(reactor),
             **settings,
         )
+        reactor.busy = lambda: self.courier.sessions
         self.names.domains.clear()
         self._addresses = 0
 
