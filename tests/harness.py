@@ -29,7 +29,7 @@ from relayd.envelope import UNSTEERED, Delivery, Edits, Envelope, Message, Recip
 from relayd.identity import Identities
 from relayd.message.steering import starts
 from relayd.queue.retry import Schedule
-from relayd.queue.scheduler import Scheduler, Stream
+from relayd.queue.scheduler import Scheduler, Stream, StreamOf
 from relayd.records import Entry, Record, decode
 from relayd.resolver import MailHost, MailHosts
 from relayd.shaping.limits import Limits, Rate
@@ -502,7 +502,7 @@ class Delivering:
         rate: Rate | None = None,
         tls: Any = "may",
         policy_of: PolicyOf | None = None,
-        streams: dict[str, Stream] | None = None,
+        stream_of: StreamOf | None = None,
         reactor: Reactor | None = None,
         spool: Any = None,
         **settings: Any,
@@ -514,8 +514,8 @@ class Delivering:
         sources = sources or {"s1": "192.0.2.1"}
         self.sources = {name: Source(name, (address,), f"{name}.relay.example") for name, address in sources.items()}
         self.weights = weights or dict.fromkeys(sources, 1)
-        streams = streams or {"bulk": Stream(), "urgent": Stream(priority=90)}
-        self.streams = lambda account, name: streams[name]
+        streams = {"bulk": Stream(), "urgent": Stream(priority=90)}
+        self.streams = stream_of or (lambda account, name: streams[name])
         policy = Policy(tls, Limits(limit, rate))
         self.policy_of = policy_of or (lambda domain, hosts: policy)
         rules = settings.pop("rules", dict.fromkeys(streams, Rules(Schedule((300.0, 600.0), 86400.0), "none")))

@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
+from relayd.queue.state import Stream
+from relayd.shaping.limits import Layer, Limits, rate
 from tests.simulation.providers import Blocklister, Dropper, Limiter, Provider, down_until
 from tests.simulation.world import World
 
@@ -88,3 +90,36 @@ def test_transactional_mail_20_a_second_arrives_in_a_second_behind_a_flood(pace,
     assert x.count() - len(arrived) < 50_000  # the flood lasts
     assert len(arrived) == len(sent)
     assert max(there - here for here, there in zip(sent, arrived, strict=True)) < 1.0
+
+
+@pytest.mark.parametrize("limits", [Limits(rate=rate("1/min")), Limits(connections=1)])
+def test_an_account_at_its_own_limit_costs_others_on_the_same_paths_nothing(limits: Limits) -> None:
+    """Of a path's ten a second the limited account has what it may, the others the rest."""
+    world = World(pace="10/s", accounts={"bound": Stream(layers=(Layer("account bound", account=limits),))})
+    well = {}
+    for domain in OTHERS[:5]:
+        well[domain] = Provider(world.reactor)
+        world.serve(well[domain], domain)
+        world.backlog(5000, domain, account="bound")
+        world.backlog(5000, domain, account="free")
+    world.wait(300)
+    for x in well.values():
+        assert x.count() >= 0.95 * 3000
+        if limits.rate:
+            assert x.count(sender="free@crm.example") >= 0.95 * 3000 - 6
+        else:
+            assert x.count(sender="free@crm.example") >= 0.95 * 1500
+    if limits.rate:
+        assert sum(x.count(sender="bound@crm.example") for x in well.values()) <= 5
+
+
+def test_an_account_with_a_backlog_for_a_thousand_sites_that_are_down_shuts_nobody_out_of_memory() -> None:
+    world = World()
+    for n in range(1000):
+        world.serve(Provider(world.reactor, silent=True), f"t{n}.example")
+        world.backlog(100, f"t{n}.example", account="unlucky")
+    well = Provider(world.reactor)
+    world.serve(well, "well.example")
+    world.backlog(1000, "well.example")
+    world.wait(60)
+    assert well.count() == 1000

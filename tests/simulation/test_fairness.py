@@ -2,7 +2,8 @@
 
 import pytest
 
-from relayd.queue.scheduler import Stream
+from relayd.queue.state import Stream
+from relayd.shaping.limits import Layer, Limits, rate
 from tests.simulation.providers import Provider
 from tests.simulation.world import World
 
@@ -57,8 +58,7 @@ def test_fifty_accounts_with_1_to_50000_messages_have_the_same_of_a_path(pace, t
 
 def test_an_account_has_of_a_path_what_its_weight_says() -> None:
     weights = {f"a{n}": float(1 + n % 4) for n in range(20)}
-    world = World(pace="20/s")
-    world.scheduler.streams = lambda account, name: Stream(weight=weights[account])
+    world = World(pace="20/s", accounts={name: Stream(weight=weight) for name, weight in weights.items()})
     x = Provider(world.reactor)
     world.serve(x, "x.example")
     for account in weights:
@@ -91,3 +91,31 @@ def test_an_account_with_many_domains_on_one_set_of_hosts_has_no_more_than_one_w
     world.wait(600)
     counts = taken(x)
     assert counts["one"] == pytest.approx(counts["many"], rel=0.1)
+
+
+def many_sites(weights: dict[str, float], sizes: dict[str, int]) -> dict[str, int]:
+    """What accounts have of one source at 20/s in ten minutes, each with mail to sites of its own number and choice."""
+    accounts = {name: Stream(weight=weight) for name, weight in weights.items()}
+    world = World(layers=(Layer("[egress]", source=Limits(rate=rate("20/s"))),), accounts=accounts)
+    x = Provider(world.reactor)
+    for n in range(60):
+        world.serve(x, f"d{n}.example")
+    for number, (account, size) in enumerate(sorted(sizes.items(), key=lambda item: -item[1])):
+        spread = min(size, 1 + number * 7 % 23)
+        for n in range(spread):
+            world.backlog(size // spread + (n < size % spread), f"d{(number + 11 * n) % 60}.example", account=account)
+    world.wait(600)
+    counts = taken(x)
+    assert 0.95 * 12_000 <= sum(counts.values()) <= 12_000
+    return counts
+
+
+def test_fifty_accounts_with_1_to_50000_messages_have_the_same_of_a_source_over_many_sites() -> None:
+    weights = dict.fromkeys(SIZES, 1.0)
+    assert_fair(many_sites(weights, SIZES), SIZES, weights, 4)
+
+
+def test_an_account_has_of_a_source_over_many_sites_what_its_weight_says() -> None:
+    weights = {f"a{n}": float(1 + n % 4) for n in range(20)}
+    sizes = dict.fromkeys(weights, 5000)
+    assert_fair(many_sites(weights, sizes), sizes, weights, 4)

@@ -5,8 +5,9 @@ from random import Random
 
 import pytest
 
-from relayd.shaping.limits import Limits, rate
-from tests.simulation.providers import Limiter
+from relayd.queue.state import Stream
+from relayd.shaping.limits import Layer, Limits, Terms, rate
+from tests.simulation.providers import Limiter, Provider, densest
 from tests.simulation.world import World
 
 PACES = ["100/s", "10/s", "100/min", "50/min", "3/min", "1000/h"]
@@ -127,7 +128,7 @@ def test_domains_of_one_set_of_mail_hosts_share_its_limits() -> None:
 
 
 def test_a_domain_s_own_limits_are_not_its_neighbours_on_the_same_hosts() -> None:
-    world = World(by_domain={"two.example": Limits(2, rate("50/min"))})
+    world = World(terms={"two.example": Terms(Limits(2, rate("50/min")), ("site two",))})
     x = Limiter(world.reactor)
     world.serve(x, "one.example", "two.example")
     world.backlog(5000, "one.example")
@@ -147,3 +148,104 @@ def test_a_restart_costs_a_rate_one_message_at_most() -> None:
         world.restart()
     world.wait(300)
     assert x.largest(60.0) <= 50 + 1
+
+
+# Limits of more than a path.  One provider stands behind all sites there: its books say what left a source in all.
+
+
+def sites(world: World, x: Limiter, count: int = 30) -> list[str]:
+    domains = [f"d{n}.example" for n in range(count)]
+    for domain in domains:
+        world.serve(x, domain)
+    return domains
+
+
+@pytest.mark.parametrize("pace", ["10/s", "100/min", "1000/h"])
+def test_a_source_s_rate_holds_over_all_sites_together_and_is_used(pace: str) -> None:
+    world = World(sources=2, layers=(Layer("[egress]", source=Limits(rate=rate(pace))),))
+    x = limiter(world, pace, 10**6)
+    seconds = max(600.0, 3 * x.period)
+    for domain in sites(world, x):
+        world.backlog(int(2 * seconds * x.messages / x.period / 15), domain)
+    world.wait(seconds)
+    assert x.violations == 0 and x.largest(x.period) <= x.messages
+    for source in ("192.0.2.1", "192.0.2.2"):
+        assert x.count(source=source) >= 0.95 * seconds * x.messages / x.period
+
+
+def test_sites_of_one_provider_share_its_limits_of_a_source() -> None:
+    layer = Layer("[provider.big]", source=Limits(connections=5, rate=rate("100/min")))
+    names = [f"d{n}.example" for n in range(10)]
+    world = World(terms=dict.fromkeys(names, Terms(Limits(20), ("provider big",), "big", (layer,))))
+    x = limiter(world, "100/min", connections=5)
+    for domain in sites(world, x, 10):
+        world.backlog(1000, domain)
+    world.wait(3600)
+    assert x.violations == 0 and x.largest(60.0) <= 100 and x.most["192.0.2.1"] <= 5
+    assert x.count() >= 0.95 * 6000
+
+
+@pytest.mark.parametrize("connections", [2, 20])
+def test_a_source_never_has_one_connection_more_than_its_limit_over_all_sites(connections: int) -> None:
+    world = World(layers=(Layer("[egress]", source=Limits(connections=connections)),))
+    x = Limiter(world.reactor, connections=connections, thinks=0.2)
+    domains = sites(world, x)
+    for _ in range(20):
+        for domain in domains:
+            world.backlog(10, domain)
+            world.backlog(1, domain, stream="urgent")
+        world.wait(10)
+    assert x.violations == 0 and x.most["192.0.2.1"] == connections
+    world.wait(3600)
+    assert x.count() == 20 * len(domains) * 11
+
+
+def test_a_pool_s_rate_holds_for_its_sources_together() -> None:
+    world = World(sources=3, layers=(Layer("[pool.default]", pool=Limits(rate=rate("100/min"))),))
+    x = Limiter(world.reactor)
+    for domain in sites(world, x, 5):
+        world.backlog(2000, domain)
+    world.wait(1800)
+    assert densest([when for when, _ in x.attempts], 60.0) <= 100
+    assert x.count() >= 0.95 * 3000
+
+
+@pytest.mark.parametrize("of_all", [False, True])
+def test_an_account_s_rate_holds_for_its_mail_to_everywhere_and_for_nobody_else_s(of_all: bool) -> None:
+    slow = Limits(rate=rate("100/min"))
+    if of_all:
+        world = World(layers=(Layer("[egress]", account=slow),))
+    else:
+        world = World(accounts={"slow": Stream(layers=(Layer("account slow", account=slow),))})
+    x = Limiter(world.reactor)
+    for domain in sites(world, x, 5):
+        world.backlog(1000, domain, account="slow")
+        world.backlog(1000, domain, account="other")
+    world.wait(1800)
+    begun = [a.when for a in x.arrived if a.sender.startswith("slow@")]
+    assert densest(begun, 60.0) <= 100 and len(begun) >= 0.95 * 3000
+    assert x.count(sender="other@crm.example") >= (0.95 * 3000 if of_all else 5000)
+
+
+def test_a_rate_of_new_connections_is_never_exceeded_by_one() -> None:
+    world = World(terms={"x.example": Terms(Limits(20, connection_rate=rate("10/min")))})
+    x = Provider(world.reactor, thinks=0.2)
+    world.serve(x, "x.example")
+    world.backlog(5000)
+    world.wait(1800)
+    assert densest(x.connections, 60.0) <= 10
+    assert x.count() == 5000
+
+
+def test_the_tightest_of_several_limits_holds() -> None:
+    layers = (
+        Layer("[egress]", source=Limits(rate=rate("100/min"))),
+        Layer("[provider.x]", source=Limits(rate=rate("50/min"))),
+    )
+    world = World(pace="10/s", layers=layers)
+    x = limiter(world, "50/min")
+    world.serve(x, "x.example")
+    world.backlog(5000)
+    world.wait(1800)
+    assert x.violations == 0 and x.count() >= 0.95 * 1500
+    assert "50/min" in world.scheduler.why("crm/bulk/x.example", world.now).replace("50/m ", "50/min ")

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from itertools import islice, takewhile
 from typing import Any
 
+import msgspec
 from twisted.internet.task import LoopingCall
 
 from relayd.delivery.routing import Policy
 from relayd.envelope import Delivery, Edits, Envelope, Message, Recipient, queue_name
-from relayd.shaping.limits import Limits, rate
+from relayd.queue.state import Stream
+from relayd.shaping.limits import Layer, Limits, Terms, rate
 from tests.harness import Delivering, MemorySpool, Reactor
 from tests.simulation.providers import Provider
 
@@ -109,9 +111,21 @@ class Rows(dict[int, Delivery]):
             self[id_] = delivery
 
 
+def stream_of(accounts: dict[str, Stream]) -> Callable[[str, str], Stream]:
+    """``bulk`` of an account is what it says, ``urgent`` the same with priority."""
+    usual = Stream()
+    urgent = {name: msgspec.structs.replace(own, priority=90) for name, own in {"": usual, **accounts}.items()}
+
+    def find(account: str, stream: str) -> Stream:
+        return urgent.get(account, urgent[""]) if stream == "urgent" else accounts.get(account, usual)
+
+    return find
+
+
 class World(Delivering):
     """A relay with so many sources, whose streams are ``bulk`` and ``urgent``, and no mailbox provider yet.
-    ``connections`` and ``pace`` hold for each path; ``by_domain``: the limits of domains that have their own."""
+    ``connections`` and ``pace`` hold for each path, ``layers`` besides; ``terms``: of domains that have their own;
+    ``accounts``: the streams of those that have theirs, ``urgent`` apart."""
 
     def __init__(
         self,
@@ -119,16 +133,19 @@ class World(Delivering):
         sources: int = 1,
         connections: int = 20,
         pace: str = "",
-        by_domain: dict[str, Limits] | None = None,
+        layers: tuple[Layer, ...] = (),
+        terms: dict[str, Terms] | None = None,
+        accounts: dict[str, Stream] | None = None,
         lull: float = 0.0,
         **settings: Any,
     ) -> None:
-        general = Limits(connections, rate(pace) if pace else None)
-        own = by_domain or {}
+        general = Terms(Limits(connections, rate(pace) if pace else None), layers=layers)
+        policies = {domain: Policy("may", own) for domain, own in (terms or {}).items()}
         reactor = Clockwork(lull)
         super().__init__(
             sources={f"s{n}": f"192.0.2.{n}" for n in range(1, sources + 1)},
-            policy_of=lambda domain, hosts: Policy("may", own.get(domain, general)),
+            policy_of=lambda domain, hosts, usual=Policy("may", general): policies.get(domain, usual),
+            stream_of=stream_of(accounts or {}),
             reactor=reactor,
             spool=Shelf(reactor),
             **settings,
