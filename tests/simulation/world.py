@@ -139,12 +139,12 @@ class World(Delivering):
         lull: float = 0.0,
         **settings: Any,
     ) -> None:
-        general = Terms(Limits(connections, rate(pace) if pace else None), layers=layers)
+        usual = Policy("may", Terms(Limits(connections, rate(pace) if pace else None), layers=layers))
         policies = {domain: Policy("may", own) for domain, own in (terms or {}).items()}
         reactor = Clockwork(lull)
         super().__init__(
             sources={f"s{n}": f"192.0.2.{n}" for n in range(1, sources + 1)},
-            policy_of=lambda domain, hosts, usual=Policy("may", general): policies.get(domain, usual),
+            policy_of=lambda domain, hosts: policies.get(domain, usual),
             stream_of=stream_of(accounts or {}),
             reactor=reactor,
             spool=Shelf(reactor),
