@@ -92,6 +92,25 @@ def test_transactional_mail_20_a_second_arrives_in_a_second_behind_a_flood(pace,
     assert max(there - here for here, there in zip(sent, arrived, strict=True)) < 1.0
 
 
+def test_transactional_mail_passes_a_flood_at_the_rate_of_a_source_over_many_sites() -> None:
+    world = World(layers=(Layer("[egress]", source=Limits(rate=rate("50/s"))),))
+    x = Provider(world.reactor)
+    for domain in OTHERS:
+        world.serve(x, domain)
+        world.backlog(5000, domain, account="flood")
+    world.wait(10)
+    sent = []
+    for n in range(120):
+        world.backlog(1, OTHERS[n % 20], account="shop", stream="urgent")
+        sent.append(world.now)
+        world.wait(0.5)
+    world.wait(1)
+    arrived = [a.when for a in x.arrived if a.sender.startswith("shop@")]
+    assert len(arrived) == len(sent)
+    assert max(there - here for here, there in zip(sent, arrived, strict=True)) < 1.0
+    assert x.count() >= 0.95 * 50 * 70
+
+
 @pytest.mark.parametrize("limits", [Limits(rate=rate("1/min")), Limits(connections=1)])
 def test_an_account_at_its_own_limit_costs_others_on_the_same_paths_nothing(limits: Limits) -> None:
     """Of a path's ten a second the limited account has what it may, the others the rest."""
