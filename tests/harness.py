@@ -22,14 +22,14 @@ from relayd.delivery import Courier
 from relayd.delivery.courier import Settings
 from relayd.delivery.outcomes import Life, Rules
 from relayd.delivery.outcomes import Settings as OutcomeSettings
-from relayd.delivery.routing import Policy, Router
+from relayd.delivery.routing import Policy, PolicyOf, Router
 from relayd.delivery.session import Timeouts
 from relayd.egress.pools import Pools, Source
 from relayd.envelope import UNSTEERED, Delivery, Edits, Envelope, Message, Recipient, queue_name
 from relayd.identity import Identities
 from relayd.message.steering import starts
 from relayd.queue.retry import Schedule
-from relayd.queue.scheduler import Scheduler
+from relayd.queue.scheduler import Scheduler, StreamOf
 from relayd.queue.state import Stream
 from relayd.records import Entry, Record, decode
 from relayd.resolver import MailHost, MailHosts
@@ -118,7 +118,7 @@ class Reactor(MemoryReactorClock):
                 fail(error.ConnectionRefusedError())
             else:
                 ours, theirs = pair(self, bind or "10.0.0.1", host, port)
-                server = Server(there)
+                server = there.meet()
                 ours.protocol = factory.buildProtocol(None)
                 theirs.protocol = server
                 server.makeConnection(theirs)
@@ -248,6 +248,10 @@ class Host:
     sessions: list["Server"] = field(default_factory=list)
     seen: list["Server"] = field(default_factory=list)
     got: list[tuple[str, str, bytes]] = field(default_factory=list)  # (sender, recipient, content)
+
+    def meet(self) -> "Server":
+        """Its end of one more connection."""
+        return Server(self)
 
 
 _USUAL = {
@@ -499,25 +503,37 @@ class Delivering:
         limit: int = 20,
         rate: Rate | None = None,
         tls: Any = "may",
+        policy_of: PolicyOf | None = None,
+        stream_of: StreamOf | None = None,
+        reactor: Reactor | None = None,
+        spool: Any = None,
         **settings: Any,
     ) -> None:
-        self.reactor = Reactor()
-        self.spool = MemorySpool(self.reactor)
+        self.reactor = reactor or Reactor()
+        self.spool = spool or MemorySpool(self.reactor)
         self.identities = Identities()
         self.names = Names()
         sources = sources or {"s1": "192.0.2.1"}
-        made = {name: Source(name, (address,), f"{name}.relay.example") for name, address in sources.items()}
-        self.pools = Pools(made, {"default": weights or dict.fromkeys(sources, 1)})
+        self.sources = {name: Source(name, (address,), f"{name}.relay.example") for name, address in sources.items()}
+        self.weights = weights or dict.fromkeys(sources, 1)
         streams = {"bulk": Stream(), "urgent": Stream(priority=90)}
-        self.streams = lambda account, name: streams[name]
-        self.scheduler = Scheduler(self.streams, self.pools, 2000)
+        self.streams = stream_of or (lambda account, name: streams[name])
         policy = Policy(tls, Terms(Limits(limit, rate)))
-        self.router = Router(self.names, lambda domain: None, 25, lambda domain, hosts: policy, self.reactor.seconds)  # type: ignore[arg-type]
+        self.policy_of = policy_of or (lambda domain, hosts: policy)
         rules = settings.pop("rules", dict.fromkeys(streams, Rules(Schedule((300.0, 600.0), 86400.0), "none")))
         settings.setdefault("outcomes", outcome_settings(rules))
         settings.setdefault("timeouts", Timeouts())
         settings.setdefault("client_tls", ClientTLS())
         self.settings = Settings(**settings)
+        self.begin()
+        self.mx = self.host("x.example", "203.0.113.1")
+        self.reactor.pump()
+
+    def begin(self) -> None:
+        """Starts the courier, which knows nothing but what is in the spool."""
+        self.pools = Pools(self.sources, {"default": self.weights})
+        self.scheduler = Scheduler(self.streams, self.pools, 2000)
+        self.router = Router(self.names, lambda domain: None, 25, self.policy_of, self.reactor.seconds)  # type: ignore[arg-type]
         self.courier = Courier(
             self.reactor,
             self.spool,  # type: ignore[arg-type]
@@ -529,9 +545,7 @@ class Delivering:
             Random(1),
             self.reactor.seconds,
         )
-        self.mx = self.host("x.example", "203.0.113.1")
         self.courier.startService()
-        self.reactor.pump()
 
     def host(self, domain: str, address: str, **script: Any) -> Host:
         """One more mail server of a domain, behind those it has."""
