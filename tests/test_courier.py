@@ -61,7 +61,7 @@ def test_nothing_leaves_memory_before_its_outcome_is_durable():
     assert len(relay.mx.got) == 1
     relay.spool.flush()
     relay.wait(2)
-    assert relay.spool.kinds() == ["Delivery"] and relay.scheduler.loaded == 0
+    assert relay.spool.kinds() == ["Delivery"] and relay.scheduler.memory.loaded == 0
 
 
 def test_a_spool_that_cannot_be_read_is_asked_again_later():

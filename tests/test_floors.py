@@ -66,6 +66,8 @@ TESTED_BY = {
     "spool/files.py": "test_spool.py",
     "queue/decisions.py": "test_scheduler.py",
     "queue/limiter.py": "test_scheduler.py",
+    "queue/line.py": "test_meter.py",
+    "queue/memory.py": "test_scheduler.py",
     "queue/reasons.py": "test_scheduler.py",
     "queue/state.py": "test_scheduler.py",
     "tables.py": "test_config.py",

@@ -64,7 +64,7 @@ def test_a_report_whose_outcome_the_spool_refused_is_not_sent():
     relay.spool.depart = lambda departure, done: done(sqlite3.IntegrityError("not in the spool"))
     relay.send()
     relay.wait(2)
-    assert home.got == [] and relay.scheduler.loaded == 0
+    assert home.got == [] and relay.scheduler.memory.loaded == 0
 
 
 def test_a_stream_without_reports_reports_nothing():

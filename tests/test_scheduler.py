@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from relayd.egress.pools import Pools, Source
 from relayd.envelope import UNSTEERED, Delivery, Steering, queue_name
+from relayd.queue import memory
 from relayd.queue import scheduler as room
 from relayd.queue.decisions import Poll, Pull, Retire, Route, Settle, Work
 from relayd.queue.scheduler import Scheduler
@@ -255,11 +256,11 @@ def test_a_blocked_site_with_900_000_deliveries_delays_nobody_and_takes_no_memor
         for delivery in relay.fail(relay.opening[0]):
             relay.scheduler.done(delivery, relay.now)
         relay.settle_down()
-    assert handed <= room.PULL
+    assert handed <= memory.PULL
     made = [d for n in range(2000) for d in relay.store(f"d{n}.example")]
     relay.tick()
     assert {d.id for d in relay.send()} == {d.id for d in made}
-    assert handed <= room.PULL
+    assert handed <= memory.PULL
     assert "rests, next try in" in relay.why("blocked.example")
     for _ in range(600):
         relay.tick(10)
@@ -267,37 +268,37 @@ def test_a_blocked_site_with_900_000_deliveries_delays_nobody_and_takes_no_memor
             for delivery in relay.fail(relay.opening[0]):
                 relay.scheduler.done(delivery, relay.now)
             relay.settle_down()
-    assert handed <= room.PULL + 20 * room.PROBE
-    assert relay.scheduler.loaded <= room.PULL
+    assert handed <= memory.PULL + 20 * memory.PROBE
+    assert relay.scheduler.memory.loaded <= memory.PULL
 
 
 def test_memory_is_bounded_however_many_queues_are_due(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "LOADED", 200)
+    monkeypatch.setattr(memory, "LOADED", 200)
     relay = Relay()
     for n in range(300):
         relay.store(*[f"d{n}.example"] * 20)
     relay.tick()
     for _ in range(50):
         relay.tick()
-    assert relay.scheduler.loaded <= 2 * 200 + room.PULL
+    assert relay.scheduler.memory.loaded <= 2 * 200 + memory.PULL
     new = relay.receive("new.example", stream="urgent")[0]
     relay.settle_down()
     assert new.id in relay.scheduler.queues[new.queue].loaded
     total = 0
     for _ in range(100):
         total += len(relay.send())
-        assert relay.scheduler.loaded <= 3 * 200
+        assert relay.scheduler.memory.loaded <= 3 * 200
         relay.tick()
     assert total == 300 * 20 + 1
 
 
 def test_large_messages_count_by_their_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "LOADED_BYTES", 1000)
+    monkeypatch.setattr(memory, "LOADED_BYTES", 1000)
     relay = Relay()
     for n in range(200):
         relay.store(*[f"d{n}.example"] * 10)
     relay.tick(1)
-    assert relay.scheduler.loaded_bytes <= 2 * 1000 + room.PULLS * room.PULL * 24
+    assert relay.scheduler.memory.bytes <= 2 * 1000 + memory.PULLS * memory.PULL * 24
     assert len(relay.send()) == 2000
 
 
@@ -309,7 +310,7 @@ def test_pulls_under_way_are_bounded(relay: Relay) -> None:
     relay.collect()
     relay.answer(relay.asked.popleft())
     pulls = [d for d in relay.asked if isinstance(d, Pull)]
-    assert len(pulls) == room.PULLS
+    assert len(pulls) == memory.PULLS
     assert len(relay.send()) == 400
 
 
@@ -369,7 +370,7 @@ def test_answers_that_come_twice_or_for_forgotten_queues_do_no_harm(relay: Relay
     s.done(delivery, relay.now)
     relay.tick(room.LINGER + 1)
     s.done(delivery, relay.now)
-    assert (s.loaded, s.loaded_bytes, s.queues) == (0, 0, {})
+    assert (s.memory.loaded, s.memory.bytes, s.queues) == (0, 0, {})
     made = relay.receive("x.example")
     assert relay.send() == made
 
@@ -769,14 +770,14 @@ def test_a_rate_is_not_begun_anew_when_a_site_was_forgotten_meanwhile() -> None:
 
 
 def test_a_blocked_site_with_very_many_queues_keeps_only_its_share_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "LOADED", 400)
-    monkeypatch.setattr(room, "PULLS", 2)
+    monkeypatch.setattr(memory, "LOADED", 400)
+    monkeypatch.setattr(memory, "PULLS", 2)
     relay = Relay()
     relay.sites = {f"d{n}.example": "slow" for n in range(300)}
     relay.store(*[f"d{n}.example" for n in range(300) for _ in range(4)])
     for _ in range(3):
         relay.tick()
-    assert relay.scheduler.sites["slow"].share.loaded <= 100 + 2 * room.PULL + 4
+    assert relay.scheduler.sites["slow"].share.loaded <= 100 + 2 * memory.PULL + 4
     other = relay.store(*["other.example"] * 50, account="late")
     relay.tick()
     relay.connect()
@@ -976,7 +977,7 @@ def test_why_says_the_right_thing(relay: Relay, monkeypatch: pytest.MonkeyPatch)
     relay.scheduler.received(relay.store("x.example", stream="other"), relay.now)
     relay.settle_down()
     assert relay.why(stream="other") == "nothing: it is on its way"
-    monkeypatch.setattr(room, "LOADED", 0)
+    monkeypatch.setattr(memory, "LOADED", 0)
     relay.store("y.example")
     relay.tick()
     assert "memory for ready deliveries is full" in relay.why("y.example")
@@ -1144,12 +1145,12 @@ class Life(RuleBasedStateMachine):
     @invariant()
     def counts_hold(self) -> None:
         s = self.relay.scheduler
-        assert s.loaded == sum(len(q.loaded) for q in s.queues.values())
-        assert s.loaded_bytes >= 0
+        assert s.memory.loaded == sum(len(q.loaded) for q in s.queues.values())
+        assert s.memory.bytes >= 0
         assert s.sessions == len(self.relay.opening) + len(self.relay.open) <= 3
         for queue in s.queues.values():
             assert queue.loaded <= set(self.relay.disk[queue.name])
-            assert len(queue.loaded) <= room.PULL
+            assert len(queue.loaded) <= memory.PULL
 
     def teardown(self) -> None:
         relay = self.relay
@@ -1170,7 +1171,7 @@ class Life(RuleBasedStateMachine):
         assert sorted(relay.gone) == sorted(self.made)
         relay.tick(room.LINGER + 1)
         relay.tick(2000)
-        assert (relay.scheduler.loaded, relay.scheduler.queues) == (0, {})
+        assert (relay.scheduler.memory.loaded, relay.scheduler.queues) == (0, {})
 
 
 TestLife = Life.TestCase
@@ -1184,7 +1185,7 @@ TestLife.settings = settings(
 
 
 def test_a_long_random_life_under_small_memory_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "LOADED", 30)
+    monkeypatch.setattr(memory, "LOADED", 30)
     monkeypatch.setattr(room, "QUEUES", 40)
     rng = random.Random(7)
     relay = Relay(limit=3, sessions=9)
@@ -1198,7 +1199,7 @@ def test_a_long_random_life_under_small_memory_loses_nothing(monkeypatch: pytest
                 relay.finish(delivery, again=relay.now + 20 if rng.random() < 0.3 else None)
         for path in list(relay.open)[:2]:
             relay.close(path)
-        assert relay.scheduler.loaded <= 3 * 30 + room.PULL
+        assert relay.scheduler.memory.loaded <= 3 * 30 + memory.PULL
         relay.tick(rng.random())
     for _ in range(600):
         relay.tick(3)

@@ -150,7 +150,7 @@ def test_a_message_comes_in_is_kept_and_goes_out(relay: Running):
 
 def test_the_story_of_a_message_can_be_asked_for_and_the_audit_is_clean(relay: Running):
     identity = relay.send().split()[-1]
-    relay.reactor.until(lambda: relay.node.courier.scheduler.loaded == 0)
+    relay.reactor.until(lambda: relay.node.courier.scheduler.memory.loaded == 0)
     told = relay.asked(relay.node.inspect(int(identity, 16)))
     assert told["deliveries"][0]["state"] == "delivered" and told["message"]["account"] == "crm"
     assert relay.asked(relay.node.audit())["clean"]
@@ -164,7 +164,7 @@ def test_an_unknown_message_is_said_to_be_unknown(relay: Running):
 def test_a_new_start_finds_what_the_last_one_left(relay: Running, tmp_path: Path):
     relay.mx.open = 0
     relay.send()
-    relay.reactor.until(lambda: relay.node.courier.scheduler.loaded == 0 and relay.node.scheduler.sessions == 0)
+    relay.reactor.until(lambda: relay.node.courier.scheduler.memory.loaded == 0 and relay.node.scheduler.sessions == 0)
     relay.stop()
     again = Running(tmp_path)
     try:
@@ -249,7 +249,9 @@ def test_mail_that_fell_back_is_found_after_a_restart_and_the_books_stay_clean(r
     relay.node.reload()
     relay.mx.says["RCPT"] = "450 4.2.1 later"
     relay.send()
-    relay.reactor.until(lambda: relay.node.courier.outcomes.totals["transient"] and not relay.node.scheduler.loaded)
+    relay.reactor.until(
+        lambda: relay.node.courier.outcomes.totals["transient"] and not relay.node.scheduler.memory.loaded
+    )
     (row,) = relay.asked(relay.node.queues(5))
     assert (row["domain"], row["count"]) == ("fallback:provider", 1)
     assert relay.asked(relay.node.audit())["clean"]
@@ -257,7 +259,7 @@ def test_mail_that_fell_back_is_found_after_a_restart_and_the_books_stay_clean(r
     again = Running(tmp_path)
     provider = again.reactor.hosts["203.0.113.9"] = Host()
     again.later(30, lambda: provider.got)
-    again.reactor.until(lambda: not again.node.scheduler.loaded)
+    again.reactor.until(lambda: not again.node.scheduler.memory.loaded)
     assert again.asked(again.node.audit())["clean"]
     again.stop()
 
@@ -434,7 +436,7 @@ def test_a_domain_that_the_dns_bears_out_is_verified_and_recorded_and_the_books_
     (record,) = map(decode, found[0])
     assert (record.account, record.domain, record.note) == ("acme", "crm.example", "")
     relay.send()
-    relay.reactor.until(lambda: relay.mx.got and relay.node.scheduler.loaded == 0)
+    relay.reactor.until(lambda: relay.mx.got and relay.node.scheduler.memory.loaded == 0)
     assert relay.asked(relay.node.audit())["clean"]
 
 
@@ -630,7 +632,9 @@ def test_a_bad_rule_is_refused_with_its_file_and_the_old_ones_stay(relay: Runnin
 def test_rules_are_replayed_over_what_the_relay_has_recorded(relay: Running):
     relay.mx.says["RCPT"] = "450 4.2.1 later"
     relay.send()
-    relay.reactor.until(lambda: relay.node.courier.outcomes.totals["transient"] and not relay.node.scheduler.loaded)
+    relay.reactor.until(
+        lambda: relay.node.courier.outcomes.totals["transient"] and not relay.node.scheduler.memory.loaded
+    )
 
     def replayed(*rules: str) -> Any:
         found: list[Any] = []

@@ -75,7 +75,7 @@ class Signing(Running):
         return [content for _, _, content in self.mx.got]
 
     def quiet(self) -> None:
-        self.reactor.until(lambda: self.node.scheduler.loaded == 0)
+        self.reactor.until(lambda: self.node.scheduler.memory.loaded == 0)
 
 
 @pytest.fixture

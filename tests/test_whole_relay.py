@@ -36,7 +36,7 @@ def send(relay: Running, *recipients: str, content: bytes = b"hello\r\n", head: 
 
 def quiet(relay: Running) -> None:
     """Until nothing is in memory any more."""
-    relay.reactor.until(lambda: relay.node.scheduler.loaded == 0)
+    relay.reactor.until(lambda: relay.node.scheduler.memory.loaded == 0)
 
 
 def terms(relay: Running) -> Counter[str]:
@@ -113,7 +113,7 @@ def test_mail_for_later_waits_on_disk_over_a_restart_and_goes_at_its_time(tmp_pa
     relay.stop()
     again = Running(tmp_path)
     again.reactor.rightNow = START + 3590
-    assert again.node.scheduler.loaded == 0 and again.node.spool.queued_at_start == 1
+    assert again.node.scheduler.memory.loaded == 0 and again.node.spool.queued_at_start == 1
     again.later(5, lambda: True)
     assert again.mx.got == []
     waits = again.asked(again.node.inspect(int(identity, 16)))["deliveries"][0]["why"]

@@ -13,6 +13,7 @@ import msgspec
 
 from relayd.envelope import Delivery
 from relayd.notation import patterns
+from relayd.queue.line import Place
 from relayd.queue.meter import Counts, Meter
 from relayd.queue.state import Path, Site, Stream
 from relayd.shaping.limits import NONE, Layer, Limits
@@ -62,9 +63,12 @@ class Limiter:
         shared += path.slowed
         for meter in path.meters:
             meter.used -= path.sessions
+            meter.idle.pop(path, None)
         path.meters = (path.meter, *shared)
         for meter in path.meters:
             meter.used += path.sessions
+            if path.idle:
+                meter.idle[path] = None
         path.starts.clear()
 
     def starts(self, path: Path, site: Site, lane: str, stream: Stream, pool: str, now: float) -> tuple[Meter, ...]:
@@ -131,7 +135,7 @@ class Limiter:
     # Starts.
 
     def refused(
-        self, meters: tuple[Meter, ...], now: float, size: int, *, urgent: bool, called: bool
+        self, meters: tuple[Meter, ...], now: float, size: int, place: Place, *, urgent: bool, called: bool
     ) -> Refusal | None:
         """Whether a delivery may start by all of them; if not, who holds it longest.  ``called``: it has waited in line
         and may go before those who still do, as priority mail may."""
@@ -139,8 +143,8 @@ class Limiter:
         longest = 0.0
         for meter in meters:
             wait = meter.wait(now, size, urgent=urgent)
-            if meter.crowded and not (called or urgent):
-                wait = max(wait, meter.wakes_at - now, SOON)
+            if not (urgent or meter.line.lets(place, called=called)):
+                wait = max(wait, SOON)
             if wait > longest:
                 longest, found = wait, meter
         return Refusal(found, longest) if found else None

@@ -1,15 +1,13 @@
 """Meters: what keeps the limits of one scope, and who waits for it.
 
 Enter: limits, starts of deliveries, sessions opened and closed.  Leave: how long the next has to wait and for which
-limit, and whose turn it is where several paths or accounts share one.  Fair there too: priority mail first, then
-accounts by their weights, of each account its paths in the order in which they came.
+limit, and who is called where several paths or accounts share one.
 """
 
-from collections import deque
 from typing import TYPE_CHECKING, Literal
 
 from relayd.message.window import Window, stored
-from relayd.queue.ready import Turns
+from relayd.queue.line import Line, Place
 from relayd.shaping.limits import Bucket, Limits, Pace, show_volume
 
 if TYPE_CHECKING:
@@ -17,18 +15,8 @@ if TYPE_CHECKING:
 
 Counts = Literal["sessions", "deliveries"]
 NEVER = float("inf")  # until something else happens: a session ends, a delivery is done
-Place = tuple["Path", str]  # a lane of a path's ready queue
-
-
-class _Member:
-    """An account's places in a line."""
-
-    __slots__ = ("name", "step", "waiting")
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.step = 1.0
-        self.waiting: deque[Place] = deque()
+AGAIN = 0.05  # seconds after which those in line are called again, if those called did not go
+LEAD = 0.5  # seconds before its time that one is called: a session may have to be opened
 
 
 class Meter:
@@ -37,14 +25,13 @@ class Meter:
 
     __slots__ = (
         "__weakref__",
-        "_first",
-        "_turns",
-        "_waiting",
         "bytes",
         "counts",
         "ends_at",
         "hungry",
+        "idle",
         "limits",
+        "line",
         "name",
         "opens",
         "pace",
@@ -57,12 +44,11 @@ class Meter:
         self.name = name
         self.counts = counts
         self.used = 0
-        self.hungry: dict[Path, None] = {}  # paths that want a session
+        self.hungry: dict[Path, None] = {}  # paths that want a session ...
+        self.idle: dict[Path, None] = {}  # ... and those that have one to spare
         self.wakes_at = NEVER
         self.ends_at = NEVER  # from when on it limits nothing
-        self._first: deque[Place] = deque()  # priority mail
-        self._turns: Turns[_Member] = Turns()
-        self._waiting = 0
+        self.line = Line()
         self.limits = Limits()
         self.pace: Pace | None = None
         self.opens: Bucket | None = None
@@ -85,7 +71,7 @@ class Meter:
     def knows_nothing(self, now: float) -> bool:
         """Whether a new one would do as well."""
         buckets = (self.pace, self.opens, self.bytes)
-        return not (self.used or self._waiting or any(bucket and bucket.fills(now) for bucket in buckets))
+        return not (self.used or self.line or any(bucket and bucket.fills(now) for bucket in buckets))
 
     def fills_at(self, now: float) -> float:
         """When all its rates are full again."""
@@ -152,28 +138,16 @@ class Meter:
 
     # The line.
 
-    @property
-    def crowded(self) -> bool:
-        """Whether somebody waits: then nobody goes who has not been called."""
-        return self._waiting > 0
-
-    def line_up(self, account: str, weight: float, place: Place, *, urgent: bool) -> None:
-        """A lane waits from now on until it is called."""
-        self._waiting += 1
-        if urgent:
-            self._first.append(place)
-            return
-        member = self._turns.members.get(account) or self._turns.join(_Member(account))
-        member.step = 1.0 / weight
-        member.waiting.append(place)
-
     def call(self, now: float) -> list[Place]:
-        """Those whose turn it is, as many as may start now."""
-        if self.wait(now, 0, urgent=bool(self._first)) > 0:
-            return []
-        most = self.pace.left(now) if self.pace else self.limits.connections - self.used
-        called: list[Place] = []
-        while self._waiting and len(called) < max(1, most):
-            self._waiting -= 1
-            called.append(self._first.popleft() if self._first else self._turns.next().waiting.popleft())
-        return called
+        """Those in line whose turn it is: as many as may start now, and soon."""
+        wait = self.wait(now, 0, urgent=self.line.urgent)
+        if self.pace is None:
+            free = self.limits.connections - self.used if self.counts == "deliveries" and self.limits.connections else 1
+            return self.line.call(now, 0 if wait > 0 else max(1, free), 0)
+        most = max(1, self.pace.left(now)) if wait <= 0 else 0
+        return self.line.call(now, most, int((LEAD - wait) * self.pace.speed) if wait < LEAD else 0)
+
+    def calls_at(self, now: float) -> float:
+        """When there may be somebody to call again."""
+        wait = self.wait(now, 0, urgent=self.line.urgent)
+        return now + (wait - LEAD if LEAD < wait < NEVER and self.pace else wait or AGAIN)

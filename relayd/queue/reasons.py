@@ -58,11 +58,9 @@ def _rests(scheduler: "Scheduler", queue: Queue, path: Path, now: float) -> Reas
 
 
 def _starved(scheduler: "Scheduler", queue: Queue) -> str:
-    share = scheduler.over_share(queue)
-    if share is None or scheduler.full():
+    if queue.site is None or not scheduler.memory.crowds(queue):
         return "memory for ready deliveries is full, or too many are being read: it is in line"
-    whose = queue.site.name if queue.site and share is queue.site.share else f"account {queue.account}"
-    return f"as many deliveries of {whose} are ready as may be, {share.loaded}: it is in line"
+    return f"{queue.site.share.loaded} deliveries to {queue.site.name} are ready, as many as may be: it is in line"
 
 
 def _binding(scheduler: "Scheduler", queue: Queue, path: Path, now: float) -> Reason | None:
@@ -76,7 +74,7 @@ def _binding(scheduler: "Scheduler", queue: Queue, path: Path, now: float) -> Re
             wait = meter.wait(now, 1, urgent=stream.priority >= PRIORITY)
             ends = f": the next in {wait:.1f} s" if 0 < wait < float("inf") else ""
             return Reason("limit", words + ends, now + wait if ends else 0.0)
-        if meter.crowded:
+        if meter.line:
             return Reason("limit", f"others wait for {meter.name} too: it is in line")
     in_line = stream.priority < PRIORITY
     allowed = scheduler.sessions_allowed(path, in_line=in_line)

@@ -18,21 +18,16 @@ from relayd.envelope import Delivery
 from relayd.message.steering import starts
 from relayd.queue.decisions import Decision, Poll, Pull, PutOff, Retire, Route, Settle, Work
 from relayd.queue.limiter import Limiter
-from relayd.queue.meter import NEVER, Meter
+from relayd.queue.memory import PULL, RESERVE, TWICE, Line, Memory
+from relayd.queue.meter import LEAD, NEVER, Meter
 from relayd.queue.ready import PRIORITY
 from relayd.queue.reasons import reason
-from relayd.queue.state import Path, Queue, Share, Site, Stream
+from relayd.queue.state import Path, Queue, Site, Stream
 from relayd.shaping.limits import Terms
 from relayd.shaping.reactions import STEPS, Active, Reactions
 from relayd.shaping.rules import Rules
 from relayd.warmup import Warmup
 
-PULL = 64  # deliveries of one queue in memory
-LOADED = 20_000  # deliveries in memory, all together ...
-LOADED_BYTES = 128 << 20  # ... and what their bodies take
-RESERVE = 4  # a queue may have these even when memory is full (twice, and new mail thrice): nobody is shut out
-PULLS = 8  # pulls under way: what they bring is bounded, and the spool reads one after the other anyhow
-SHARE = 4  # of which one site, or one account, has at most this part, so that whatever blocks it blocks no other
 QUEUES = 200_000  # queues in memory
 PAGE = 500  # queues in one step of the walk
 LINGER = 5.0  # seconds a queue stays in memory after its last delivery
@@ -44,8 +39,6 @@ SEVERAL = 3
 LONG = 600.0  # seconds after which what warm-up holds back is looked at again
 MOMENT = 2.0  # seconds that a delivery waits in memory for warm-up to know
 CAP = 60.0  # seconds for which a site that refused one more session is believed
-AGAIN = 0.05  # seconds after which those in line for a meter are called again, if those called did not go
-PROBE = 4  # deliveries pulled for a path that failed lately
 REST = (60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0)  # seconds a path rests after so many failures in a row
 
 
@@ -92,13 +85,8 @@ class Scheduler:
         self.queues: dict[str, Queue] = {}
         self.sites: dict[str, Site] = {}
         self._groups: dict[str, dict[str, Site]] = {}  # sites by their group
-        self.loaded = 0
-        self.loaded_bytes = 0
-        self._coming = 0  # deliveries that pulls under way may bring
-        self._pulls = 0
+        self.memory = Memory()
         self._decisions: list[Decision] = []
-        self._starved: deque[str] = deque()
-        self._shares: dict[str, Share] = {}  # what accounts have of memory
         self._hungry: dict[Path, None] = {}  # paths that wait for one of all sessions to end
         self._lingering: deque[tuple[float, str]] = deque()
         self._resting: list[tuple[float, str, str]] = []
@@ -209,7 +197,7 @@ class Scheduler:
         queue = self._queue(delivery.queue)
         if delivery.id in queue.loaded:
             return False
-        self._count_in(queue, delivery)
+        self.memory.add(queue, delivery)
         return True
 
     def settled(self, name: str, due: float, now: float) -> None:
@@ -292,12 +280,14 @@ class Scheduler:
             return None
         kept = beside >= self.sessions_allowed(path, in_line=True)
         pace = path.meter.pace
+        if busy and pace:
+            return None  # it would arrive when those before it are through, and not at its time
         while ready:
             passes = pace is not None and ready.urgent and pace.wait_to_pass(now) <= 0
             if pace and not passes and not self._in_pace(path, now):
                 return None
-            if self._metered and not self._may_start(path, now, urgent=passes or kept):
-                if path.paced_until > now:
+            if self._metered and not self._may_start(path, now, urgent=passes or kept, busy=busy):
+                if busy or path.paced_until > now:
                     return None
                 continue
             delivery = ready.pop(urgent=passes or kept)
@@ -323,9 +313,9 @@ class Scheduler:
         path.rest_until, path.reason = until, reason
         heappush(self._resting, (until, "site", path.site))
 
-    def _may_start(self, path: Path, now: float, *, urgent: bool) -> bool:
+    def _may_start(self, path: Path, now: float, *, urgent: bool, busy: bool = False, soon: bool = False) -> bool:
         """Whether the next delivery may start by the limits besides its path's rate.  If not, its lane waits in line
-        for the one that holds it longest, and others go on."""
+        for the one that holds it longest, and others go on.  ``soon``: one that was called ahead of its time will."""
         head = path.ready.head(urgent=urgent)
         if head is None:
             return True
@@ -337,13 +327,25 @@ class Scheduler:
         if wait > 0:
             self._cap(path, site, wait, now)
             return False
+        if busy and any(meter.pace for meter in meters):
+            return False
         first = stream.priority >= PRIORITY
-        refusal = self.limiter.refused(meters, now, _size_of(delivery), urgent=first, called=lane.called)
+        place = (path, lane.name)
+        refusal = self.limiter.refused(meters, now, _size_of(delivery), place, urgent=first, called=lane.called)
         if refusal is None:
             return True
+        if soon and lane.called and refusal.wait < LEAD:
+            return True
         path.ready.park(owner, lane, stream.priority)
-        refusal.meter.line_up(owner.name, stream.weight, (path, lane.name), urgent=first)
-        self._wake(refusal.meter, now + refusal.wait)
+        refusal.meter.line.join(owner.name, stream.weight, place, urgent=first, called=lane.called)
+        self._wake(refusal.meter, refusal.meter.calls_at(now))
+        return False
+
+    def _anything_may_start(self, path: Path, now: float) -> bool:
+        """Whether anything that is ready may; what may not waits in line, and no session is opened for it."""
+        while path.ready and path.paced_until <= now:
+            if self._may_start(path, now, urgent=False, soon=True):
+                return True
         return False
 
     def _cap(self, path: Path, site: Site, wait: float, now: float) -> None:
@@ -379,6 +381,11 @@ class Scheduler:
         if meters:
             urgent = stream.priority >= PRIORITY
             self.limiter.start(delivery, meters, now, _size_of(delivery), urgent=urgent)
+            lane = self.queues[delivery.queue].lane
+            for meter in meters:
+                meter.line.started((path, lane))
+                if meter.line:
+                    self._wake(meter, now + meter.wait(now, 0, urgent=False))
 
     def _limits_of(self, path: Path, delivery: Delivery, now: float) -> tuple[Stream, tuple[Meter, ...]]:
         queue = self.queues[delivery.queue]
@@ -399,8 +406,8 @@ class Scheduler:
         for path, lane in meter.call(now):
             path.ready.call(lane)
             self._work(path, now)
-        if meter.crowded:
-            self._wake(meter, now + max(meter.wait(now, 0, urgent=False), AGAIN))
+        if meter.line:
+            self._wake(meter, meter.calls_at(now))
 
     def _in_pace(self, path: Path, now: float) -> bool:
         """Whether the path's rate lets the next in line go now; if not, the path is looked at again when it does."""
@@ -418,7 +425,7 @@ class Scheduler:
         """It is under way no more: what counted it has room for another."""
         self._warm.pop(delivery.id, None)
         for meter in self.limiter.ended(delivery):
-            if meter.crowded:
+            if meter.line:
                 self._call(meter, now)
 
     def give_back(self, path: Path, delivery: Delivery, now: float) -> None:
@@ -453,12 +460,16 @@ class Scheduler:
 
     def look(self, path: Path, now: float) -> None:
         """A session of the path is busy now, or idle no more: what is still ready may want another."""
+        for meter in path.meters[1:] if not path.idle else ():
+            meter.idle.pop(path, None)
         self._work(path, now)
 
     def idle(self, path: Path, now: float) -> None:
         """A session of the path has nothing to do: it ends if others want one and may not have it."""
         if self._hungry or any(meter.hungry for meter in path.meters):
             self._decisions.append(Retire(path))
+        for meter in path.meters[1:]:
+            meter.idle[path] = None
 
     def session_closed(self, path: Path, now: float, *, opening: bool) -> None:
         """A session is gone; ``opening``: before it was ready."""
@@ -514,15 +525,14 @@ class Scheduler:
             return
         if queue.pulling:
             queue.gone.add(delivery.id)
-        self._count_out(queue, delivery)
+        self.memory.remove(queue, delivery)
         if queue.loaded and now >= queue.look:
             queue.more = True
         if queue.more and len(queue.loaded) <= PULL // 2:
             self._pull(queue, now)
-        for share in self._shares_of(queue):
-            if share.starved and not _over(share):
-                self._feed(share.starved, now)
-        if self._starved:
+        if queue.site is not None and queue.site.share.line and not self.memory.crowds(queue):
+            self._feed(queue.site.share.line, now)
+        if self.memory.line:
             self._feed_starved(now)
         if not queue.loaded:
             self._linger(queue, now)
@@ -593,32 +603,17 @@ class Scheduler:
         paths = queue.site.paths.items()
         return [path for s, path in paths if self.pools.choose(pool, s, resting - {s}, peek=True) == s]
 
-    def full(self, times: int = 1) -> bool:
-        return self.loaded + self._coming >= LOADED * times or self.loaded_bytes >= LOADED_BYTES * times
+    def _room(self, queue: Queue, *, new: bool = False) -> int:
+        return self.memory.room(queue, urgent=self._urgent(queue), new=new)
 
-    def _room(self, queue: Queue, times: int) -> int:
-        """How many more deliveries of the queue memory may take; a reserve until it is ``times`` full."""
-        if self.full():
-            most = 0 if self.full(times) else RESERVE
-        elif queue.failures or (queue.site is not None and queue.site.failing):
-            most = PROBE
-        else:
-            most = PULL
-        return 0 if self.over_share(queue) else most - len(queue.loaded)
-
-    def _shares_of(self, queue: Queue) -> tuple[Share, ...]:
-        own = self._shares.get(queue.account)
-        shares = (own,) if own is not None else ()
-        return (*shares, queue.site.share) if queue.site is not None else shares
-
-    def over_share(self, queue: Queue, by: int = 0) -> Share | None:
-        """The share that the queue has used up, and so many more; priority mail has none to heed."""
-        if self.stream_of(queue).priority >= PRIORITY:
-            return None
-        return next((share for share in self._shares_of(queue) if _over(share, by)), None)
+    def _urgent(self, queue: Queue) -> bool:
+        return self.stream_of(queue).priority >= PRIORITY
 
     def _may_load(self, queue: Queue, now: float) -> bool:
-        return not (self.stopping or queue.rest_until > now or self.blocked(queue, now)) and self._room(queue, 3) > 0
+        return (
+            not (self.stopping or queue.rest_until > now or self.blocked(queue, now))
+            and self._room(queue, new=True) > 0
+        )
 
     def blocked(self, queue: Queue, now: float) -> bool:
         """Whether the queue's site is known and every path of its pool rests."""
@@ -627,27 +622,8 @@ class Scheduler:
         resting = queue.site.resting(now)
         return bool(resting) and self.pools.choose(self.pool_of(queue), "", resting, peek=True) is None
 
-    def _count_in(self, queue: Queue, delivery: Delivery) -> None:
-        queue.loaded.add(delivery.id)
-        self._count(queue, 1, _bytes_of(delivery))
-
-    def _count_out(self, queue: Queue, delivery: Delivery) -> None:
-        queue.loaded.discard(delivery.id)
-        self._count(queue, -1, -_bytes_of(delivery))
-
-    def _count(self, queue: Queue, many: int, size: int) -> None:
-        self.loaded += many
-        self.loaded_bytes += size
-        queue.bytes += size
-        if queue.site is not None:
-            queue.site.share.add(many, size)
-        share = self._shares.get(queue.account) or self._shares.setdefault(queue.account, Share())
-        share.add(many, size)
-        if not (share.loaded or share.starved):
-            del self._shares[queue.account]
-
     def _load(self, queue: Queue, delivery: Delivery, now: float) -> None:
-        self._count_in(queue, delivery)
+        self.memory.add(queue, delivery)
         self._place(queue, delivery, now)
 
     def _place(self, queue: Queue, delivery: Delivery, now: float) -> None:
@@ -666,9 +642,9 @@ class Scheduler:
     def _make_ready(self, queue: Queue, delivery: Delivery, now: float) -> None:
         site = queue.site
         assert site is not None
-        if share := self.over_share(queue, PULLS * PULL):
+        if self.memory.overflows(queue) and not self._urgent(queue):
             self._evict(queue, delivery)
-            self._starve(queue, share)
+            self.memory.wait(queue)
             return
         if site.failing:
             source = self._choose(queue, site, delivery, now)
@@ -817,7 +793,7 @@ class Scheduler:
 
     def _evict(self, queue: Queue, delivery: Delivery) -> None:
         """Leaves a delivery to the disk, where it is: it comes again when its queue is read again."""
-        self._count_out(queue, delivery)
+        self.memory.remove(queue, delivery)
         queue.more = True
 
     def sessions_allowed(self, path: Path, *, in_line: bool = False) -> int:
@@ -832,13 +808,17 @@ class Scheduler:
         ready = len(path.ready)
         if not ready or path.rest_until > now or self.stopping:
             return
-        urgent = path.ready.urgent
-        if path.paced_until > now and not (urgent and path.meter.pace and path.meter.pace.wait_to_pass(now) <= 0):
+        urgent, pace = path.ready.urgent, path.meter.pace
+        if pace and not (urgent and pace.wait_to_pass(now) <= 0) and not self._in_pace(path, now):
             return
+        if self._metered and not self._anything_may_start(path, now):
+            return
+        ready = len(path.ready)
         allowed = self.sessions_allowed(path, in_line=not urgent)
         if path.at_work >= allowed:
             return
-        more = path.sessions < allowed and path.opening < ready and not path.idle
+        wanted = min(ready, max(1, pace.left(now))) if pace else ready
+        more = path.sessions < allowed and path.opening < wanted and not path.idle
         if more and self.sessions >= self.sessions_limit:
             self._hungry[path] = None
             more = False
@@ -859,6 +839,8 @@ class Scheduler:
             wait = meter.wait_to_open(now, in_line=in_line)
             if wait == NEVER:
                 meter.hungry[path] = None
+                if idle := next(iter(meter.idle), None):
+                    self._decisions.append(Retire(idle))
             elif wait > 0:
                 heappush(self._resting, (now + wait, "site", path.site))
             if wait > 0:
@@ -870,14 +852,14 @@ class Scheduler:
             return
         if queue.rest_until > now or self.blocked(queue, now):
             return
-        limit = self._room(queue, 2)
-        if limit <= 0 or self._pulls >= PULLS:
+        limit = self._room(queue)
+        if limit <= 0 or self.memory.busy:
             if len(queue.loaded) < RESERVE:
-                self._starve(queue, self.over_share(queue))
+                self.memory.wait(queue)
             return
         queue.pulling = True
-        self._pulls += 1
-        self._coming += limit
+        self.memory.pulls += 1
+        self.memory.coming += limit
         self._decisions.append(Pull(queue.name, limit, list(queue.loaded)))
 
     def _pull_ended(self, name: str, limit: int) -> Queue | None:
@@ -885,24 +867,21 @@ class Scheduler:
         if queue is None or not queue.pulling:
             return None
         queue.pulling = False
-        self._pulls -= 1
-        self._coming -= limit
+        self.memory.pulls -= 1
+        self.memory.coming -= limit
         return queue
 
-    def _starve(self, queue: Queue, share: Share | None) -> None:
-        if not queue.starved:
-            queue.starved = True
-            (self._starved if share is None else share.starved).append(queue.name)
-
     def _feed_starved(self, now: float) -> None:
-        while self._starved and self._pulls < PULLS and not self.full(2):
-            self._feed(self._starved, now)
+        """Those in line for memory have their turns, each account that waits once at most."""
+        line = self.memory.line
+        for _ in range(len(line)):
+            if self.memory.busy or self.memory.full(TWICE + 1):
+                break
+            self._feed(line, now)
 
-    def _feed(self, starved: deque[str], now: float) -> None:
-        """The next of those that wanted more has its turn."""
-        queue = self.queues.get(starved.popleft())
-        if queue is not None:
-            queue.starved = False
+    def _feed(self, line: Line, now: float) -> None:
+        queue = line.next()
+        if queue.name in self.queues:
             self._pull(queue, now)
 
     def _linger(self, queue: Queue, now: float) -> None:
@@ -954,13 +933,5 @@ def _changes_at(reaction: Active, now: float) -> float:
     return reaction.until + step * (int((now - reaction.until) / step) + 1)
 
 
-def _over(share: Share, by: int = 0) -> bool:
-    return (share.loaded - by) * SHARE >= LOADED or share.bytes * SHARE >= LOADED_BYTES * (2 if by else 1)
-
-
 def _size_of(delivery: Delivery) -> int:
     return delivery.message.size
-
-
-def _bytes_of(delivery: Delivery) -> int:
-    return len(delivery.message.head) + len(delivery.message.body or b"")

@@ -1,11 +1,10 @@
 """What the scheduler keeps in memory: eligible queues, the sites they go to and the paths that lead there."""
 
-from collections import deque
-
 import msgspec
 
 from relayd.envelope import Delivery, queue_parts
 from relayd.notation import patterns
+from relayd.queue.memory import Share
 from relayd.queue.meter import Meter
 from relayd.queue.ready import ReadyQueue
 from relayd.shaping.limits import Layer, Terms
@@ -108,21 +107,6 @@ class Path:
         """The site has taken a delivery."""
         if self.window < self.meter.limits.connections and now >= self.window_until:
             self.window += 1
-
-
-class Share:
-    """What one site, or one account, has of the memory for deliveries; ``starved``: its queues that want more."""
-
-    __slots__ = ("bytes", "loaded", "starved")
-
-    def __init__(self) -> None:
-        self.loaded = 0
-        self.bytes = 0
-        self.starved: deque[str] = deque()
-
-    def add(self, many: int, size: int) -> None:
-        self.loaded += many
-        self.bytes += size
 
 
 class Site:

@@ -109,6 +109,11 @@ class Bucket:
         """How many may go now."""
         return max(0, int((self._deep - self.fills(now) + _GRAIN) / self._each))
 
+    @property
+    def speed(self) -> float:
+        """How many may go in a second."""
+        return 1.0 / self._each
+
     def fills(self, now: float) -> float:
         """Seconds until it is full; a full one knows nothing that a new one does not."""
         return max(0.0, self._full_at - now)

@@ -202,7 +202,7 @@ class Relay:
 
     def settled(self, within: float = 10 * STAGE) -> None:
         """Until no delivery is in memory and no session is left."""
-        self.loop.until(lambda: not (self.scheduler.loaded or self.courier.sessions), within=within)
+        self.loop.until(lambda: not (self.scheduler.memory.loaded or self.courier.sessions), within=within)
 
     def passes_good_mail(self) -> None:
         """Mail for another site goes out now: whatever this one's peer does, nobody waits for it."""
@@ -217,7 +217,7 @@ class Relay:
         self.loop.until(lambda: not any(host.sessions for host in self.hosts), within=10)
         self.loop.wait(2)
         assert not courier.sessions and not courier._closing and not courier._idle
-        assert (scheduler.sessions, scheduler.loaded, scheduler.loaded_bytes) == (0, 0, 0)
+        assert (scheduler.sessions, scheduler.memory.loaded, scheduler.memory.bytes) == (0, 0, 0)
         paths = [path for site in scheduler.sites.values() for path in site.paths.values()]
         assert all((p.sessions, p.opening, p.idle, len(p.ready)) == (0, 0, 0, 0) for p in paths)
         assert courier.outcomes.unanswered == 0
