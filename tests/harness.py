@@ -532,7 +532,7 @@ class Delivering:
     def begin(self) -> None:
         """Starts the courier, which knows nothing but what is in the spool."""
         self.pools = Pools(self.sources, {"default": self.weights})
-        self.scheduler = Scheduler(self.streams, self.pools, 2000)
+        self.scheduler = Scheduler(self.streams, self.pools, 2000, *self.adaptive())
         self.router = Router(self.names, lambda domain: None, 25, self.policy_of, self.reactor.seconds)  # type: ignore[arg-type]
         self.courier = Courier(
             self.reactor,
@@ -546,6 +546,10 @@ class Delivering:
             self.reactor.seconds,
         )
         self.courier.startService()
+
+    def adaptive(self) -> tuple[Any, ...]:
+        """What the scheduler goes by besides: reactions, warm-up."""
+        return ()
 
     def host(self, domain: str, address: str, **script: Any) -> Host:
         """One more mail server of a domain, behind those it has."""

@@ -323,16 +323,26 @@ class Greylister(Provider):
 
 
 class Blocklister(Provider):
-    """Has enough of a source after so many messages, and for so many seconds.  ``at_connect``: it says so at once."""
+    """Has enough of a source after so many messages, and for so many seconds; ``only``: of this one alone.
+    ``at_connect``: it says so at once."""
 
     def __init__(
-        self, reactor: Any, *, after: int, seconds: float, permanent: bool = True, at_connect: bool = False, **more: Any
+        self,
+        reactor: Any,
+        *,
+        after: int,
+        seconds: float,
+        permanent: bool = True,
+        at_connect: bool = False,
+        only: str = "",
+        **more: Any,
     ) -> None:
         super().__init__(reactor, **more)
         self.after = after
         self.seconds = seconds
         self.code = "550" if permanent else "450"
         self.at_connect = at_connect
+        self.only = only
         self.blocked: dict[str, float] = {}  # source to when it ends
         self._taken: Counter[str] = Counter()
 
@@ -341,18 +351,29 @@ class Blocklister(Provider):
 
     def greets(self, session: Session) -> str:
         if self.at_connect and self._blocks(session.source):
-            return f"421 4.7.1 {session.source} is blocked for abuse"
+            return f"421 4.7.1 Client host [{session.source}] blocked using bl.example"
         return FINE
 
     def at_mail(self, session: Session) -> str:
         source = session.source
         if self._blocks(source):
-            return f"{self.code} {self.code[0]}.7.1 {source} is blocked for abuse"
-        self._taken[source] += 1
+            return f"{self.code} {self.code[0]}.7.1 Client host [{source}] blocked using bl.example"
+        self._taken[source] += self.only in ("", source)
         if self._taken[source] >= self.after:
             self._taken[source] = 0
             self.blocked[source] = self.now() + self.seconds
         return FINE
+
+
+class Picky(Provider):
+    """Wants nothing of some senders."""
+
+    def __init__(self, reactor: Any, *unwanted: str, **more: Any) -> None:
+        super().__init__(reactor, **more)
+        self.unwanted = unwanted
+
+    def at_mail(self, session: Session) -> str:
+        return f"554 5.7.1 {session.sender} sends spam" if session.sender in self.unwanted else FINE
 
 
 class Dropper(Provider):

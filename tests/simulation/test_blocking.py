@@ -6,6 +6,7 @@ import pytest
 
 from relayd.queue.state import Stream
 from relayd.shaping.limits import Layer, Limits, rate
+from relayd.shaping.rules import parse
 from tests.simulation.providers import Blocklister, Dropper, Limiter, Provider, down_until
 from tests.simulation.world import World
 
@@ -17,13 +18,15 @@ TROUBLES: dict[str, Callable[[World], Provider]] = {
     "down": lambda world: Provider(world.reactor, up=down_until(world.now + 10**6)),
     "blocking": lambda world: Blocklister(world.reactor, after=10, seconds=1800, permanent=False),
     "dropping": lambda world: Dropper(world.reactor, at=1),
+    "suspended": lambda world: Blocklister(world.reactor, after=10, seconds=10**6),
     "limiting": lambda world: Limiter(world.reactor, connections=1, messages=1, period=60.0),
 }
 
 
 def others(trouble: str) -> dict[str, list[float]]:
     """When mail to each of the other domains arrived, with a provider in trouble beside them, if any."""
-    world = World(pace="5/s", connections=4)
+    rule = parse("blocked", {"codes": "550", "action": "suspend", "for": "1h", "defer": True})
+    world = World(pace="5/s", connections=4, reactions=(rule,))
     well = {}
     for domain in OTHERS:
         well[domain] = Provider(world.reactor)

@@ -48,7 +48,7 @@ def test_a_blocklister_refuses_only_the_source_that_sent_too_much_and_forgives()
     world.backlog(240)
     world.wait(60)
     assert Counter(a.source for a in x.arrived) == {"192.0.2.1": 100, "192.0.2.2": 60}
-    assert x.refusals == {"550 5.7.1 192.0.2.1 is blocked for abuse": 80}
+    assert x.refusals == {"550 5.7.1 Client host [192.0.2.1] blocked using bl.example": 80}
     world.wait(600)
     world.backlog(4)
     world.wait(10)

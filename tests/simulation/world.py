@@ -3,6 +3,7 @@ due without looking at everything; providers stand behind as many hosts and doma
 
 from bisect import bisect_left, insort
 from collections.abc import Callable
+from concurrent.futures import Future
 from itertools import islice, takewhile
 from typing import Any
 
@@ -11,8 +12,12 @@ from twisted.internet.task import LoopingCall
 
 from relayd.delivery.routing import Policy
 from relayd.envelope import Delivery, Edits, Envelope, Message, Recipient, queue_name
+from relayd.pulse import pulse
 from relayd.queue.state import Stream
 from relayd.shaping.limits import Layer, Limits, Terms, rate
+from relayd.shaping.reactions import Active, Reactions
+from relayd.shaping.rules import Rule, Rules
+from relayd.warmup import Plan, Standing, Warmup
 from tests.harness import Delivering, MemorySpool, Reactor
 from tests.simulation.providers import Provider
 
@@ -125,7 +130,8 @@ def stream_of(accounts: dict[str, Stream]) -> Callable[[str, str], Stream]:
 class World(Delivering):
     """A relay with so many sources, whose streams are ``bulk`` and ``urgent``, and no mailbox provider yet.
     ``connections`` and ``pace`` hold for each path, ``layers`` besides; ``terms``: of domains that have their own;
-    ``accounts``: the streams of those that have theirs, ``urgent`` apart."""
+    ``accounts``: the streams of those that have theirs, ``urgent`` apart; ``reactions``: their rules; ``plans``: of
+    sources in warm-up."""
 
     def __init__(
         self,
@@ -136,9 +142,14 @@ class World(Delivering):
         layers: tuple[Layer, ...] = (),
         terms: dict[str, Terms] | None = None,
         accounts: dict[str, Stream] | None = None,
+        reactions: tuple[Rule, ...] = (),
+        plans: dict[str, Plan] | None = None,
         lull: float = 0.0,
         **settings: Any,
     ) -> None:
+        self._rules, self._plans = Rules(reactions), plans or {}
+        self.held: dict[int, Active] = {}  # what the disk knows of reactions ...
+        self.stood: dict[tuple[str, str], Standing] = {}  # ... and of warm-ups
         usual = Policy("may", Terms(Limits(connections, rate(pace) if pace else None), layers=layers))
         policies = {domain: Policy("may", own) for domain, own in (terms or {}).items()}
         reactor = Clockwork(lull)
@@ -153,6 +164,51 @@ class World(Delivering):
         reactor.busy = lambda: self.courier.sessions
         self.names.domains.clear()
         self._addresses = 0
+        pulse(reactor, self._tick).start(1.0)
+
+    # What the service does.
+
+    def adaptive(self) -> tuple[Reactions, Warmup]:
+        self.reactions = Reactions(self._rules, list(self.held.values()))
+        self.warmup = Warmup(list(map(msgspec.structs.replace, self.stood.values())), self._keep)
+        self.warmup.configure(self._plans)
+        return self.reactions, self.warmup
+
+    def begin(self) -> None:
+        super().begin()
+        self.courier.reacted = self._reacted
+        self.warmup.woken = self._warmed
+
+    def _tick(self) -> None:
+        self.warmup.tick(self.now)
+        self._hold((), self.reactions.tick(self.now))
+
+    def _reacted(self, began: tuple[Active, ...], ended: tuple[Active, ...]) -> None:
+        self._hold(began, ended)
+        self.scheduler.reshaped((*began, *ended), self.now)
+
+    def _hold(self, began: tuple[Active, ...], ended: tuple[Active, ...]) -> None:
+        for active in ended:
+            self.held.pop(active.id, None)
+        self.held |= {active.id: active for active in began}
+
+    def _warmed(self, places: list[tuple[str, str]]) -> None:
+        self.scheduler.warmed(places, self.now)
+        self.reactor.callLater(0, self.courier.perform)
+
+    def _keep(self, rows: list[Standing], gone: list[tuple[str, str]]) -> "Future[None]":
+        future: Future[None] = Future()
+
+        def write() -> None:
+            for key in gone:
+                self.stood.pop(key, None)
+            self.stood.update({(row.source, row.group): msgspec.structs.replace(row) for row in rows})
+            future.set_result(None)
+
+        self.reactor.callFromThread(write)
+        return future
+
+    # What tests do and ask.
 
     @property
     def now(self) -> float:
@@ -198,8 +254,9 @@ class World(Delivering):
         return self.now - begun
 
     def restart(self) -> None:
-        """The relay is stopped and another one started: it knows what is in the spool."""
+        """The relay is stopped and another one started: it knows what is on disk."""
         stopped: list[None] = []
+        self.warmup.stop()
         self.courier.stopService().addCallback(stopped.append)
         self.until(lambda: stopped, 120.0)
         self.begin()
