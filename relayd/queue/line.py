@@ -1,20 +1,22 @@
 """A line: the lanes that wait for a limit which several paths or accounts share, and whose turn it is.
 
-Enter: places, each a lane of a path's ready queue, how many may start.  Leave: the places that are called.  Priority
-mail goes first; then accounts take turns by their weights, the places of each in the order in which they came.  Some
-are called ahead of their time, so that a session is open when it comes; who finds that it has not come is the next.
+Enter: places, each a lane of a path's ready queue, how many may start.  Leave: the places that may, and those whose
+time comes soon, so that a session is open by then.  Priority mail goes first.  Then accounts take turns in virtual time
+by their weights, the places of each in the order in which they came; one that has no session yet keeps its turn and
+lets others go meanwhile.
 """
 
 from collections import deque
+from heapq import heappop, heappush
+from itertools import islice
 from typing import TYPE_CHECKING
-
-from relayd.queue.ready import Turns
 
 if TYPE_CHECKING:
     from relayd.queue.state import Path
 
 Place = tuple["Path", str]  # a lane of a path's ready queue
 PATIENCE = 2.0  # seconds for which a turn is kept for who has it
+LOOKED_AT = 8  # accounts, and places of each, of which one is sought that has a session
 
 
 class _Member:
@@ -27,81 +29,112 @@ class _Member:
         self.step = 1.0
         self.waiting: deque[Place] = deque()
 
+    def take(self, *, ready: bool) -> Place | None:
+        """The next place, or the next one that has an idle session."""
+        if not ready:
+            return self.waiting.popleft()
+        for place in islice(self.waiting, LOOKED_AT):
+            if place[0].idle:
+                self.waiting.remove(place)
+                return place
+        return None
+
 
 class Line:
     """See the module."""
 
-    __slots__ = ("_again", "_ahead", "_called", "_in_turn", "_turns", "_urgent")
+    __slots__ = ("_called", "_clock", "_count", "_members", "_order", "_turn", "_urgent")
 
     def __init__(self) -> None:
         self._urgent: deque[Place] = deque()
-        self._again: deque[Place] = deque()  # called ahead, and too early
-        self._turns: Turns[_Member] = Turns()
-        self._in_turn = 0
-        self._called: dict[Place, float] = {}  # those who have not started yet, since when
-        self._ahead: dict[Place, float] = {}
+        self._members: dict[str, _Member] = {}
+        self._order: list[tuple[float, int, _Member]] = []
+        self._clock = 0.0
+        self._turn = 0
+        self._count = 0
+        self._called: dict[Place, float] = {}  # those who may start and have not yet, since when
 
     def __len__(self) -> int:
-        return len(self._urgent) + len(self._again) + self._in_turn
+        return len(self._urgent) + self._count
 
     @property
     def urgent(self) -> bool:
         """Whether priority mail waits."""
         return bool(self._urgent)
 
-    def join(self, account: str, weight: float, place: Place, *, urgent: bool, called: bool) -> None:
-        """A lane waits from now on until it is called; ``called``: it has been, and it was not its time."""
-        self.started(place)
+    def join(self, account: str, weight: float, place: Place, *, urgent: bool) -> None:
+        """A lane waits from now on until it is called."""
         if urgent:
             self._urgent.append(place)
-        elif called:
-            self._again.append(place)
-        else:
-            member = self._turns.members.get(account) or self._turns.join(_Member(account))
-            member.step = 1.0 / weight
-            member.waiting.append(place)
-            self._in_turn += 1
+            return
+        member = self._members.get(account)
+        if member is None:
+            member = self._members[account] = _Member(account)
+            self._back(self._clock, member)
+        member.step = 1.0 / weight
+        member.waiting.append(place)
+        self._count += 1
 
-    def call(self, now: float, most: int, ahead: int) -> list[Place]:
-        """Those whose turn it is: so many may start now, and so many more soon, who have had their turns in between
-        included."""
+    def call(self, now: float, most: int, soon: int) -> tuple[list[Place], list[Place]]:
+        """Those who may start now, so many with those who have not used their turn yet; and of the next ones, so many,
+        those who have no session."""
         self._called = {place: since for place, since in self._called.items() if now < since + PATIENCE}
-        self._ahead = {place: since for place, since in self._ahead.items() if now < since + PATIENCE}
         found = []
         while self and len(self._called) < most:
-            found.append(self._next())
+            found.append(self._urgent.popleft() if self._urgent else self._in_turn())
             self._called[found[-1]] = now
-        unready = [place for place in self._again if not place[0].idle]
-        for place in unready:  # its session has ended meanwhile
-            self._again.remove(place)
-        while self._in_turn and len(self._ahead) + len(self._again) + len(unready) < ahead:
-            unready.append(self._in_its_turn())
-        self._ahead |= dict.fromkeys(unready, now)
-        return found + unready
+        return found, self._next(soon)
 
     def lets(self, place: Place, *, called: bool) -> bool:
-        """Whether a lane may start that comes now: it has its turn, nobody else waits, or it waited elsewhere until it
-        was ``called``.  Who was called ahead lets those go whose time it is."""
-        if place in self._called:
-            return True
-        if place in self._ahead:
-            return not (self._called or self._again or self._urgent)
-        return called or not self
+        """Whether a lane may start that comes now: it has its turn, nobody waits, or it was ``called`` elsewhere."""
+        return called or not self or place in self._called
 
     def started(self, place: Place) -> None:
-        """One who was called has started, or waits again."""
+        """One who was called has started, or waits for something else."""
         self._called.pop(place, None)
-        self._ahead.pop(place, None)
 
-    def _next(self) -> Place:
-        if self._urgent:
-            return self._urgent.popleft()
-        if not self._again:
-            return self._in_its_turn()
-        ready = next((place for place in self._again if place[0].idle), self._again[0])
-        self._again.remove(ready)
-        return ready
+    def _in_turn(self) -> Place:
+        """The place whose turn it is, of the accounts that are furthest behind the first that has a session."""
+        passed: list[tuple[float, _Member]] = []
+        found = None
+        while found is None and len(passed) < LOOKED_AT and (head := self._head()):
+            clock, member = head
+            found = member.take(ready=True)
+            passed.append((clock, member))
+        if found is None:  # then who is furthest behind has one opened
+            found = passed[0][1].take(ready=False)
+            passed.append(passed.pop(0))
+        assert found
+        self._count -= 1
+        self._clock = min(clock for clock, _ in passed)
+        clock, member = passed.pop()
+        self._back(clock + member.step, member)
+        for clock, member in passed:
+            self._back(clock, member)
+        return found
 
-    def _in_its_turn(self) -> Place:
-        self._in_turn -= 1
-        return self._turns.next().waiting.popleft()
+    def _next(self, many: int) -> list[Place]:
+        """The places of the next so many turns that have no idle session."""
+        found: list[Place] = []
+        turns: dict[str, int] = {}
+        order = self._order.copy()
+        while len(found) < many and order:
+            clock, turn, member = heappop(order)
+            nth = turns[member.name] = turns.get(member.name, -1) + 1
+            if nth < len(member.waiting):
+                found.append(member.waiting[nth])
+                heappush(order, (clock + member.step, turn, member))
+        return [place for place in found if not place[0].idle]
+
+    def _head(self) -> tuple[float, _Member] | None:
+        """Takes the account that is furthest behind out of the order."""
+        while self._order:
+            clock, _, member = heappop(self._order)
+            if member.waiting:
+                return clock, member
+            del self._members[member.name]
+        return None
+
+    def _back(self, clock: float, member: _Member) -> None:
+        self._turn += 1
+        heappush(self._order, (clock, self._turn, member))

@@ -138,16 +138,19 @@ class Meter:
 
     # The line.
 
-    def call(self, now: float) -> list[Place]:
-        """Those in line whose turn it is: as many as may start now, and soon."""
+    def call(self, now: float) -> tuple[list[Place], list[Place]]:
+        """Those in line whose turn it is: as many as may start now, and those who need a session soon."""
         wait = self.wait(now, 0, urgent=self.line.urgent)
         if self.pace is None:
             free = self.limits.connections - self.used if self.counts == "deliveries" and self.limits.connections else 1
             return self.line.call(now, 0 if wait > 0 else max(1, free), 0)
         most = max(1, self.pace.left(now)) if wait <= 0 else 0
-        return self.line.call(now, most, int((LEAD - wait) * self.pace.speed) if wait < LEAD else 0)
+        return self.line.call(
+            now, most, 1 + int(max(0.0, LEAD - wait) * self.pace.speed) if wait <= LEAD + AGAIN else 0
+        )
 
     def calls_at(self, now: float) -> float:
         """When there may be somebody to call again."""
         wait = self.wait(now, 0, urgent=self.line.urgent)
-        return now + (wait - LEAD if LEAD < wait < NEVER and self.pace else wait or AGAIN)
+        early = self.pace is not None and LEAD + AGAIN < wait < NEVER
+        return now + (wait - LEAD if early else wait or AGAIN)

@@ -19,7 +19,7 @@ from relayd.message.steering import starts
 from relayd.queue.decisions import Decision, Poll, Pull, PutOff, Retire, Route, Settle, Work
 from relayd.queue.limiter import Limiter
 from relayd.queue.memory import PULL, RESERVE, TWICE, Line, Memory
-from relayd.queue.meter import LEAD, NEVER, Meter
+from relayd.queue.meter import NEVER, Meter
 from relayd.queue.ready import PRIORITY
 from relayd.queue.reasons import reason
 from relayd.queue.state import Path, Queue, Site, Stream
@@ -313,9 +313,9 @@ class Scheduler:
         path.rest_until, path.reason = until, reason
         heappush(self._resting, (until, "site", path.site))
 
-    def _may_start(self, path: Path, now: float, *, urgent: bool, busy: bool = False, soon: bool = False) -> bool:
+    def _may_start(self, path: Path, now: float, *, urgent: bool, busy: bool = False) -> bool:
         """Whether the next delivery may start by the limits besides its path's rate.  If not, its lane waits in line
-        for the one that holds it longest, and others go on.  ``soon``: one that was called ahead of its time will."""
+        for the one that holds it longest, and others go on."""
         head = path.ready.head(urgent=urgent)
         if head is None:
             return True
@@ -334,17 +334,17 @@ class Scheduler:
         refusal = self.limiter.refused(meters, now, _size_of(delivery), place, urgent=first, called=lane.called)
         if refusal is None:
             return True
-        if soon and lane.called and refusal.wait < LEAD:
-            return True
         path.ready.park(owner, lane, stream.priority)
-        refusal.meter.line.join(owner.name, stream.weight, place, urgent=first, called=lane.called)
+        for meter in meters if lane.called else ():
+            meter.line.started(place)
+        refusal.meter.line.join(owner.name, stream.weight, place, urgent=first)
         self._wake(refusal.meter, refusal.meter.calls_at(now))
         return False
 
     def _anything_may_start(self, path: Path, now: float) -> bool:
         """Whether anything that is ready may; what may not waits in line, and no session is opened for it."""
         while path.ready and path.paced_until <= now:
-            if self._may_start(path, now, urgent=False, soon=True):
+            if self._may_start(path, now, urgent=False):
                 return True
         return False
 
@@ -403,9 +403,13 @@ class Scheduler:
     def _call(self, meter: Meter, now: float) -> None:
         """Those whose turn it is at a meter may start."""
         meter.wakes_at = NEVER
-        for path, lane in meter.call(now):
+        starting, soon = meter.call(now)
+        for path, lane in starting:
             path.ready.call(lane)
             self._work(path, now)
+        for path, _ in soon:
+            if not path.opening and path.rest_until <= now:
+                self._open(path, now, in_line=not path.ready.urgent)
         if meter.line:
             self._wake(meter, meter.calls_at(now))
 
@@ -818,20 +822,26 @@ class Scheduler:
         if path.at_work >= allowed:
             return
         wanted = min(ready, max(1, pace.left(now))) if pace else ready
-        more = path.sessions < allowed and path.opening < wanted and not path.idle
-        if more and self.sessions >= self.sessions_limit:
+        opened = path.opening < wanted and not path.idle and self._open(path, now, in_line=not urgent)
+        if path.idle and not opened:
+            self._decisions.append(Work(path, False))
+
+    def _open(self, path: Path, now: float, *, in_line: bool) -> bool:
+        """Has one more session opened, if the path may have it."""
+        if path.sessions >= self.sessions_allowed(path, in_line=in_line):
+            return False
+        if self.sessions >= self.sessions_limit:
             self._hungry[path] = None
-            more = False
-        if more and self._may_open(path, now, in_line=not urgent):
-            path.sessions += 1
-            path.opening += 1
-            self.sessions += 1
-            for meter in path.meters:
-                meter.opened(now)
-        else:
-            more = False
-        if more or path.idle:
-            self._decisions.append(Work(path, more))
+            return False
+        if not self._may_open(path, now, in_line=in_line):
+            return False
+        path.sessions += 1
+        path.opening += 1
+        self.sessions += 1
+        for meter in path.meters:
+            meter.opened(now)
+        self._decisions.append(Work(path, True))
+        return True
 
     def _may_open(self, path: Path, now: float, *, in_line: bool) -> bool:
         """Whether all the path's meters allow one more session; if not it is looked at again when they may."""

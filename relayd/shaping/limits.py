@@ -264,6 +264,10 @@ class Pace(Bucket):
         """Seconds until the next in line may go, whatever it is, and leave what is kept."""
         return self.wait(now, 1 + self._kept)
 
+    def left(self, now: float) -> int:
+        """How many in line may go now."""
+        return max(0, int((self._deep - self.fills(now) + _GRAIN) / self._each - self._kept))
+
     def wait_to_pass(self, now: float) -> float:
         """Seconds until priority mail may pass what is in line."""
         return max(self.wait(now), self._passing.wait(now))
