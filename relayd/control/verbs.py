@@ -11,7 +11,7 @@ import msgspec
 
 import relayd
 from relayd import notation
-from relayd.control import accounts, balances, connections, domains, logins, recipients, sources, suppressions
+from relayd.control import accounts, balances, connections, domains, logins, recipients, sources, suppressions, tokens
 from relayd.control.verb import Arg, Relay, Verb, then
 from relayd.directory import Change
 from relayd.errors import InputError
@@ -340,6 +340,7 @@ VERBS: tuple[Verb, ...] = (
         example="queue list --limit 10",
     ),
     *sources.VERBS,
+    *tokens.VERBS,
     Verb(
         name="inspect",
         help="a message or delivery: what it is, what happened to it, what it waits for",

@@ -9,6 +9,7 @@ from relayd.directory.passwords import Ask, Done, Verdict, Verifier, hash_passwo
 from relayd.directory.rows import Account, AccountStream, Change, SubmissionConnection, domain_name
 from relayd.directory.senders import SenderDomain, Senders, State, judged
 from relayd.directory.store import Directory, NewConnection
+from relayd.directory.tokens import Tokens
 
 __all__ = [
     "EXTERNAL",
@@ -27,6 +28,7 @@ __all__ = [
     "Senders",
     "State",
     "SubmissionConnection",
+    "Tokens",
     "Verdict",
     "Verifier",
     "domain_name",

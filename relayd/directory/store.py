@@ -1,5 +1,5 @@
-"""Accounts, streams, connections, signing keys, sender domains, drained sources: one SQLite file, in memory as frozen
-values.
+"""Accounts, streams, connections, signing keys, sender domains, drained sources, keys of tokens: one SQLite file, in
+memory as frozen values.
 
 Reads are dict look-ups on the main thread.  A change runs as one transaction on the directory's own thread; after its
 commit the new value is swapped in on the main thread, and then the change's future done (``database.Worker``).
@@ -38,13 +38,14 @@ from relayd.directory.rows import (
     stream_row,
 )
 from relayd.directory.senders import SenderDomain, Senders
+from relayd.directory.tokens import Tokens
 from relayd.errors import InputError
 from relayd.quotas import parse_limits
 
 A = TypeVar("A")
 R = TypeVar("R")
 
-_SCRIPTS = ("schema.sql", "domains.sql", "senders.sql", "tenancy.sql", "balances.sql", "drains.sql")
+_SCRIPTS = ("schema.sql", "domains.sql", "senders.sql", "tenancy.sql", "balances.sql", "drains.sql", "tokens.sql")
 # Scripts that bring a file of version n (the key) to n + 1.
 UPGRADES: dict[int, str] = {
     version: (Path(__file__).parent / file).read_text("utf-8") for version, file in enumerate(_SCRIPTS)
@@ -85,6 +86,7 @@ class Directory:
         self.version = 0  # rises with every change: what is derived from rows is good as long as it does not
         self.balances = Balances(db, self._change, self._worker.run)
         self.drains = Drains(db, self._change)
+        self.tokens = Tokens(db, self._change, now)
 
     def close(self) -> None:
         """Finishes the changes under way and closes the file.  Their futures are done if ``post`` still works."""
