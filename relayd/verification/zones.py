@@ -12,9 +12,15 @@ from relayd.verification.findings import Finding, Publish, Source, Subject
 from relayd.verification.policy import allowing
 
 
+def returns_domain(zone: str, own: str) -> str:
+    """The domain of our return path for mail of an account with this zone ("": none), ``own`` the relay's own ("":
+    none): "" where bounces go to the sender."""
+    return f"bounce.{zone}" if zone else own
+
+
 def return_path(subject: Subject) -> str:
     """The domain of the return path: SPF is judged by it, and bounces come back to it."""
-    return f"bounce.{subject.zone}" if subject.zone else subject.domain
+    return returns_domain(subject.zone, subject.returns) or subject.domain
 
 
 def links_host(zone: str) -> str:
@@ -53,10 +59,10 @@ def _address(subject: Subject, source: Source) -> Publish:
 
 
 def check_return_path(subject: Subject) -> Asking[list[Finding]]:
-    """Whether bounces can come back; in a zone, whether they come to us."""
+    """Whether bounces can come back; by a return path of ours, whether they come to us."""
     name = return_path(subject)
     hosts = mail_hosts((yield from ask(name, "MX")))
-    if subject.zone:
+    if subject.zone or subject.returns:
         if subject.node in hosts:
             return [Finding("return path", "pass", f"bounces to {name} come to {subject.node}")]
         found = f"go to {', '.join(hosts[:3])}" if any(hosts) else "cannot be delivered"
