@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from relayd.envelope import Delivery, Steering
+from relayd.envelope import Delivery, Edits, Returns, Steering
 from relayd.identity import show
 from relayd.records import decode
 from relayd.spool import NEVER, Audit, Checkpoint, Spool, SpoolError, landing, writer
@@ -136,6 +136,18 @@ def test_what_was_received_comes_back_after_a_restart(house: House) -> None:
     assert house.due() == [made[0]]
     assert house.spool.queued_at_start == 2
     assert house.spool.last_identity == made[-1].id
+
+
+def test_where_mail_comes_back_to_stays_with_it_over_a_restart(house: House) -> None:
+    returns = Returns("bounce.relay.example", 513, "List-Unsubscribe: <mailto:<>@bounce.relay.example>\r\n")
+    kept = house.mail.reception()
+    message = msgspec.structs.replace(kept.message, edits=Edits(returns=returns))
+    (delivery,) = (msgspec.structs.replace(one, message=message) for one in kept.deliveries)
+    kept = msgspec.structs.replace(kept, message=message, deliveries=(delivery,))
+    house.main.answer(house.spool.receive, kept)
+    house.stop()
+    house.open()
+    assert house.due() == [delivery] and house.due()[0].message.edits.returns == returns
 
 
 def test_a_walk_a_pull_an_outcome_and_a_settle(house: House) -> None:
