@@ -252,7 +252,7 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
     one, or to mail hosts so called; ``lists``: the suppression lists that stop it, by name, the relay's, the
     account's and the connection's alike (none: one called like the stream, and "all"); ``feeds``: the one that takes up
     who unsubscribes from it; ``unsubscribe``: whether its mail says where to ("header"); ``limits``: the most messages
-    and recipients in a time, of each account; ``fallback``: the next hop of what has failed ``fallback_after`` times."""
+    and recipients in a time, of each account; ``fallback``: the next hop of what failed ``fallback_after`` times."""
 
     pool: str = "default"
     risk: Literal["low", "normal", "high"] = "normal"
