@@ -3,9 +3,9 @@
 import pytest
 
 from relayd.message.dkim import dns_record
-from relayd.verification import Finding, Publish, Source, Subject, check, proved, records
+from relayd.verification import Finding, Publish, Source, Subject, check, proved, records, returns_to
 from relayd.verification.checks import check_dkim, check_spf
-from relayd.verification.zones import check_return_path, check_zone, ehlo_name, returns_domain
+from relayd.verification.zones import check_return_path, check_zone, ehlo_name
 from tests.dkim_kit import ed25519, rsa
 from tests.verification_kit import Zone
 
@@ -250,16 +250,21 @@ def test_bounces_to_the_relays_own_domain_must_come_to_it():
     assert finding.result == "fail" and published(finding) == f"bounce.relay.example MX 10 {NODE}"
 
 
-@pytest.mark.parametrize(
-    ("zone", "own", "domain"),
-    [
-        ("mail.crm.example", "bounce.relay.example", "bounce.mail.crm.example"),
-        ("", "bounce.relay.example", "bounce.relay.example"),
-        ("", "", ""),
-    ],
-)
-def test_the_zone_of_an_account_goes_before_the_relays_own_domain(zone, own, domain):
-    assert returns_domain(zone, own) == domain
+def test_the_return_path_of_a_message_is_in_the_zone_once_a_check_has_found_its_records():
+    own, zone = "bounce.relay.example", "mail.crm.example"
+    labelled = subject(**LABEL)
+    made = "\n".join(f"{r.name} {r.type} {r.value}" for r in records(labelled) if r.type != "CNAME")
+    found = Zone(made).tell(check(labelled))
+    assert returns_to(own, zone, found, signed=False) == "bounce.mail.crm.example"
+    without_mx = "\n".join(line for line in made.splitlines() if " MX " not in line)
+    for findings in (Zone(without_mx).tell(check(labelled)), Zone(WELL).tell(check(subject())), ()):
+        assert returns_to(own, zone, findings, signed=True) == own
+    assert returns_to("", zone, found, signed=True) == ""
+
+
+def test_the_relays_own_return_path_is_for_mail_that_a_key_of_its_from_domain_signs():
+    assert returns_to("bounce.relay.example", "", (), signed=True) == "bounce.relay.example"
+    assert returns_to("bounce.relay.example", "", (), signed=False) == ""
 
 
 def test_names_of_a_zone_that_lead_elsewhere_warn_and_are_listed():

@@ -12,15 +12,31 @@ from relayd.verification.findings import Finding, Publish, Source, Subject
 from relayd.verification.policy import allowing
 
 
-def returns_domain(zone: str, own: str) -> str:
-    """The domain of our return path for mail of an account with this zone ("": none), ``own`` the relay's own ("":
-    none): "" where bounces go to the sender."""
-    return f"bounce.{zone}" if zone else own
-
-
 def return_path(subject: Subject) -> str:
     """The domain of the return path: SPF is judged by it, and bounces come back to it."""
-    return returns_domain(subject.zone, subject.returns) or subject.domain
+    return _bounce(subject.zone) if subject.zone else subject.returns or subject.domain
+
+
+def returns_to(own: str, zone: str, findings: Iterable[Finding], *, signed: bool) -> str:
+    """The domain of our return path for a message: "" where the sender's own stays.
+
+    ``own`` is the relay's ("": it has none, and all stays as it is), ``zone`` the account's ("": none), ``findings`` of
+    the From domain's last check, ``signed``: whether a key of the From domain signs.  A zone serves once a check has
+    found its records; the relay's own domain is no part of the From domain, so only a signature can meet its DMARC."""
+    if own and zone and _published(findings):
+        return _bounce(zone)
+    return own if signed else ""
+
+
+def _bounce(zone: str) -> str:
+    return f"bounce.{zone}"
+
+
+def _published(findings: Iterable[Finding]) -> bool:
+    """Whether the check looked at a zone, and found that bounces come to us and every address passes SPF for it."""
+    results = [(finding.check, finding.result) for finding in findings]
+    path = [result for check, result in results if check in ("spf", "return path")]
+    return "white label" in dict(results) and bool(path) and set(path) == {"pass"}
 
 
 def links_host(zone: str) -> str:
