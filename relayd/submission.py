@@ -30,13 +30,15 @@ DROPPED = ("bcc", "resent-bcc", "return-path")
 
 class Stream(msgspec.Struct, frozen=True):
     """What a stream of an account is to mail that comes in: what its recipients are held against, and how much there
-    may be.  ``lists`` are names of suppression lists, whoever owns one; ``defers``: mail waits for its DKIM key."""
+    may be.  ``lists`` are names of suppression lists, whoever owns one; ``defers``: mail waits for its DKIM key;
+    ``unsubscribe``: it says where to unsubscribe."""
 
     name: str
     validation: Rules = OFF
     lists: tuple[str, ...] = ()
     limits: Limits = Limits()
     defers: bool = False
+    unsubscribe: bool = False
 
 
 class Submitter(msgspec.Struct, frozen=True):
