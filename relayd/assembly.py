@@ -93,9 +93,15 @@ def subject(
     zone of the nearest account that has one."""
     aligned = tuple(key for key in keys if f".{row.domain}".endswith(f".{key.domain}"))
     sources = sender_sources(loaded, _pools_of(loaded, directory, streams, row.account))
-    owners = map(directory.account, directory.lineage(row.account))
-    zone = next((owner.zone for owner in owners if owner and owner.zone), "")
-    return Subject(row.domain, loaded.node.name, aligned, sources, loaded.node.spf, zone)
+    returns = loaded.feedback.domain if aligned else ""
+    zone = zone_of(directory, row.account)
+    return Subject(row.domain, loaded.node.name, aligned, sources, loaded.node.spf, zone, returns=returns)
+
+
+def zone_of(directory: Directory, account: str) -> str:
+    """The zone of the nearest account that has one, "" if none has."""
+    owners = map(directory.account, directory.lineage(account))
+    return next((owner.zone for owner in owners if owner and owner.zone), "")
 
 
 def _pools_of(loaded: config.Config, directory: Directory, streams: Streams, account: str) -> set[str]:

@@ -238,12 +238,36 @@ NO_RECIPIENTS = _said(554, "5.5.1", "No valid recipients", "DATA, and all recipi
 NO_RECIPIENTS_OF_CHUNKS = _said(503, "5.5.1", "No valid recipients", "BDAT, and all recipients were refused")
 SPOOL_FAILED = _said(451, "4.3.0", "The message could not be stored, try again later", "a fault of the disk")
 
+_group("What comes back")
+TAKEN_BACK = _template(250, "2.0.0", "taken as {}", "a report or request to one of our addresses is on disk")
+RELAYS_NOTHING = _said(
+    550,
+    "5.7.1",
+    "This server relays nothing; it takes what comes back",
+    "a feedback listener, and an address of a foreign domain",
+    "submit to another port",
+)
+NO_RETURN = _said(
+    550,
+    "5.1.1",
+    "This server gave out no such address",
+    "a feedback listener, and an address that no mail of ours had",
+    "nothing: there is nobody to tell",
+)
+RETURN_EXPIRED = _said(
+    550,
+    "5.2.1",
+    "This address was for mail of long ago and is not read any more",
+    "a feedback listener, and an address older than [feedback] accept",
+    "nothing: there is nobody to tell",
+)
+
 _group("Limits")
 RATE = _template(
     451,
     "4.3.2",
     "Rate limit exceeded, retry after {} seconds",
-    "a limit of the connection, account, stream or client",
+    "a limit of the connection, account, stream or client, or of an address that sends what comes back",
     "try again after so many seconds",
 )
 NO_BALANCE = _said(450, "4.7.1", "Balance not enough", "the balance is used up", "try again once it is topped up")

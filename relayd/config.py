@@ -31,6 +31,8 @@ from relayd.warmup import Plan
 
 __all__ = ["Config", "ConfigError", "Fault", "Routes", "control_path", "load", "load_rules"]
 
+_SHORTEST_ACCEPT = 35 * 86400.0
+
 TLSPolicy = Literal["off", "may", "encrypt", "verify"]
 
 
@@ -137,6 +139,13 @@ def _shared(value: object) -> limits.Limits:
 def _account(value: object) -> limits.Limits:
     """Limits of an account: a session carries everybody's mail."""
     return limits.parse_limits(value, limits.OWN)
+
+
+def _accept(value: object) -> float:
+    seconds = notation.duration(value)
+    if seconds < _SHORTEST_ACCEPT:
+        raise ValueError(f'{value!r} is too short: mail may wait 30 days before it goes; write "35d" or more')
+    return seconds
 
 
 def _login_url(value: object) -> str:
@@ -275,8 +284,8 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
     pools of classes that have their own; ``pool_for``: the pools of mail to a domain, or "*.suffix" for those below
     one, or to mail hosts so called; ``lists``: the suppression lists that stop it, by name, the relay's, the
     account's and the connection's alike (none: one called like the stream, and "all"); ``feeds``: the one that takes up
-    who unsubscribes from it; ``limits``: the most messages and recipients in a time, of each account; ``fallback``: the
-    next hop of what has failed ``fallback_after`` times."""
+    who unsubscribes from it; ``unsubscribe``: whether its mail says where to ("header"); ``limits``: the most messages
+    and recipients in a time, of each account; ``fallback``: the next hop of what failed ``fallback_after`` times."""
 
     pool: str = "default"
     risk: Literal["low", "normal", "high"] = "normal"
@@ -284,6 +293,7 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
     pool_for: Annotated[dict[str, str], _pool_for] = {}
     lists: Annotated[tuple[str, ...], notation.list_of(notation.name)] = ()
     feeds: str = ""
+    unsubscribe: Literal["header", "none"] = "none"
     limits: Annotated[Limits, parse_limits] = Limits()
     priority: Annotated[int, notation.whole(0, 100)] = 50
     schedule: Durations = ()
@@ -350,6 +360,14 @@ class Dkim(msgspec.Struct, frozen=True, kw_only=True):
     key: FilePath
     second_selector: Host = ""
     second_key: FilePath = ""
+
+
+class Feedback(msgspec.Struct, frozen=True, kw_only=True):
+    """What comes back.  ``domain``: of return paths of our own, where an account has no zone for them; "" for none: all
+    bounces go to the senders.  ``accept``: how long after a message's reception they still count."""
+
+    domain: Host = ""
+    accept: Annotated[float, _accept] = 60 * 86400.0
 
 
 class Blocklists(msgspec.Struct, frozen=True, kw_only=True):
@@ -444,6 +462,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     route: tuple[Route, ...] = ()
     fallback: dict[str, NextHop] = {}
     dkim: dict[str, Dkim] = {}
+    feedback: Feedback = Feedback()
     blocklists: Blocklists = Blocklists()
     resolver: Resolver = Resolver()
     validation: Validation = Validation()
@@ -482,8 +501,8 @@ class Routes:
 
 
 _SINGLE: dict[str, type[msgspec.Struct]] = {
-    "node": Node, "tls": TLS, "auth": Auth, "login": Login, "blocklists": Blocklists, "resolver": Resolver,
-    "validation": Validation,
+    "node": Node, "tls": TLS, "auth": Auth, "login": Login, "feedback": Feedback, "blocklists": Blocklists,
+    "resolver": Resolver, "validation": Validation,
     "retry": Retry, "egress": Egress,
     "sandbox": Sandbox,
 }  # fmt: skip
@@ -618,6 +637,8 @@ def _check(config: Config, fault: _Report) -> None:
         for key in ("risk_pools", "pool_for"):
             for other in getattr(stream, key).values():
                 _known(other, config.pool, "pool", lambda text, n=name, k=key: fault(f"stream.{n}", k, text))  # type: ignore[misc]
+        if stream.unsubscribe == "header" and not config.feedback.domain:
+            fault(f"stream.{name}", "unsubscribe", "needs [feedback] domain, where those who unsubscribe write to")
         if stream.fallback:
             _known(stream.fallback, config.fallback, "fallback", partial(fault, f"stream.{name}", "fallback"))
     for name in config.dkim:

@@ -26,15 +26,29 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
     size: int = 0
 
 
+PLACE = "<>"  # where a token goes: no address and no URI between angle brackets has it
+
+
+class Returns(msgspec.Struct, frozen=True, array_like=True):
+    """Where what comes back of a message goes, as it was at reception: the domain of its return path, and the id of the
+    key of its tokens.  ``unsubscribe`` has List-Unsubscribe (whole lines, ``PLACE`` for the token), "" for none."""
+
+    domain: str
+    key: int
+    unsubscribe: str = ""
+
+
 class Edits(msgspec.Struct, frozen=True, omit_defaults=True):
     """What relayd changes in a message's header section: fields put in front (whole lines, CRLF each), the names of
     fields left out, and the DKIM signature over the result (whole fields), which goes in front of it all.  Kept beside
-    the original, applied by ``message.render``.  ``unsigned``: the body's hash, of a message that waits for its key."""
+    the original, applied by ``message.render``.  ``unsigned``: the body's hash, of a message that waits for its key.
+    ``returns`` None: what comes back goes to the sender."""
 
     prepend: bytes = b""
     drop: tuple[str, ...] = ()
     signature: bytes = b""
     unsigned: bytes = b""
+    returns: Returns | None = None
 
 
 class Steering(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -92,6 +106,15 @@ class Delivery(msgspec.Struct):
     source: str = ""
     last: str = ""
     told: bool = False
+
+
+class Marks(msgspec.Struct, frozen=True, gc=False):
+    """What one delivery has for itself (``returnpath.marks`` makes it): the return path it leaves with, our field that
+    names it, in front of all and not signed, and its List-Unsubscribe, signed with the rest."""
+
+    sender: str
+    trace: bytes = b""
+    unsubscribe: bytes = b""
 
 
 FALLBACK = "fallback:"  # and a name, in a queue's name instead of a domain: mail that goes by that fallback

@@ -48,6 +48,7 @@ from relayd.purse import Purse
 from relayd.queue.scheduler import Scheduler
 from relayd.reception import Relay, Screen
 from relayd.resolver import Resolver
+from relayd.returnpath import marks
 from relayd.shaping.reactions import Active, Reactions
 from relayd.shaping.rules import Rules
 from relayd.signing import WORKERS, Crew, Keyring, Signer
@@ -56,7 +57,7 @@ from relayd.streams import Streams, shown
 from relayd.suppression import Suppressions
 from relayd.tls import ServerTLS
 from relayd.transport import quicken_loop
-from relayd.verification import Subject
+from relayd.verification import Subject, returns_to
 from relayd.warmup import Warmup
 
 _SWITCH = (
@@ -149,6 +150,7 @@ class Node(Service):
         self.spool = Spool(Path(loaded.node.spool), post, self._spool_fault)
         directory = Path(loaded.node.spool) / "directory.sqlite"
         self.directory = Directory(directory, post, loaded.accounts(), self.now())
+        self.directory.tokens.configure(loaded.feedback.accept)
         self.purse = Purse(self.directory.balances, self.spool, self._balance_fault)
         self.purse.start(self.now())
         self.warmup = Warmup(self.directory.warmups.stored, self.directory.warmups.keep)
@@ -222,6 +224,8 @@ class Node(Service):
             reactor.callLater,
         )
         self.relay.on_received = self.courier.received
+        self.relay.returns = self._returns_to
+        self.courier.marks = lambda delivery: marks(delivery, self.directory.tokens.keys)
         self.listeners = {door.listen: self._listener(loaded, door) for door in loaded.listener}
         if loaded.sandbox:
             self.listeners[loaded.sandbox.listen] = assembly.sandbox(reactor, loaded)
@@ -429,8 +433,16 @@ class Node(Service):
         return assembly.subject(self.config, self.directory, self.streams, row, keys)
 
     def _judged(self, row: SenderDomain) -> Subject:
-        """By what mail leaves with today: the sender's own return path, not yet one in the account's zone."""
-        return msgspec.structs.replace(self.subject(row), zone="")
+        """By what mail leaves with: without [feedback] domain, the sender's own return path and none in a zone."""
+        subject = self.subject(row)
+        return subject if self.config.feedback.domain else msgspec.structs.replace(subject, zone="")
+
+    def _returns_to(self, account: str, domain: str, signed: bool) -> str:
+        """The domain of our return path for mail of an account from this domain; "": the sender's own stays."""
+        own = self.config.feedback.domain
+        zone = assembly.zone_of(self.directory, account) if own else ""
+        row = self.directory.senders.covering(account, domain) if zone else None
+        return returns_to(own, zone, row.findings if row else (), signed=signed)
 
     def _is_checked(self, row: SenderDomain) -> bool:
         account = self.directory.account(row.account)
@@ -486,6 +498,7 @@ class Node(Service):
         for account in loaded.accounts():
             self.directory.ensure_account(account, now=self.now())
         self.guard.settings = assembly.guard_settings(loaded)
+        self.directory.tokens.configure(loaded.feedback.accept)
         self._ask_at(checker, loaded)
         self.keyring.rules = signing
         self.lists = lists

@@ -95,6 +95,8 @@ class Streams:
         except InputError as error:
             return error.text
         pools = {merged.pool, *merged.risk_pools.values(), *merged.pool_for.values()}
+        if merged.unsubscribe == "header" and not self._config.feedback.domain:
+            return "its unsubscribe needs [feedback] domain"
         if merged.fallback and merged.fallback not in self._config.fallback:
             return f"there is no fallback {merged.fallback!r}"
         return next((f"there is no pool {pool!r}" for pool in pools if pool not in self._config.pool), "")
@@ -133,7 +135,14 @@ class Streams:
         lists = settings.lists or (template, "all")
         return Resolved(
             settings,
-            Stream(name, settings.validation, lists, settings.limits, settings.unsigned == "defer"),
+            Stream(
+                name,
+                settings.validation,
+                lists,
+                settings.limits,
+                settings.unsigned == "defer",
+                settings.unsubscribe == "header",
+            ),
             self._scheduling(account, settings),
             Rules(
                 Schedule(settings.schedule, settings.expire, self._config.retry.greylist),

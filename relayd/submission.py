@@ -12,10 +12,11 @@ from relayd import catalogue
 from relayd.address import domain_of
 from relayd.directory import State
 from relayd.directory.rows import DomainCheck
-from relayd.envelope import UNSTEERED, Delivery, Edits, Envelope, Message, Recipient, Steering, queue_name
+from relayd.envelope import UNSTEERED, Delivery, Edits, Envelope, Message, Recipient, Returns, Steering, queue_name
 from relayd.identity import day_of, show
 from relayd.message import steering, trace
 from relayd.message.headers import Head
+from relayd.message.unsubscribe import offer
 from relayd.quotas import Limits, Want
 from relayd.records import TERM_OF, Entry, Record, RecordKind, of_message
 from relayd.reply import Reply, printable
@@ -29,13 +30,15 @@ DROPPED = ("bcc", "resent-bcc", "return-path")
 
 class Stream(msgspec.Struct, frozen=True):
     """What a stream of an account is to mail that comes in: what its recipients are held against, and how much there
-    may be.  ``lists`` are names of suppression lists, whoever owns one; ``defers``: mail waits for its DKIM key."""
+    may be.  ``lists`` are names of suppression lists, whoever owns one; ``defers``: mail waits for its DKIM key;
+    ``unsubscribe``: it says where to unsubscribe."""
 
     name: str
     validation: Rules = OFF
     lists: tuple[str, ...] = ()
     limits: Limits = Limits()
     defers: bool = False
+    unsubscribe: bool = False
 
 
 class Submitter(msgspec.Struct, frozen=True):
@@ -136,6 +139,14 @@ def edits(session: Session, identity: int, envelope: Envelope, head: Head, now: 
     if head.steering:
         drop += tuple(dict.fromkeys(name.decode() for name, _ in head.steering))
     return Edits(prepend, drop), message_id
+
+
+def returning(edits: Edits, head: bytes, domain: str, key: int, *, unsubscribe: bool) -> Edits:
+    """With a return path of ours at this domain, by the key of this id; and where ``unsubscribe`` is wanted, with our
+    address for that, unless the sender's own signature covers what he says of it."""
+    said = offer(head, domain) if unsubscribe else None
+    text, drop = (said.text, said.drop) if said else ("", ())
+    return msgspec.structs.replace(edits, drop=edits.drop + drop, returns=Returns(domain, key, text))
 
 
 def deliveries(message: Message, recipients: tuple[Recipient, ...], due: float) -> tuple[Delivery, ...]:

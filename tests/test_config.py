@@ -102,6 +102,7 @@ def test_example_names_every_key_that_exists_and_no_other_default(tmp_path):
         config.NextHop: raw["fallback"]["provider"],
         config.Dkim: raw["dkim"]["sender.example"],
         config.Login: raw["login"],
+        config.Feedback: raw["feedback"],
         config.Blocklists: raw["blocklists"],
         config.Resolver: raw["resolver"],
         config.Validation: raw["validation"],
@@ -120,6 +121,7 @@ def test_example_names_every_key_that_exists_and_no_other_default(tmp_path):
     assert loaded.reaction["bigprovider-blocked"].move
     assert (loaded.resolver, loaded.retry, loaded.egress) == (config.Resolver(), config.Retry(), config.Egress())
     assert (loaded.login, loaded.blocklists) == (config.Login(), config.Blocklists())
+    assert loaded.feedback == config.Feedback()
     assert loaded.auth == config.Auth(url=raw["auth"]["url"])
     assert msgspec.structs.replace(loaded.warmup["default"], caps_for={}) == Plan()
     assert (loaded.validation, loaded.stream["transactional"].validation) == (config.Validation(), OFF)
@@ -358,6 +360,9 @@ def test_error_reads_as_file_key_and_text_on_a_line_each(tmp_path):
         (NODE + "default_stream = 'x'", "node.default_stream", "no stream 'x'"),
         (NODE + "min_free = '5 MB'", "node.min_free", "is not a size"),
         (NODE + "[[listener]]\nservice = 'smtp'\nlisten = 'tcp:25'", "listener[0].service", "is none of submissions"),
+        (NODE + "[feedback]\naccept = '30d'", "feedback.accept", "'30d' is too short"),
+        (NODE + "[feedback]\ndomain = 'a@b'", "feedback.domain", "is not a host name"),
+        (NODE + "[stream.news]\nunsubscribe = 'header'", "stream.news.unsubscribe", "needs [feedback] domain"),
         (NODE + "[[listener]]\nservice = 'feedback'\nlisten = 'tcp:25'", "listener[0].service", "not available yet"),
         (NODE + SUBMISSIONS, "listener[0].service", "needs a [tls] table"),
         (NODE + RELAY.replace('["127.0.0.1/32"]', "[]"), "listener[0].allow", "names no client"),

@@ -11,7 +11,7 @@ from twisted.python.failure import Failure
 
 from relayd.delivery.routing import Hop, Policy, Site
 from relayd.delivery.session import PeerSession, Timeouts
-from relayd.envelope import Delivery, Edits, Envelope, Message, Recipient
+from relayd.envelope import Delivery, Edits, Envelope, Marks, Message, Recipient
 from relayd.queue.state import Path
 from relayd.smtp.client import ClientSettings
 from relayd.tls import ClientTLS
@@ -35,6 +35,9 @@ class Notes:
 
     def now(self) -> float:
         return self.time
+
+    def marks(self, delivery: Delivery) -> Marks:
+        return Marks(delivery.message.envelope.sender)
 
     def take(self, session: PeerSession) -> Delivery | None:
         return self.stock.pop(0) if self.stock else None

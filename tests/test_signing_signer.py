@@ -134,6 +134,14 @@ def test_what_waited_is_signed_over_what_goes_out():
     assert verifies(fields + head + BODY, [rsa()]) == [True]
 
 
+def test_each_recipient_with_an_unsubscribe_field_of_its_own_has_a_signature_over_it():
+    signer = knowing(rsa())
+    head = b"X-Ours: 1\r\n%b" + HEAD.replace(b"X-Mailer: crm\r\n", b"")
+    for field in (b"List-Unsubscribe: <mailto:one@x.example>\r\n", b"List-Unsubscribe: <mailto:two@x.example>\r\n"):
+        fields = signer.late(message(unsigned=DIGEST), field)
+        assert verifies(fields + head % field + BODY, [rsa()]) == [True]
+
+
 @pytest.mark.parametrize("key", [rsa(), ed25519()], ids=["rsa", "ed25519"])
 def test_a_late_signature_is_the_same_whenever_it_is_made(key):
     assert knowing(key).late(message(unsigned=DIGEST)) == knowing(key).late(message(unsigned=DIGEST))

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from relayd.envelope import Delivery, Steering
+from relayd.envelope import Delivery, Edits, Returns, Steering
 from relayd.identity import show
 from relayd.records import decode
 from relayd.spool import NEVER, Audit, Checkpoint, Spool, SpoolError, landing, writer
@@ -151,6 +151,18 @@ def test_records_are_read_through_on_another_thread_until_a_stop(house: House) -
 
     thread, found = house.main.answer(house.spool.read_through, 0, read)
     assert thread != threading.get_ident() and len(found) == 1 and b"x.example" in found[0]
+
+
+def test_where_mail_comes_back_to_stays_with_it_over_a_restart(house: House) -> None:
+    returns = Returns("bounce.relay.example", 513, "List-Unsubscribe: <mailto:<>@bounce.relay.example>\r\n")
+    kept = house.mail.reception()
+    message = msgspec.structs.replace(kept.message, edits=Edits(returns=returns))
+    (delivery,) = (msgspec.structs.replace(one, message=message) for one in kept.deliveries)
+    kept = msgspec.structs.replace(kept, message=message, deliveries=(delivery,))
+    house.main.answer(house.spool.receive, kept)
+    house.stop()
+    house.open()
+    assert house.due() == [delivery] and house.due()[0].message.edits.returns == returns
 
 
 def test_a_walk_a_pull_an_outcome_and_a_settle(house: House) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from relayd import submission
-from relayd.envelope import UNSTEERED, Edits, Envelope, Message, Recipient, Steering
+from relayd.envelope import UNSTEERED, Edits, Envelope, Message, Recipient, Returns, Steering
 from relayd.identity import day_of
 from relayd.message.headers import survey
 from relayd.submission import MAX_HOPS, Session, Submitter
@@ -97,6 +97,18 @@ def test_fields_that_are_nobody_elses_business_are_dropped():
 def test_headers_that_steer_are_dropped_however_they_are_written():
     edits, _ = edited(b"X-TRACK-ID: 1\r\nx-relayd-tag: a\r\nX-Relayd-Tag: b\r\nX-Tracker: c\r\n")
     assert edits.drop == ("x-track-id", "x-relayd-tag")
+
+
+def test_a_return_path_of_ours_comes_with_an_unsubscribe_address_where_that_is_wanted():
+    made = Edits(b"Received: x\r\n", ("bcc",))
+    head = b"From: a@crm.example\r\nList-Unsubscribe: <https://crm.example/u>\r\n\r\n"
+    plain = submission.returning(made, head, "bounce.x", 7, unsubscribe=False)
+    assert plain == Edits(b"Received: x\r\n", ("bcc",), returns=Returns("bounce.x", 7))
+    full = submission.returning(made, head, "bounce.x", 7, unsubscribe=True)
+    assert full.drop == ("bcc", "list-unsubscribe") and full.returns
+    assert full.returns.unsubscribe.startswith("List-Unsubscribe: <https://crm.example/u>,\r\n <mailto:")
+    signed = b"DKIM-Signature: v=1; h=from:list-unsubscribe\r\n" + head
+    assert submission.returning(made, signed, "bounce.x", 7, unsubscribe=True) == plain
 
 
 def test_a_missing_date_is_that_of_the_first_attempt():

@@ -3,7 +3,7 @@
 import pytest
 
 from relayd.message.dkim import dns_record
-from relayd.verification import Finding, Publish, Source, Subject, check, proved, records
+from relayd.verification import Finding, Publish, Source, Subject, check, proved, records, returns_to
 from relayd.verification.checks import check_dkim, check_spf
 from relayd.verification.zones import check_return_path, check_zone, ehlo_name
 from tests.dkim_kit import ed25519, rsa
@@ -217,6 +217,54 @@ def test_bounces_of_a_zone_must_come_to_us(zone, words):
     assert finding.result == "fail" and words in finding.text
     assert published(finding) == "bounce.mail.crm.example MX 10 mx1.relay.example"
     assert Zone(published(finding)).tell(check_return_path(subject(**LABEL)))[0].result == "pass"
+
+
+OWN = {"returns": "bounce.relay.example"}
+OWN_ZONE = "bounce.relay.example TXT v=spf1 ip4:192.0.2.0/24 -all\nbounce.relay.example MX 10 mx1.relay.example\n"
+DMARC = "_dmarc.crm.example TXT v=DMARC1; p=reject\n"
+
+
+def test_by_a_return_path_of_the_relays_own_a_domain_needs_a_key_and_no_spf():
+    found = Zone(OWN_ZONE + DMARC + txt(KEY)).tell(check(subject(**OWN)))
+    assert results(found) == [("dkim", "pass"), ("return path", "pass"), ("dmarc", "pass"), ("return path", "pass")]
+    assert proved(found) is True
+    assert not [record for record in records(subject(**OWN)) if "spf1" in record.value]
+
+
+def test_the_relays_own_return_path_passing_spf_proves_no_domain():
+    found = Zone(OWN_ZONE + DMARC).tell(check(subject(**OWN)))
+    assert proved(found) is False
+    keyless = Zone(OWN_ZONE).tell(check(subject(keys=(), **OWN)))
+    assert ("spf", "warn") in results(keyless) and proved(keyless) is False
+
+
+def test_a_zone_of_another_domain_passing_spf_proves_no_domain():
+    elsewhere = {"zone": "mail.other.example", "sources": (T1,), "keys": ()}
+    made = "\n".join(f"{r.name} {r.type} {r.value}" for r in records(subject(**elsewhere)) if r.type != "CNAME")
+    found = Zone(made).tell(check(subject(**elsewhere)))
+    assert "fail" not in [result for _, result in results(found)] and proved(found) is False
+
+
+def test_bounces_to_the_relays_own_domain_must_come_to_it():
+    (finding,) = Zone("bounce.relay.example MX 10 mx.elsewhere.example").tell(check_return_path(subject(**OWN)))
+    assert finding.result == "fail" and published(finding) == f"bounce.relay.example MX 10 {NODE}"
+
+
+def test_the_return_path_of_a_message_is_in_the_zone_once_a_check_has_found_its_records():
+    own, zone = "bounce.relay.example", "mail.crm.example"
+    labelled = subject(**LABEL)
+    made = "\n".join(f"{r.name} {r.type} {r.value}" for r in records(labelled) if r.type != "CNAME")
+    found = Zone(made).tell(check(labelled))
+    assert returns_to(own, zone, found, signed=False) == "bounce.mail.crm.example"
+    without_mx = "\n".join(line for line in made.splitlines() if " MX " not in line)
+    for findings in (Zone(without_mx).tell(check(labelled)), Zone(WELL).tell(check(subject())), ()):
+        assert returns_to(own, zone, findings, signed=True) == own
+    assert returns_to("", zone, found, signed=True) == ""
+
+
+def test_the_relays_own_return_path_is_for_mail_that_a_key_of_its_from_domain_signs():
+    assert returns_to("bounce.relay.example", "", (), signed=True) == "bounce.relay.example"
+    assert returns_to("bounce.relay.example", "", (), signed=False) == ""
 
 
 def test_names_of_a_zone_that_lead_elsewhere_warn_and_are_listed():

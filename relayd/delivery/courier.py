@@ -22,7 +22,7 @@ from relayd.delivery.outcomes import Settings as OutcomeSettings
 from relayd.delivery.routing import Hop, NoFallback, Router, Site, words
 from relayd.delivery.session import PeerSession, Timeouts
 from relayd.egress.pools import Pools, Source
-from relayd.envelope import UNSTEERED, Delivery, Message
+from relayd.envelope import UNSTEERED, Delivery, Marks, Message
 from relayd.identity import Identities, show
 from relayd.outcome import Evidence, Outcome
 from relayd.pulse import pulse
@@ -110,6 +110,7 @@ class Courier(Service):
         self.lists_of = lists_of
         self._cleared: set[int] = set()  # looked up, and on no list: good for one attempt
         self.signer = signer or Signer()
+        self.marks: Callable[[Delivery], Marks] = lambda delivery: Marks(delivery.message.envelope.sender)
         self.reactor = reactor
         self.spool = spool
         self.bodies = spool.bodies

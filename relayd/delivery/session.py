@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IHandshakeListener, IPushProducer
 from zope.interface import implementer
 
 from relayd.delivery.routing import Hop, Site
-from relayd.envelope import Delivery
+from relayd.envelope import Delivery, Marks
 from relayd.message.downgrade import downgrade
 from relayd.message.protected import dkim_signed
 from relayd.message.render import header, render
@@ -70,6 +70,7 @@ class Owner(Protocol):
     signer: Signer
 
     def now(self) -> float: ...
+    def marks(self, delivery: Delivery) -> Marks: ...
     def take(self, session: "PeerSession") -> Delivery | None: ...
     def ready(self, session: "PeerSession") -> None: ...
     def finished(
@@ -255,10 +256,11 @@ class PeerSession(protocol.Protocol):
                 return
             self._convert(delivery, body)
             return
-        head = render(message, delivery)
+        marks = self.owner.marks(delivery)
+        head = render(message, delivery, marks)
         if message.edits.unsigned:
             try:
-                head = self.owner.signer.late(message) + head
+                head = self.owner.signer.late(message, marks.unsubscribe) + head
             except NoKey as fault:
                 self._refuse(delivery, str(fault), "transient", "queue")
                 return
@@ -266,7 +268,7 @@ class PeerSession(protocol.Protocol):
         size = len(head) + _body_size(delivery) if content is None else len(content)
         if content is None:
             self._heads[delivery.id] = head
-        self._send(delivery, content, size, message.eightbit)
+        self._send(delivery, marks.sender, content, size, message.eightbit)
 
     def _loaded(self, delivery: Delivery, got: bytes | OSError) -> None:
         """A body that lies in a file is in memory, to be converted."""
@@ -284,8 +286,9 @@ class PeerSession(protocol.Protocol):
 
     def _convert(self, delivery: Delivery, body: bytes) -> None:
         """8-bit content for a peer that takes none (RFC 6152 section 3), signed in its new form."""
-        message = delivery.message
-        seven = None if len(body) > CONVERTIBLE else downgrade(header(message.head, message.edits), body)
+        message, marks = delivery.message, self.owner.marks(delivery)
+        head = header(message.head, message.edits, marks.unsubscribe)
+        seven = None if len(body) > CONVERTIBLE else downgrade(head, body)
         if seven is None:
             fault = "5.6.3 the server takes no 8-bit content, and this message cannot be converted"
             self._refuse(
@@ -293,13 +296,13 @@ class PeerSession(protocol.Protocol):
             )
             return
         try:
-            content = self.owner.signer.anew(message, *seven) + seven[0] + seven[1]
+            content = marks.trace + self.owner.signer.anew(message, *seven) + seven[0] + seven[1]
         except NoKey as fault:
             self._refuse(delivery, str(fault), "transient", "queue")
         else:
-            self._send(delivery, content, len(content), False)
+            self._send(delivery, marks.sender, content, len(content), False)
 
-    def _send(self, delivery: Delivery, content: bytes | None, size: int, eightbit: bool) -> None:
+    def _send(self, delivery: Delivery, sender: str, content: bytes | None, size: int, eightbit: bool) -> None:
         offers, envelope = self.machine.capabilities, delivery.message.envelope
         if 0 < offers.size < size:
             self._refuse(delivery, f"5.3.4 the message has {size} bytes, the server takes at most {offers.size}")
@@ -308,7 +311,7 @@ class PeerSession(protocol.Protocol):
             self._refuse(delivery, "5.6.7 the message needs SMTPUTF8, which the server does not offer")
             return
         transaction = Transaction(
-            envelope.sender,
+            sender,
             delivery.recipient,
             size,
             eightbit,

@@ -1,5 +1,5 @@
-"""Accounts, streams, connections, signing keys, sender domains, drained sources: one SQLite file, in memory as frozen
-values.
+"""Accounts, streams, connections, signing keys, sender domains, drained sources, keys of tokens: one SQLite file, in
+memory as frozen values.
 
 Reads are dict look-ups on the main thread.  A change runs as one transaction on the directory's own thread; after its
 commit the new value is swapped in on the main thread, and then the change's future done (``database.Worker``).
@@ -39,6 +39,7 @@ from relayd.directory.rows import (
     stream_row,
 )
 from relayd.directory.senders import SenderDomain, Senders
+from relayd.directory.tokens import Tokens
 from relayd.directory.warmups import Warmups
 from relayd.errors import InputError
 from relayd.quotas import parse_limits
@@ -46,7 +47,7 @@ from relayd.quotas import parse_limits
 A = TypeVar("A")
 R = TypeVar("R")
 
-_STEPS = ("schema", "domains", "senders", "tenancy", "balances", "drains", "warmups", "reactions")
+_STEPS = ("schema", "domains", "senders", "tenancy", "balances", "drains", "warmups", "reactions", "tokens")
 # Scripts that bring a file of version n (the key) to n + 1.
 UPGRADES: dict[int, str] = {
     version: (Path(__file__).parent / f"{step}.sql").read_text("utf-8") for version, step in enumerate(_STEPS)
@@ -89,6 +90,7 @@ class Directory:
         self.drains = Drains(db, self._change)
         self.warmups = Warmups(db, self._worker.run)
         self.reactions = StoredReactions(db, self._worker)
+        self.tokens = Tokens(db, self._change, now)
 
     def close(self) -> None:
         """Finishes the changes under way and closes the file.  Their futures are done if ``post`` still works."""

@@ -24,6 +24,7 @@ from relayd.reception.relay import Relay
 from relayd.reception.screen import Held, all_checked
 from relayd.records import Entry, encode
 from relayd.reply import Reply
+from relayd.returnpath import unsubscribe
 from relayd.signing import Found
 from relayd.signing.signer import from_domain
 from relayd.spool import Reception
@@ -229,7 +230,19 @@ class Intake:
         session = self.session
         came = submission.Session(self.relay.node, session.helo, session.peer, self._protocol())
         edits, message_id = submission.edits(came, self.identity, self.envelope, self._survey, self.now, self._due)
+        edits = self._returning(edits)
         self._sign(edits, body, lambda signed: self._pay(lambda: self._store(body, came, signed, message_id)))
+
+    def _returning(self, edits: Edits) -> Edits:
+        """With a return path of ours, if it has one; the null sender stays, nobody answers it."""
+        relay, account, author = self.relay, self.submitter.account, from_domain(self._survey.froms)
+        signed = not self._keys().fault
+        domain = relay.returns(account, author, signed) if self.envelope.sender else ""
+        if not domain:
+            return edits
+        assert self._head is not None
+        newest, wanted = relay.directory.tokens.keys.newest, self._stream.unsubscribe
+        return submission.returning(edits, self._head, domain, newest.id, unsubscribe=wanted)
 
     def _sign(self, edits: Edits, body: bytes | None, then: Callable[[Edits], None]) -> None:
         """Adds the signature over what will go out; without a key it is not there, or waited for."""
@@ -242,7 +255,10 @@ class Intake:
         hashing = self._hash or BodyHash()
         hashing.feed(body or b"")
         digest = hashing.digest()
-        if waits:
+        field = b""
+        if edits.returns is not None:
+            field = unsubscribe(edits.returns, self.identity + 1, self.relay.directory.tokens.keys)
+        if waits or (field and len(self._to) > 1):  # each recipient has another field, and when it goes, its signature
             then(msgspec.structs.replace(edits, unsigned=digest))
             return
         signer = self.relay.signer
@@ -255,7 +271,7 @@ class Intake:
             else:
                 then(msgspec.structs.replace(edits, signature=fields))
 
-        signer.sign(header(self._head, edits), digest, found.keys, self.now, signed)
+        signer.sign(header(self._head, edits, field), digest, found.keys, self.now, signed)
 
     def _keys(self) -> Found:
         return self.relay.signer.keyring.find(self.submitter.account, from_domain(self._survey.froms))

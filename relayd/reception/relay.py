@@ -90,6 +90,8 @@ class Relay:
         self.client_quotas = Quotas()  # senders name clients as they like: many names must push out no account's limits
         self.sessions: Counter[str] = Counter()
         self.memory = 0
+        # The domain of our return path ("": none), for an account and From domain, and whether a key of that signs.
+        self.returns: Callable[[str, str, bool], str] = lambda account, domain, signed: ""
         self.on_received: Callable[[Any], None] = lambda deliveries: None
         self._later = later
         self._held = 0

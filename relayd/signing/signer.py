@@ -55,7 +55,7 @@ class Signer:
         self._workers = workers
         self._working = 0
         self._jobs: deque[tuple[list[ToSign], Done]] = deque()
-        self._late: OrderedDict[int, bytes] = OrderedDict()
+        self._late: OrderedDict[tuple[int, bytes], bytes] = OrderedDict()
 
     @property
     def full(self) -> bool:
@@ -105,15 +105,16 @@ class Signer:
         if faults:
             raise ExceptionGroup("after signing", faults)
 
-    def late(self, message: Message) -> bytes:
-        """The signature of a message that was kept with its body's hash, to be signed when there is a key.
-        Raises NoKey while there is none and the stream still wants one."""
-        fields = self._late.get(message.id)
+    def late(self, message: Message, unsubscribe: bytes = b"") -> bytes:
+        """The signature of a message that was kept with its body's hash: it waited for a key, or each of its recipients
+        has an ``unsubscribe`` of its own.  Raises NoKey while there is no key and the stream still wants one."""
+        known = message.id, unsubscribe
+        fields = self._late.get(known)
         if fields is None:
             edits = message.edits
-            fields = self._now(message, header(message.head, edits), edits.unsigned, must=True)
+            fields = self._now(message, header(message.head, edits, unsubscribe), edits.unsigned, must=True)
             if fields:
-                self._late[message.id] = fields
+                self._late[known] = fields
                 if len(self._late) > _REMEMBERED:
                     self._late.popitem(last=False)
         return fields

@@ -8,6 +8,7 @@ Floors within: asking < policy (SPF's records), dmarc < spf < checks, zones.
 from relayd.verification.asking import Asking, Found, Question
 from relayd.verification.checks import check, proved, records
 from relayd.verification.findings import Finding, Publish, Source, Subject
+from relayd.verification.zones import returns_to
 
 __all__ = [
     "Asking",
@@ -20,4 +21,5 @@ __all__ = [
     "check",
     "proved",
     "records",
+    "returns_to",
 ]

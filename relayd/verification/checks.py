@@ -44,7 +44,7 @@ def records(subject: Subject, findings: Sequence[Finding] = ()) -> tuple[Publish
     """Everything to publish for a domain.  Where a check looked at what is there already, what it wants instead."""
     seen = {finding.check for finding in findings if finding.result != "unknown"}
     made = [*map(_key_record, subject.keys), *zone_records(subject)]
-    if "spf" not in seen and subject.sources and not subject.zone:
+    if "spf" not in seen and subject.sources and return_path(subject) == subject.domain:
         terms = spf_terms(subject.sources, subject.spf)
         made.append(Publish(subject.domain, "TXT", allowing((), terms, "~all")))
     if "dmarc" not in seen:
@@ -91,7 +91,13 @@ def check_spf(subject: Subject) -> Asking[list[Finding]]:
             missing.append(source)
             verdicts.append(verdict)
     if not missing:
-        return [Finding("spf", "pass", f"every address passes for {domain}: {_listed(subject.sources)}")]
+        text = f"every address passes for {domain}: {_listed(subject.sources)}"
+        if f".{domain}".endswith(f".{subject.domain}"):
+            return [Finding("spf", "pass", text)]
+        if subject.keys:
+            return [Finding("return path", "pass", text)]
+        text += f"; that proves nothing of {subject.domain} itself: add a DKIM key (relayctl domain add)"
+        return [Finding("spf", "warn", text)]
     where, terms = domain, spf_terms(missing, subject.spf)
     if subject.spf and (yield from _verdict(subject.spf, missing[0])).result != "pass":
         where, terms = subject.spf, spf_terms(missing)  # the relay's own record is at fault

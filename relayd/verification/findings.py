@@ -50,7 +50,8 @@ class Subject(msgspec.Struct, frozen=True):
 
     ``keys`` sign its mail, of the domain or one above; ``node`` is this relay's name, where bounces to a white label
     go; ``spf`` is the name of the relay's own SPF record that customers include ("": they list our addresses);
-    ``zone`` is the account's white-label zone ("": none), ``links`` the host that its links lead to ("": the node).
+    ``zone`` is the account's white-label zone ("": none), ``links`` the host that its links lead to ("": the node);
+    ``returns`` is the relay's own domain of return paths, for mail without a zone ("": none, the sender's stays).
     """
 
     domain: str
@@ -60,3 +61,4 @@ class Subject(msgspec.Struct, frozen=True):
     spf: str = ""
     zone: str = ""
     links: str = ""
+    returns: str = ""

@@ -14,7 +14,29 @@ from relayd.verification.policy import allowing
 
 def return_path(subject: Subject) -> str:
     """The domain of the return path: SPF is judged by it, and bounces come back to it."""
-    return f"bounce.{subject.zone}" if subject.zone else subject.domain
+    return _bounce(subject.zone) if subject.zone else subject.returns or subject.domain
+
+
+def returns_to(own: str, zone: str, findings: Iterable[Finding], *, signed: bool) -> str:
+    """The domain of our return path for a message: "" where the sender's own stays.
+
+    ``own`` is the relay's ("": it has none, and all stays as it is), ``zone`` the account's ("": none), ``findings`` of
+    the From domain's last check, ``signed``: whether a key of the From domain signs.  A zone serves once a check has
+    found its records; the relay's own domain is no part of the From domain, so only a signature can meet its DMARC."""
+    if own and zone and _published(findings):
+        return _bounce(zone)
+    return own if signed else ""
+
+
+def _bounce(zone: str) -> str:
+    return f"bounce.{zone}"
+
+
+def _published(findings: Iterable[Finding]) -> bool:
+    """Whether the check looked at a zone, and found that bounces come to us and every address passes SPF for it."""
+    results = [(finding.check, finding.result) for finding in findings]
+    path = [result for check, result in results if check in ("spf", "return path")]
+    return "white label" in dict(results) and bool(path) and set(path) == {"pass"}
 
 
 def links_host(zone: str) -> str:
@@ -53,10 +75,10 @@ def _address(subject: Subject, source: Source) -> Publish:
 
 
 def check_return_path(subject: Subject) -> Asking[list[Finding]]:
-    """Whether bounces can come back; in a zone, whether they come to us."""
+    """Whether bounces can come back; by a return path of ours, whether they come to us."""
     name = return_path(subject)
     hosts = mail_hosts((yield from ask(name, "MX")))
-    if subject.zone:
+    if subject.zone or subject.returns:
         if subject.node in hosts:
             return [Finding("return path", "pass", f"bounces to {name} come to {subject.node}")]
         found = f"go to {', '.join(hosts[:3])}" if any(hosts) else "cannot be delivered"
