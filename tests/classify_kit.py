@@ -276,7 +276,7 @@ SAMPLES: dict[Class, tuple[Sample, ...]] = {
         (
             550,
             "5.7.9",
-            "Blocked because the sender is unauthenticated. Yahoo requires all senders to authenticate with SPF or DKIM",
+            "Blocked because the sender is unauthenticated: Yahoo requires all senders to use SPF or DKIM",
             "yahoo",
         ),
         (550, "", "Your server is not permitted to send mail for news.example (SPF)", ""),

@@ -4,6 +4,8 @@ import io
 import json
 import os
 import re
+import shlex
+import textwrap
 import time
 import unicodedata
 from collections import Counter
@@ -359,3 +361,34 @@ def test_at_least_95_in_100_of_the_corpus_are_classified_as_their_labels_say() -
                 wrong.append((row["id"], row["category"], verdict.cls))
     assert counted > 200
     assert len(wrong) <= counted * 0.05, wrong
+
+
+# The manual.
+
+MANUAL = (Path(__file__).parents[1] / "docs" / "feedback.md").read_text("utf-8")
+_BLOCKS = [textwrap.dedent(block) for block in re.findall(r"(?:^    .*\n|^\n(?=    ))+", MANUAL, re.MULTILINE)]
+
+
+def test_the_manual_shows_what_the_commands_print(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (rules,) = (block for block in _BLOCKS if "[[rule]]" in block)
+    monkeypatch.chdir(tmp_path)
+    Path("own.toml").write_text(rules, "utf-8")
+    shown = [block.strip().partition("\n") for block in _BLOCKS if block.lstrip().startswith("$ ")]
+    assert len(shown) == 3
+    for line, _, printed in shown:
+        words = shlex.split(line.removeprefix("$ "))
+        if words[0] == "printf":
+            monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(words[2 : words.index("|")])))
+        code, out, _ = told(capsys, *words[words.index("relayctl") + 2 :])
+        assert (code, out.strip()) == (0, printed)
+
+
+def test_the_manual_has_the_decision_of_every_class() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (yes|no) \| ([\w ]+) \| (\w+) \|", MANUAL, re.MULTILINE)
+    assert [
+        (cls, "yes" if decision.retry else "no", decision.suppress.replace("_", " "), decision.blame)
+        for cls, decision in ((cls, decide(cls, True)) for cls, *_ in rows)  # type: ignore[arg-type]
+    ] == rows
+    assert {cls for cls, *_ in rows} == set(CLASSES)

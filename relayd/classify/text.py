@@ -13,11 +13,13 @@ _MOST = 1024  # characters of a reply that are read
 _KEPT = 512  # and of its normal form: RFC 5321 section 4.5.3.1.5 gives a line as many octets
 _NEAR = 60  # characters between two parts that are near
 _ESCAPED = re.compile(r"\\x([0-9a-f]{2})")  # as ``reply.printable`` shows bytes that are not UTF-8
-_CODES = re.compile(r"(?<![\w.#])[245]\d\d(?:[ -]+#?[245]\.\d{1,3}\.\d{1,3}\b(?!\.\d))?(?=[ -]|$)[ -]*")
-_ENHANCED = re.compile(r"(?<![\w.])([245]\.\d{1,3}\.\d{1,3})(?![\w.]\w)")
-_ADDRESS = re.compile(r"[^\s<>()\[\]:;,\"'@]{1,128}@[\w.-]+\w")
-_IPV4 = re.compile(r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?![\d.]\d)")
+# The look-behinds stand after the first character, so that a search begins at digits only.
+_CODES = re.compile(r"[245](?<![\w.#].)\d\d(?:[ -]+#?[245]\.\d{1,3}\.\d{1,3}\b(?!\.\d))?(?=[ -]|$)[ -]*")
+_ENHANCED = re.compile(r"([245](?<![\w.].)\.\d{1,3}\.\d{1,3})(?![\w.]\w)")
+_ADDRESS = re.compile(r"[^\s<>()\[\]:;,\"'@]{1,128}@[\w.-]*\w")
+_IPV4 = re.compile(r"\d(?<![\d.].)\d{0,2}(?:\.\d{1,3}){3}(?![\d.]\d)")
 _IPV6 = re.compile(r"(?<![\w:])(?:ipv6:)?(?:[0-9a-f]{0,4}:){3,7}[0-9a-f.]*")
+_LONG = 15  # characters of a word that may be one
 _TOKEN = re.compile(r"\b[\w-]{16,}")
 _WRAPPED = re.compile(r"[245]\.\d+\.\d+ - [\w ]+ \d{3}-'(.*)'")  # Cisco's reports: its own words, then the server's
 
@@ -27,15 +29,19 @@ def normal(text: str) -> str:
     text = text[:_MOST]
     if not text.isascii() or "\\x" in text:
         text = fold(_ESCAPED.sub(lambda match: chr(int(match[1], 16)), text)).replace("’", "'")
-    text = " ".join(text.lower().split())
+    words = text.lower().split()
+    text = " ".join(words)
     if wrapped := _WRAPPED.match(text):
         text = wrapped[1]
+    if max(map(len, words), default=0) > _LONG:
+        text = _TOKEN.sub(_masked, text)
     if "@" in text:
         text = _ADDRESS.sub("@", text)
     if text.count(":") > 2:
         text = _IPV6.sub("ip#", text)
-    text = _IPV4.sub("ip#", text)
-    return _CODES.sub("", _TOKEN.sub(_masked, text)).strip()[:_KEPT]
+    if text.count(".") > 2:
+        text = _IPV4.sub("ip#", text)
+    return _CODES.sub("", text).strip()[:_KEPT]
 
 
 def _masked(match: re.Match[str]) -> str:
