@@ -81,12 +81,15 @@ def pattern(source: str, words: dict[str, str]) -> re.Pattern[str]:
 _PIECE = re.compile(
     r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\((?:\?(?:[:=!]|<[=!]))?|[)|]|[*+?]\??|\{\d*,?\d*\}\??|.", re.DOTALL
 )
+_UNUSUAL = re.compile(r"\(\?(?![:=!]|<[=!])")  # flags, names, conditions: such a pattern is always tried
 _Literals = frozenset[str]
 _NONE: _Literals = frozenset()
 
 
 def needed(source: str) -> _Literals:
     """Literals of which one at least stands in every text that the regular expression matches; none if none is sure."""
+    if _UNUSUAL.search(source):
+        return _NONE
     return _needed(iter([*_PIECE.findall(source), ")"]))
 
 
