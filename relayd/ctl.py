@@ -51,11 +51,11 @@ class _UnixConnection(http.client.HTTPConnection):
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
-    if options.verb in _LOCAL:
-        return int(_LOCAL[options.verb].run(options, rendered))
-    verb: Verb = options.verb
-    rows = next((arg.name for arg in verb.args if arg.kind == "row"), "")
     try:
+        if options.verb in _LOCAL:
+            return int(_LOCAL[options.verb].run(options, rendered))
+        verb: Verb = options.verb
+        rows = next((arg.name for arg in verb.args if arg.kind == "row"), "")
         path, given = _socket_of(options), _given(options, verb)
         if rows:
             return _told(options, verb, *_sent(path, verb, given, rows))

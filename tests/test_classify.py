@@ -326,7 +326,12 @@ def test_the_command_answers_at_least_2000_rows_a_second(
 
 @pytest.mark.parametrize(
     ("line", "said"),
-    [("nonsense", "line 2"), ('{"code": "abc"}', "'abc' is not a reply code"), ('{"text": 3}', "$.text")],
+    [
+        ("nonsense", "line 2"),
+        ('{"code": "abc"}', "'abc' is not a reply code"),
+        ('{"text": 3}', "$.text"),
+        ("\udcff", "surrogates"),
+    ],
 )
 def test_the_command_names_the_line_that_is_no_row(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, line: str, said: str

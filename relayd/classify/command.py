@@ -64,13 +64,15 @@ def run(options: argparse.Namespace, rendered: Callable[[Any], list[str]]) -> in
         classifier = Classifier(load(options.rules))
         if options.jsonl:
             sys.stdout.writelines(answers(sys.stdin, classifier))
-            return 0
-        row = Row(*(getattr(options, key) for key in ("code", "enhanced", "text", "provider", "stage")))
-        found = answer(row, classifier)
-    except InputError as fault:
+        else:
+            row = Row(*(getattr(options, key) for key in ("code", "enhanced", "text", "provider", "stage")))
+            found = answer(row, classifier)
+            shown = rendered(msgspec.to_builtins(found))
+            sys.stdout.write(_line(found) if options.json else "\n".join([*shown, ""]))
+        sys.stdout.flush()
+    except (InputError, UnicodeError) as fault:
         print(f"relayctl: {printable(str(fault))}", file=sys.stderr)
         return 1
-    print(_line(found) if options.json else "\n".join([*rendered(msgspec.to_builtins(found)), ""]), end="")
     return 0
 
 
@@ -81,7 +83,7 @@ def answers(lines: Iterable[str], classifier: Classifier) -> Iterator[str]:
         if line.strip():
             try:
                 yield _line(answer(decoder.decode(line), classifier))
-            except (msgspec.DecodeError, InputError) as error:
+            except (msgspec.DecodeError, InputError, UnicodeError) as error:
                 raise InputError("", f"line {number}: {error}") from None
 
 
