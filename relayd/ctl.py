@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     local: Verb | None = options.local
     try:
         if local is not None and (local is verb or options.files):
-            return _told(options, local, *_here(local, _given(options, local)))
+            return _here(options, local)
         path, given = _socket_of(options), _given(options, verb)
         if rows:
             return _told(options, verb, *_sent(path, verb, given, rows))
@@ -72,12 +72,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
-def _here(local: Verb, given: dict[str, Any]) -> tuple[int, Any]:
-    """Status and value of what needs no relay."""
+def _here(options: argparse.Namespace, local: Verb) -> int:
+    """Does what needs no relay; gives the exit code.  Of several values each is a line of JSON, as it comes."""
     try:
-        return 200, local.handler(**arguments(local, given))
+        value = local.handler(**arguments(local, _given(options, local)))
+        if not isinstance(value, Iterator):
+            return _told(options, local, 200, value)
+        for one in value:
+            print(json.dumps(one))  # in ASCII, so that no byte of it means anything to a terminal
+        sys.stdout.flush()
+        return 0
     except InputError as error:
-        return 400, {"error": error.text, "field": error.field}
+        return _told(options, local, 400, {"error": error.text, "field": error.field})
+    except UnicodeError as error:
+        return _told(options, local, 400, {"error": f"is not text in UTF-8: {error}"})
 
 
 def _told(options: argparse.Namespace, verb: Verb, status: int, value: Any) -> int:
@@ -186,6 +194,7 @@ def parser() -> argparse.ArgumentParser:
         words: dict[str, Any] = {"description": _sentence(verb.help), "epilog": f"example:{examples}"}
         command = within.add_parser(second or first, help=verb.help, **words, **_FORMAT)
         command.set_defaults(verb=verb, local=local)
+        command.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
         for arg in (local or verb).args:
             _add(command, arg)
     return top
@@ -211,7 +220,8 @@ def _add(command: argparse.ArgumentParser, arg: Arg) -> None:
         command.add_argument(arg.name, metavar="FILE", **more)
         return
     if arg.positional:
-        command.add_argument(arg.name, nargs=("+" if arg.required else "*") if arg.repeated else None, **more)
+        several, one = ("+", None) if arg.required else ("*", "?")
+        command.add_argument(arg.name, nargs=several if arg.repeated else one, **more)
         return
     flag = "--" + arg.name.replace("_", "-")
     if arg.kind == "secret":

@@ -11,6 +11,9 @@ from typing import Any
 
 import msgspec
 
+from relayd.classify import Classifier, load
+from relayd.classify.explain import Row, answer, answers
+from relayd.classify.rules import STAGES
 from relayd.control.shaping import RULES
 from relayd.control.verb import Arg, Verb
 from relayd.errors import InputError
@@ -62,7 +65,39 @@ def _replay(rules: list[str], since: float | None, files: list[str]) -> dict[str
     return replayed(rules, (record for record in records(files) if record.time >= start), {}, {})
 
 
+def _classify(
+    text: str | None,
+    code: str | None,
+    enhanced: str | None,
+    provider: str | None,
+    stage: str | None,
+    rules: list[str],
+    jsonl: bool | None,
+) -> Any:
+    classifier = Classifier(load(rules))
+    if jsonl:
+        return map(msgspec.to_builtins, answers(sys.stdin, classifier))
+    return msgspec.to_builtins(answer(Row(code, enhanced, text, provider, stage), classifier))
+
+
+_RULES = Arg("rules", "a file of rules of classification of yours", repeated=True)
+
 LOCAL: tuple[Verb, ...] = (
+    Verb(
+        name="classify",
+        help="what a server's refusal is taken for, and by which rule",
+        handler=_classify,
+        args=(
+            Arg("text", "the words of the reply", "words", positional=True),
+            Arg("code", "the reply's code, 400 to 599"),
+            Arg("enhanced", "its enhanced code"),
+            Arg("provider", "the provider's name or MX host"),
+            Arg("stage", "where in the session it came", choices=STAGES),
+            _RULES,
+            Arg("jsonl", "answer a line for each of stdin's: {code, enhanced, text, provider, stage, id}", "bool"),
+        ),
+        example="classify --code 550 --enhanced 5.7.1 --provider gmail 'this message is likely unsolicited mail'",
+    ),
     Verb(
         name="shaping replay",
         help="what rules would have done to recorded replies",

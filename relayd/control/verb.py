@@ -26,7 +26,9 @@ from relayd.warmup import Warmup
 T = TypeVar("T")
 Role = Literal["view", "operate", "admin"]
 ROLES: tuple[Role, ...] = ("view", "operate", "admin")
-Kind = Literal["str", "name", "int", "bool", "id", "duration", "network", "secret", "pem", "text", "list", "row"]
+Kind = Literal[
+    "str", "words", "name", "int", "bool", "id", "duration", "network", "secret", "pem", "text", "list", "row"
+]
 MOST_SHOWN = 20  # items of an argument that the trail of changes keeps, ...
 _LONGEST = 500  # ... and characters of each
 MAX_BODY = 64 * 1024  # bytes of a request
@@ -230,6 +232,13 @@ def _text(value: object) -> str:
     return value
 
 
+def _words(value: object) -> str:
+    # What somebody said, to be judged: whatever it is.
+    if not isinstance(value, str):
+        raise ValueError("is not text")
+    return value
+
+
 def _secret(value: object) -> str:
     # Never shown in the error, whatever it is.
     if not isinstance(value, str) or not 8 <= len(value) <= 1024:
@@ -273,6 +282,7 @@ def _boolean(value: object) -> bool:
 
 _PARSERS: dict[str, Callable[[object], Any]] = {
     "str": _text,
+    "words": _words,
     "name": notation.name,
     "int": _whole,
     "bool": _boolean,
