@@ -59,11 +59,13 @@ def test_the_action_decides_what_kind_of_report_it_is(action: str, status: str, 
     assert dsn(fields).kind == kind
 
 
-def test_a_status_that_tells_nothing_or_contradicts_gives_way_to_what_the_server_said() -> None:
+def test_the_server_s_own_status_goes_before_the_sum_that_the_report_gives() -> None:
     fields = "Final-Recipient: rfc822; a@one.example\nAction: failed\nStatus: {}\nDiagnostic-Code: smtp; {}\n"
     for status, said in (("5.0.0", "550 5.2.1 off"), ("4.5.0", "550 5.2.1 off"), ("", "550-5.2.1 off 550 5.2.1 off")):
         assert dsn(fields.format(status, said)).recipients[0].status == "5.2.1"
-    assert dsn(fields.format("4.4.7", "421 4.2.1 busy")).recipients[0].status == "4.4.7"
+    assert dsn(fields.format("4.4.7", "421 4.2.1 busy")).recipients[0].status == "4.2.1"
+    assert dsn(fields.format("5.1.1", "450 5.2.1 odd")).recipients[0].status == "5.2.1"
+    assert dsn(fields.format("5.1.1", "no word of a code")).recipients[0].status == "5.1.1"
 
 
 def test_words_for_people_complete_fields_that_lack_them() -> None:
@@ -111,9 +113,11 @@ PROSE = {
     ),
     "exim, two recipients": (
         "\nA message that you sent could not be delivered to one or more of its recipients.\n\n"
-        "  a@one.example\n    host mx.one.example [192.0.2.7]\n    SMTP error from remote mail server after RCPT TO:<a@one.example>:\n"
+        "  a@one.example\n    host mx.one.example [192.0.2.7]\n    SMTP error from remote mail server after "
+        "RCPT TO:<a@one.example>:\n"
         "    550 5.1.1 unknown here\n  b@two.example\n    552 5.2.2 box is full\n\n"
-        "------ This is a copy of the message, including all the headers. ------\n\nFrom: x@crm.example\nTo: c@three.example\n",
+        "------ This is a copy of the message, including all the headers. ------\n\nFrom: x@crm.example\n"
+        "To: c@three.example\n",
         ["a@one.example", "b@two.example"],
         "5.1.1",
         "unknown here",
@@ -126,30 +130,38 @@ PROSE = {
         "we do not take this",
     ),
     "sendmail transcript": (
-        "\n   ----- Transcript of session follows -----\nwhile talking to mx.one.example:\n>>> RCPT To:<a@one.example>\n"
-        "<<< 550 5.1.1 never heard of\n550 <a@one.example>... User unknown\n\n   ----- Unsent message follows -----\nFrom: x\n",
+        "\n   ----- Transcript of session follows -----\nwhile talking to mx.one.example:\n"
+        ">>> RCPT To:<a@one.example>\n"
+        "<<< 550 5.1.1 never heard of\n550 <a@one.example>... User unknown\n\n   ----- Unsent message "
+        "follows -----\nFrom: x\n",
         ["a@one.example"],
         "5.1.1",
         "never heard of",
     ),
     "exchange": (
-        "\nDelivery has failed to these recipients or groups:\n\na@one.example<mailto:a@one.example>\nThe address wasn't found.\n\n"
+        "\nDelivery has failed to these recipients or groups:\n\na@one.example<mailto:a@one.example>\nThe "
+        "address wasn't found.\n\n"
         "Diagnostic information for administrators:\n\nGenerating server: x.example\n\na@one.example\n"
-        "Remote Server returned '550 5.1.10 RESOLVER; recipient not found'\n\nOriginal message headers:\n\nReceived: from x\n",
+        "Remote Server returned '550 5.1.10 RESOLVER; recipient not found'\n\nOriginal message headers:\n\n"
+        "Received: from x\n",
         ["a@one.example"],
         "5.1.10",
         "recipient not found",
     ),
     "google": (
-        "\nDelivery to the following recipient failed permanently:\n\n     a@one.example\n\nTechnical details of permanent failure:\n"
-        "We tried. The other server returned:\n550 5.2.1 this account is off\n\n----- Original message -----\n\nReceived: by x\n",
+        "\nDelivery to the following recipient failed permanently:\n\n     a@one.example\n\nTechnical "
+        "details of permanent failure:\n"
+        "We tried. The other server returned:\n550 5.2.1 this account is off\n\n----- Original message "
+        "-----\n\nReceived: by x\n",
         ["a@one.example"],
         "5.2.1",
         "this account is off",
     ),
     "reason first": (
-        "\nYour message:\n   From:    x@crm.example\n   Subject: hello\n\nCould not be delivered because of\n\n550 5.1.1 no user\n\n"
-        "The following recipients were affected:\n    a@one.example\n\nAdditional Information\n======\nSender: <x@crm.example>\n",
+        "\nYour message:\n   From:    x@crm.example\n   Subject: hello\n\nCould not be delivered because of\n"
+        "\n550 5.1.1 no user\n\n"
+        "The following recipients were affected:\n    a@one.example\n\nAdditional Information\n======\n"
+        "Sender: <x@crm.example>\n",
         ["a@one.example"],
         "5.1.1",
         "no user",
@@ -217,7 +229,10 @@ def test_every_charset_is_read(charset: str, text: str) -> None:
 
 
 def test_html_base64_and_quoted_printable_are_read_broken_as_they_come() -> None:
-    html = "Content-Type: text/html\n\n<style>x{}</style><p>could not be delivered to:<br>\n<b>a@one.example</b><br>550 5.1.1 gone</p>"
+    html = (
+        "Content-Type: text/html\n\n<style>x{}</style><p>could not be delivered to:<br>\n"
+        "<b>a@one.example</b><br>550 5.1.1 gone</p>"
+    )
     based = (
         "Content-Type: text/plain\nContent-Transfer-Encoding: base64\n\nPGFAb25lLmV4YW1wbGU+OiA1NTAgNS4xLjEgZ29uZQ=!"
     )
@@ -230,9 +245,11 @@ def test_html_base64_and_quoted_printable_are_read_broken_as_they_come() -> None
 
 
 DELAYS = {
-    "warning": "\nA message that you sent has not yet been delivered after more than 24 hours.\n\n  a@one.example\n    450 4.2.0 busy\n\n"
+    "warning": "\nA message that you sent has not yet been delivered after more than 24 hours.\n\n "
+    " a@one.example\n    450 4.2.0 busy\n\n"
     "No action is required on your part. Delivery attempts will continue for some time.\n",
-    "incomplete": "\n** Delivery incomplete **\n\nThere was a temporary problem delivering your message to a@one.example. It will be retried.\n",
+    "incomplete": "\n** Delivery incomplete **\n\nThere was a temporary problem delivering your message to "
+    "a@one.example. It will be retried.\n",
     "russian": "\nДоставка отложена, попытки продолжаются:\n\n  a@one.example\n    451 4.7.1 позже\n",
     "german": "\nIhre Nachricht ist verzögert und konnte noch nicht zugestellt werden:\n\n<a@one.example>\n",
 }
@@ -246,7 +263,10 @@ def test_a_delay_is_no_bounce(name: str) -> None:
 
 
 PERSON = "From: Anna <anna@client.example>\nTo: b-token@bounce.example\n"
-GONE = "\nI am away. My address anna@old.example does not exist any more: 550 5.1.1 user unknown. Write to bob@client.example.\n"
+GONE = (
+    "\nI am away. My address anna@old.example does not exist any more: 550 5.1.1 user unknown. Write to "
+    "bob@client.example.\n"
+)
 AUTOMATIC = {
     "auto-submitted": (PERSON + "Auto-Submitted: auto-replied\n", "Re: your offer"),
     "auto-submitted, null path": ("Return-Path: <>\n" + PERSON + "Auto-Submitted: auto-replied (vacation)\n", "hello"),
@@ -279,8 +299,10 @@ def test_a_person_who_writes_about_a_bounce_has_not_bounced(subject: str) -> Non
 
 def test_a_read_receipt_is_an_automatic_answer() -> None:
     body = (
-        "Content-Type: multipart/report; report-type=disposition-notification; boundary=b\n\n--b\nContent-Type: text/plain\n\n"
-        "Your message was read.\n--b\nContent-Type: message/disposition-notification\n\nFinal-Recipient: rfc822; a@one.example\n"
+        "Content-Type: multipart/report; report-type=disposition-notification; boundary=b\n\n--b\n"
+        "Content-Type: text/plain\n\n"
+        "Your message was read.\n--b\nContent-Type: message/disposition-notification\n\n"
+        "Final-Recipient: rfc822; a@one.example\n"
         "Disposition: manual-action/MDN-sent-manually; displayed\n--b--\n"
     )
     assert report(body, subject="Read: offer", head=PERSON).kind == "auto-reply"
@@ -294,7 +316,8 @@ def test_challenges_and_unsubscribe_mails_are_told_apart() -> None:
 
 def test_what_may_hold_a_token_of_ours_is_given_with_where_it_stood() -> None:
     original = (
-        "Return-Path: <b-token@bounce.example>\nMessage-ID: <1@crm.example>\nList-Unsubscribe: <mailto:u-token@bounce.example>\n"
+        "Return-Path: <b-token@bounce.example>\nMessage-ID: <1@crm.example>\n"
+        "List-Unsubscribe: <mailto:u-token@bounce.example>\n"
         "Feedback-ID: a:b:c:relayd\nX-Relayd-Ref: token\nSubject: offer"
     )
     fields = "Final-Recipient: rfc822; a@one.example\nAction: failed\nStatus: 5.1.1\n"
@@ -311,5 +334,8 @@ def test_what_may_hold_a_token_of_ours_is_given_with_where_it_stood() -> None:
 
 
 def test_nothing_of_a_report_can_steer_a_terminal() -> None:
-    fields = "Final-Recipient: rfc822; a@one.example\nAction: failed\nStatus: 5.1.1\nDiagnostic-Code: smtp; 550 \x1b[2J\u202e gone\n"
+    fields = (
+        "Final-Recipient: rfc822; a@one.example\nAction: failed\nStatus: 5.1.1\n"
+        "Diagnostic-Code: smtp; 550 \x1b[2J\u202e gone\n"
+    )
     assert dsn(fields).recipients[0].diagnostic == "550 \\x1b[2J\\x202e gone"

@@ -28,9 +28,12 @@ def complaint(found: Report) -> Complaint:
 def test_every_field_of_a_feedback_report_is_read() -> None:
     told = complaint(
         arf(
-            "Feedback-Type: abuse\nUser-Agent: Provider-FBL/1\nVersion: 1\nOriginal-Mail-From: <b-token@bounce.example>\n"
-            "Original-Rcpt-To: <anna@client.example>\nArrival-Date: Thu, 1 Jan 2026 00:00:00 +0000\nReporting-MTA: dns; mx\n"
-            "Source-IP: 192.0.2.10\nReported-Domain: crm.example\nReported-Domain: shop.example\nReported-URI: http://shop.example/\n"
+            "Feedback-Type: abuse\nUser-Agent: Provider-FBL/1\nVersion: 1\n"
+            "Original-Mail-From: <b-token@bounce.example>\n"
+            "Original-Rcpt-To: <anna@client.example>\nArrival-Date: Thu, 1 Jan 2026 00:00:00 +0000\n"
+            "Reporting-MTA: dns; mx\n"
+            "Source-IP: 192.0.2.10\nReported-Domain: crm.example\nReported-Domain: shop.example\n"
+            "Reported-URI: http://shop.example/\n"
             "Incidents: 3\nAuthentication-Results: provider.example; dkim=pass\nOriginal-Envelope-Id: e1\n"
         )
     )

@@ -14,10 +14,10 @@ class Verdict(msgspec.Struct, frozen=True):
     rule: str
 
 
-def classify(reply: Reply, provider: str) -> Verdict:
+def classify(reply: Reply, provider: str, stage: str) -> Verdict:
     classes = {"nobody": "recipient_unknown", "full": "mailbox_full", "waited": "expired"}
     cls = next((cls for word, cls in classes.items() if word in reply.text), "unknown")
-    return Verdict(cls, {"suppress": "at_once"}, f"rule-{cls}-{reply.code}-{reply.enhanced}-{provider}")
+    return Verdict(cls, {"suppress": "at_once"}, f"{reply.code}-{reply.enhanced}-{provider}-{stage}")
 
 
 def verify(clues: tuple[Clue, ...]) -> str:
@@ -43,9 +43,10 @@ def test_a_status_that_the_report_does_not_give_follows_from_what_it_means() -> 
     assert list(statuses.values()) == ["5.1.1", "5.1.1", "4.2.2", "4.4.7", "5.0.0", "5.7.9"]
 
 
-def test_the_classifier_hears_the_reply_and_who_gave_it() -> None:
-    answer = judged(read(bounce("host mx.one.example said: 550 5.1.1 nobody")), classify)[0]
-    assert answer.verdict.rule == "rule-recipient_unknown-550-5.1.1-mx.one.example"
+def test_the_classifier_hears_the_reply_who_gave_it_and_when() -> None:
+    answer = judged(read(bounce("host mx.one.example said: 550 5.1.1 nobody (in reply to RCPT TO)")), classify)[0]
+    assert answer.verdict.rule == "550-5.1.1-mx.one.example-rcpt"
+    assert judged(read(bounce("something went wrong")), classify)[0].verdict.rule == "0-5.0.0--"
 
 
 def test_an_explanation_names_kind_recipients_meaning_and_token() -> None:

@@ -1,26 +1,60 @@
-"""Reply codes and status codes in free text (RFC 5321 section 4.2, RFC 3463)."""
+"""Reply codes, status codes and commands in free text (RFC 5321 section 4.2, RFC 3463)."""
 
 import re
+from itertools import islice
+
+from relayd.outcome import Stage
 
 # Not of a version number, an IP address or a longer run of numbers.
 _STATUS = re.compile(r"(?<![\w.])([245])\.(\d{1,3})\.(\d{1,3})(?![\d]|\.\d)", re.ASCII)
 _LEAD = r"(?:^|[:;,'\"(\[<>\]=#|]|said|error|errors?:?|code|was|with|returned)\s{0,4}#?"
 _CODE = re.compile(rf"{_LEAD}([245][0-5]\d)(?=[ \-:,.\])'\"#]|$)(?!\.\d)", re.IGNORECASE | re.MULTILINE | re.ASCII)
-_BOTH = re.compile(r"(?<![\d.])([245][0-5]\d)[ \-:,(#]{1,3}([245]\.\d{1,3}\.\d{1,3})(?![\d]|\.\d)", re.ASCII)
+_BOTH = re.compile(r"(?<![\d.])([245][0-5]\d)[ \-:,(#'\"]{1,3}([245]\.\d{1,3}\.\d{1,3})(?![\d]|\.\d)", re.ASCII)
+
+
+_MANY = 20  # statuses of a text that are looked at
+
+# The command that a reply answered: as Postfix, Exim, DragonFly and qmail put it, or as sessions are quoted.
+_ANSWERED = re.compile(
+    r"(?:in (?:reply|response) to|reply to|after|did not like our|following|step:|smtp command|>>>|refused to accept)"
+    r"[^\n]{0,30}?\b(end of data|final data|data send|rcpt|mail from|data|initial connection|ehlo|helo|starttls)\b"
+    r"|(not like recipient|\[rcpt_to\]|rejected recipient)|(after i sent the message|\(data\))",
+    re.IGNORECASE,
+)
+_STAGES: dict[str, Stage] = {
+    "end of data": "dot", "final data": "dot", "data send": "dot", "rcpt": "rcpt", "mail from": "mail", "data": "data",
+    "initial connection": "banner", "ehlo": "ehlo", "helo": "ehlo", "starttls": "starttls",
+}  # fmt: skip
+
+
+def stage_in(text: str) -> Stage | None:
+    """Which command a server's words answered, as far as they tell."""
+    match = _ANSWERED.search(" ".join(text[:4096].split()))
+    if match is None:
+        return None
+    return _STAGES[match[1].lower()] if match[1] else "rcpt" if match[2] else "dot"
 
 
 def codes(text: str) -> tuple[int, str, int]:
-    """(reply code or 0, status or "", where in the text they begin or -1)."""
+    """(reply code or 0, status or "", where in the text they begin or -1).  X.4.7, time is up, only sums up: another
+    status behind it tells why."""
     both = _BOTH.search(text)
     if both and both[1][0] == both[2][0]:
-        return int(both[1]), both[2], both.start()
+        return int(both[1]), _cause(both[2], text, both.end()), both.start()
     reply = _CODE.search(text)
-    code = int(reply[1]) if reply else 0
-    for status in _STATUS.finditer(text):
-        if not code or status[1] == str(code)[0]:
-            start = status.start()
-            return code, status[0], min(start, reply.start(1)) if reply else start
-    return code, "", reply.start(1) if reply else -1
+    code, start = (int(reply[1]), reply.start(1)) if reply else (0, len(text))
+    found = list(islice(_STATUS.finditer(text), _MANY))
+    status = next((one for one in found if not code or one[1] == str(code)[0]), found[0] if found else None)
+    if status is None:
+        return code, "", start if reply else -1
+    return code, _cause(status[0], text, status.end()), min(start, status.start())
+
+
+def _cause(status: str, text: str, behind: int) -> str:
+    if not status.endswith(".4.7"):
+        return status
+    others = (one[0] for one in islice(_STATUS.finditer(text, behind), _MANY))
+    return next((one for one in others if one != status and one[0] == status[0]), status)
 
 
 def status_in(text: str) -> str:
@@ -30,9 +64,8 @@ def status_in(text: str) -> str:
 
 
 def merged(field: str, said: str, code: int) -> str:
-    """The more telling one of the status that a report gives and the one that the server said: X.0.0 tells nothing,
-    nor does one that contradicts the server's reply code."""
-    contradicts = code and said and field[:1] != str(code)[0] == said[0]
-    if not field or contradicts or (said and field.endswith(".0.0") and not said.endswith(".0.0")):
-        return said or field
-    return field
+    """Of the status that a report gives and the one that the server said: the server's, which the report sums up,
+    unless it tells nothing or is of another class than both the field and the server's reply code."""
+    if said and (not field or said[0] == field[0] or (code and str(code)[0] == said[0])) and not said.endswith(".0.0"):
+        return said
+    return field or said

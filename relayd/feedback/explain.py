@@ -21,7 +21,8 @@ class Verdict(Protocol):
     def rule(self) -> str: ...
 
 
-Classify = Callable[[Reply, str], Verdict]  # a reply as far as it is known, and the MX host that gave it
+# A reply as far as it is known, the MX host that gave it, the stage at which it came; "" for what nobody knows.
+Classify = Callable[[Reply, str, str], Verdict]
 Verify = Callable[[tuple[Clue, ...]], str]  # the state of the token in them, in a word
 
 # Whoever this is said of cannot be reached there, today or later.
@@ -57,7 +58,9 @@ def judged(report: Report, classify: Classify) -> list[Judged]:
 
 def _judged(one: Recipient, classify: Classify) -> Judged:
     severity = one.status[:1] or ("4" if one.action == "delayed" else "5")
-    verdict = classify(Reply(one.code, one.status or f"{severity}.0.0", one.diagnostic), one.remote_mta)
+    verdict = classify(
+        Reply(one.code, one.status or f"{severity}.0.0", one.diagnostic), one.remote_mta, one.stage or ""
+    )
     status = one.status or _implied(one, verdict.cls, severity)
     hard = one.action == "failed" and status.startswith("5") and verdict.cls in _NEVER
     return Judged(one, status, hard, verdict)
@@ -83,8 +86,8 @@ def explain(content: bytes, classify: Classify, verify: Verify, envelope_recipie
 def _told(one: Judged) -> dict[str, Any]:
     recipient, verdict = one.recipient, one.verdict
     return {
-        "recipient": recipient.address,
-        "final": recipient.final,
+        "recipient": _name(recipient),
+        "original": recipient.original,
         "action": recipient.action,
         "status": one.status,
         "code": recipient.code,
@@ -98,12 +101,19 @@ def _told(one: Judged) -> dict[str, Any]:
     }
 
 
+def _name(one: Recipient) -> str:
+    """The address that failed: ours, unless it was forwarded to another domain."""
+    (_, _, final), (_, _, ours) = (text.lower().rpartition("@") for text in (one.final, one.original))
+    inner = "." not in final or final.endswith((".local", ".localdomain", ".internal", ".lan"))
+    return one.original if ours and (inner or final == ours or final.endswith("." + ours)) else one.final
+
+
 def _others(report: Report) -> list[dict[str, Any]]:
     """Recipients of what is no failure: a success, or a complaint, whose recipients may be redacted."""
     if report.complaint:
         return [{"recipient": one, "hard": False, "category": "complaint"} for one in report.complaint.recipients]
     category = "unsubscribed" if report.kind == "unsubscribe" else "delivered"
     return [
-        {"recipient": one.address, "status": one.status, "hard": False, "category": category}
+        {"recipient": _name(one), "status": one.status, "hard": False, "category": category}
         for one in report.recipients
     ]

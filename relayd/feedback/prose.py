@@ -9,7 +9,7 @@ import re
 
 import msgspec
 
-from relayd.feedback.codes import codes
+from relayd.feedback.codes import codes, stage_in
 from relayd.feedback.report import Recipient
 from relayd.feedback.statuses import MAX_RECIPIENTS
 from relayd.feedback.wording import FAILED
@@ -40,8 +40,8 @@ _LABEL = re.compile(
 _REPLY = re.compile(r"(?:^|\s)[245]\d\d[ -](?:\d\.\d{1,3}\.\d{1,3} )?<?$")
 _SENDER = re.compile(
     r"(?:from|sender|contact|reply(?:-to)?|by|originator|(?:return|reverse)-?path|message-?id(?:entifier)?|in-reply-to"
-    r"|references|help|questions?|mail to|write to|absender|отправител\w{0,3}|exp[eé]diteur|remitente|envoy[eé] par"
-    r"|差出人|发件人)\W{0,6}$|envelope-(?:from|sender)\W{0,3}$|https?://\S{0,200}$",
+    r"|references|help|questions?|(?:please|send) (?:e-?)?mail to|write to|absender|отправител\w{0,3}|exp[eé]diteur"
+    r"|remitente|envoy[eé] par|差出人|发件人)\W{0,6}$|envelope-(?:from|sender)\W{0,3}$|https?://\S{0,200}$",
     re.IGNORECASE,
 )
 _ROLE = re.compile(
@@ -88,8 +88,9 @@ _REASON = re.compile(
 _ENDS = re.compile(
     r"\s*(?:>>>|[245]\d\d \S+ \(smtp\)|[245]\d\d <|giving up on|i'm not going|(?:\.\.\. )?while talking|--)", re.I
 )
+_HEADING = re.compile(r"\s*[-=*#]{3,}[^-=*#]{1,60}[-=*#]{3,}\s*$")
 _PUNCTUATION = " \t\n<>:;,.*-=\"'()[]"
-_OF_ITS_OWN, _WORDS = 2.5, 2.0  # least weights
+_OF_ITS_OWN, _WORDS, _LEAST = 2.5, 2.0, 0.8  # weights
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -139,6 +140,13 @@ def recipients(text: str, own: frozenset[str], failed: str) -> list[Recipient]:
     return [_recipient(spelt[address], blocks.get(address, []), common) for address in chosen[:MAX_RECIPIENTS]]
 
 
+def bare_names(text: str, domain: str) -> list[Recipient]:
+    """Recipients without their domain, which is the reporter's own: words alone in a line, below one with a colon."""
+    paragraphs = re.findall(r":[ \t]*\n((?:[ \t]{1,20}[A-Za-z0-9._-]{2,64}[ \t]*(?:\n|\Z)){1,20})", text[:4096])
+    names = [name for lines in paragraphs for name in lines.split()]
+    return [Recipient(final=printable(f"{name}@{domain}", 320), diagnostic=undelivered(text)) for name in names]
+
+
 def undelivered(text: str) -> str:
     """The words of a text that name no recipient, as one diagnostic."""
     return printable(" ".join(text[: _MAX_DIAGNOSTIC * 2].split()), _MAX_DIAGNOSTIC)
@@ -150,7 +158,7 @@ def _weighed(line: str, number: int, own: frozenset[str]) -> list[Place]:
     for match in _ADDRESSES.finditer(line):
         address = match[0].strip("'`")
         before, behind = line[: match.start()], line[match.end() :]
-        if _SENDER.search(before[-220:]):
+        if _SENDER.search(before[-220:]) or "...@" in address:  # somebody shortened it
             continue
         if _LABEL.search(before[-80:]) or _REPLY.search(before[-20:]):
             weight, indent_here = 3.0, 0
@@ -174,7 +182,7 @@ def _heaviest(places: list[Place]) -> list[str]:
             near = [place for place in group if place.indent <= max(deepest, 0) + 1]
             return list(dict.fromkeys(place.address.lower() for place in near))
     best = max((place.weight for place in places), default=0.0)
-    return [next(place.address.lower() for place in places if place.weight == best)] if places else []
+    return [next(place.address.lower() for place in places if place.weight == best)] if best >= _LEAST else []
 
 
 def _blocks(lines: list[str], starts: list[tuple[int, str]]) -> dict[str, list[str]]:
@@ -205,9 +213,15 @@ def _cut(lines: list[str]) -> str:
 def _recipient(address: str, blocks: list[str], common: str) -> Recipient:
     telling = [block for block in blocks if any(codes(block)[:2])]
     block = telling[0] if telling else max(blocks, key=len, default="")
-    bare = block.replace(address, "", 1).strip(_PUNCTUATION)
-    text = block if telling or (bare and not any(codes(common)[:2])) else common
+    if telling or not common.strip():
+        text = block
+    else:
+        line, _, more = block.partition("\n")
+        bare = "" if _REASON.search(common) and not more.strip(_PUNCTUATION) else line.replace(address, "", 1) + more
+        text = block if bare.strip(_PUNCTUATION) and not any(codes(common)[:2]) else common
     code, status, start = codes(text)
+    if not code and not text[start + len(status) :].partition("\n")[0].strip(_PUNCTUATION):
+        start = -1  # the status stands behind the words, as in "no such box. (#5.1.1)"
     host = _HOST.search(text)
     return Recipient(
         final=printable(address, 320),
@@ -215,6 +229,7 @@ def _recipient(address: str, blocks: list[str], common: str) -> Recipient:
         code=code,
         diagnostic=_diagnostic(text, start, address),
         remote_mta=printable(host[1], 255) if host else "",
+        stage=stage_in(text),
     )
 
 
@@ -227,5 +242,5 @@ def _diagnostic(text: str, start: int, address: str) -> str:
     parts = [part for part, left in zip(said.split("\n\n"), bare, strict=True) if left]
     lines = "\n".join(parts[:1] if start >= 0 or reason or (bare[0] and address in parts[0]) else parts).split("\n")
     end = next((i for i, line in enumerate(lines) if i and _ENDS.match(line)), len(lines))
-    kept = (line.strip() for line in lines[:end] if line.strip(_PUNCTUATION))
+    kept = (line.strip() for line in lines[:end] if line.strip(_PUNCTUATION) and not _HEADING.match(line))
     return printable(" ".join(" ".join(kept).split()).rstrip("'\"]) "), _MAX_DIAGNOSTIC)

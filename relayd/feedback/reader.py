@@ -8,7 +8,7 @@ from relayd.feedback import prose, statuses
 from relayd.feedback.codes import codes, merged
 from relayd.feedback.complaints import complaint_of
 from relayd.feedback.mime import Fields, Part, fields_of, parts, split, value, words
-from relayd.feedback.report import Action, Clue, Kind, Recipient, Report
+from relayd.feedback.report import Action, Clue, Complaint, Kind, Recipient, Report
 from relayd.feedback.wording import (
     ANSWER,
     AUTOMATIC,
@@ -60,7 +60,7 @@ def read(content: bytes, envelope_recipient: str = "") -> Report:
         kind=kind,
         recipients=tuple(found),
         complaint=complaint,
-        clues=_clues(head, original, envelope_recipient),
+        clues=_clues(head, original, complaint, envelope_recipient),
         subject=printable(subject, 200),
         reporter=reporter or printable(_address(value(head, "from")), 320),
         cut=cut,
@@ -99,7 +99,7 @@ def _returned(part: Part) -> Fields:
 
 def _structured(leaves: list[Part], notice: str) -> tuple[str, list[Recipient]]:
     texts = [part.text() for part in leaves if part.kind in _STATUS_KINDS]
-    for text in [*texts, notice] if "inal-recipient" in notice.lower() else texts:
+    for text in [*texts, notice] if "final-recipient" in notice.lower() else texts:
         reporter, found = statuses.recipients(text)
         if found:
             return reporter, _completed(found, notice)
@@ -109,26 +109,34 @@ def _structured(leaves: list[Part], notice: str) -> tuple[str, list[Recipient]]:
 def _forwarded(leaves: list[Part]) -> list[Recipient]:
     """A report may be returned within another one, or forwarded as it came."""
     for part in leaves:
-        if part.kind in _ORIGINALS and b"multipart/report" in part.body[:MAX_NOTICE]:
-            _, inner, _ = parts(part.raw())
-            return _structured([leaf for leaf in inner if leaf.kind in _STATUS_KINDS], "")[1]
+        if b"final-recipient:" not in part.body.lower():
+            continue
+        _, inner, _ = parts(part.raw() if part.kind in _ORIGINALS else b"")
+        for text in [leaf.text() for leaf in inner if leaf.kind in _STATUS_KINDS] or [part.text()]:
+            _, found = statuses.recipients(text)
+            if found:
+                return found
     return []
 
 
 def _completed(found: list[Recipient], notice: str) -> list[Recipient]:
-    """Some reporters give the server's words only to people."""
-    if all(one.diagnostic or one.action in ("delivered", "relayed", "expanded") for one in found):
+    """Some reporters give the server's words, or the command that they answered, only to people."""
+    if all((one.diagnostic and one.stage) or one.action not in ("failed", "delayed") for one in found):
         return found
     told = {one.final.lower(): one for one in prose.recipients(notice, frozenset(), "")}
-    return [one if one.diagnostic else _with(one, told.get(one.final.lower())) for one in found]
+    return [_with(one, told.get(one.final.lower())) for one in found]
 
 
 def _with(one: Recipient, told: Recipient | None) -> Recipient:
     if told is None:
         return one
+    if one.diagnostic:
+        return replace(one, stage=one.stage or told.stage)
     status = merged(one.status, told.status, told.code)
     mta = one.remote_mta or told.remote_mta
-    return replace(one, status=status, code=told.code, diagnostic=told.diagnostic, remote_mta=mta)
+    return replace(
+        one, status=status, code=told.code, diagnostic=told.diagnostic, remote_mta=mta, stage=one.stage or told.stage
+    )
 
 
 def _kind_of(actions: set[Action]) -> Kind:
@@ -160,6 +168,9 @@ def _unstructured(
         return ("auto-reply" if answered else "other"), []
     own = frozenset(filter(None, (_address(value(head, "to")).lower(), envelope_recipient.lower())))
     found = prose.recipients(notice, own, value(head, "x-failed-recipients")) or _forwarded(leaves)
+    domain = _address(value(head, "from")).rpartition("@")[2]
+    if not found and daemon and domain:
+        found = prose.bare_names(notice, domain)
     address = _address(value(original, "to"))
     if not found and address:
         found = [Recipient(final=printable(address, 320), diagnostic=prose.undelivered(notice))]
@@ -198,11 +209,12 @@ def _address(field: str) -> str:
     return statuses.address_in(match[1] if match else field)
 
 
-def _clues(head: Fields, original: Fields, envelope_recipient: str) -> tuple[Clue, ...]:
+def _clues(head: Fields, original: Fields, complaint: Complaint | None, envelope_recipient: str) -> tuple[Clue, ...]:
     found = [Clue("envelope", envelope_recipient)] if envelope_recipient else []
     found += [Clue("to", _address(v)) for name, v in head if name in ("to", "delivered-to", "x-original-to")]
+    found += [Clue("original-mail-from", complaint.mail_from)] if complaint else []
     found += [Clue(name, v) for name, v in original if name in _MARKS or name.startswith(_OWN_MARK)]
     return tuple(Clue(clue.where, printable(clue.value)) for clue in found[:_MAX_CLUES] if clue.value)
 
 
-_MARKS = ("return-path", "message-id", "list-unsubscribe", "feedback-id")
+_MARKS = ("return-path", "message-id", "list-unsubscribe", "feedback-id", "x-return-token")

@@ -4,13 +4,16 @@ from typing import Literal
 
 import msgspec
 
+from relayd.outcome import Stage
+
 Kind = Literal["bounce", "delay", "success", "auto-reply", "complaint", "unsubscribe", "challenge", "other"]
 Action = Literal["failed", "delayed", "delivered", "relayed", "expanded", ""]
 
 
 class Recipient(msgspec.Struct, frozen=True, omit_defaults=True):
     """One recipient of ours that a report names (RFC 3464 section 2.3).  ``status`` is "" and ``code`` 0 where the
-    report gives none; ``diagnostic`` is the remote server's words, or the reporter's where only those are known."""
+    report gives none; ``diagnostic`` is the remote server's words, or the reporter's where only those are known;
+    ``stage`` is which command they answered."""
 
     final: str = ""
     original: str = ""
@@ -19,6 +22,7 @@ class Recipient(msgspec.Struct, frozen=True, omit_defaults=True):
     code: int = 0
     diagnostic: str = ""
     remote_mta: str = ""
+    stage: Stage | None = None
 
     @property
     def address(self) -> str:
@@ -46,9 +50,8 @@ class Complaint(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Clue(msgspec.Struct, frozen=True):
-    """Something that may hold a token of ours.  ``where``: envelope, to, return-path, message-id, list-unsubscribe,
-    feedback-id, x-relayd-...; only ``envelope`` and ``to`` are of the report itself, the others of the original that
-    it returns, where anyone may have written them."""
+    """Something that may hold a token of ours.  ``where``: envelope, to, original-mail-from, or the name of a field of
+    the original; only ``envelope`` and ``to`` are of the report itself, the others anyone may have written."""
 
     where: str
     value: str

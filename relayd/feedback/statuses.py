@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from relayd.feedback.codes import codes, merged, status_in
+from relayd.feedback.codes import codes, merged, stage_in, status_in
 from relayd.feedback.report import Action, Recipient
 from relayd.reply import printable
 
@@ -83,6 +83,7 @@ def _recipient(group: Group) -> Recipient | None:
         code=code,
         diagnostic=printable(" ".join(diagnostic.split())),
         remote_mta=_mta(group.get("remote-mta", "")),
+        stage=stage_in(diagnostic),
     )
 
 

@@ -67,7 +67,8 @@ DELAYED = _any(r"""
 """)
 # What a reporter says when it has given up, whatever it says of delays beside.
 GIVEN_UP = _any(r"""
-    permanent|giv(?:ing|en) up|not going to try|no longer (?:try|attempt)|returned mail|undeliver|fatal|aborted
+    permanent (?:fail|err|fatal)|failed permanently|\(failure\)|giv(?:ing|en) up|not going to try
+    no longer (?:try|attempt)|returned mail|undeliver|fatal|aborted
     return(?:ing|ed) (?:message|mail|to)|has been returned|failure notice|\bexpired\b|endg[uü]ltig|d[eé]finiti
     окончательно
 """)
