@@ -14,11 +14,12 @@ _BOTH = re.compile(r"(?<![\d.])([245][0-5]\d)[ \-:,(#'\"]{1,3}([245]\.\d{1,3}\.\
 
 _MANY = 20  # statuses of a text that are looked at
 
-# The command that a reply answered: as Postfix, Exim, DragonFly and qmail put it, or as sessions are quoted.
+# The command that a reply answered: as Postfix, Exim, DragonFly and qmail put it, or as sessions are quoted.  DATA tells
+# tells nothing: sendmail quotes it with the answers to all that it sent in one go.
 _ANSWERED = re.compile(
-    r"(?:in (?:reply|response) to|reply to|after|did not like our|following|step:|smtp command|>>>|refused to accept)"
+    r"(?:in (?:reply|response) to|reply to|after|did not like our|following|step:|smtp command|refused to accept)"
     r"[^\n]{0,30}?\b(end of data|final data|data send|rcpt|mail from|data|initial connection|ehlo|helo|starttls)\b"
-    r"|(not like recipient|\[rcpt_to\]|rejected recipient)|(after i sent the message|\(data\))",
+    r"|>>> (rcpt|mail from)|(not like recipient|\[rcpt_to\]|rejected recipient)|(after i sent the message|\(data\))",
     re.IGNORECASE,
 )
 _STAGES: dict[str, Stage] = {
@@ -32,7 +33,8 @@ def stage_in(text: str) -> Stage | None:
     match = _ANSWERED.search(" ".join(text[:4096].split()))
     if match is None:
         return None
-    return _STAGES[match[1].lower()] if match[1] else "rcpt" if match[2] else "dot"
+    command = match[1] or match[2]
+    return _STAGES[command.lower()] if command else "rcpt" if match[3] else "dot"
 
 
 def codes(text: str) -> tuple[int, str, int]:

@@ -240,7 +240,9 @@ def _diagnostic(text: str, start: int, address: str) -> str:
     said = text[start:] if start >= 0 else text[reason.end() :] if reason else text
     bare = [part.replace(address, "").strip(_PUNCTUATION) for part in said.split("\n\n")]
     parts = [part for part, left in zip(said.split("\n\n"), bare, strict=True) if left]
-    lines = "\n".join(parts[:1] if start >= 0 or reason or (bare[0] and address in parts[0]) else parts).split("\n")
+    lines = "\n".join(
+        parts[:1] if start >= 0 or reason or (bare[0] and parts[0].lstrip(_PUNCTUATION).startswith(address)) else parts
+    ).split("\n")
     end = next((i for i, line in enumerate(lines) if i and _ENDS.match(line)), len(lines))
     kept = (line.strip() for line in lines[:end] if line.strip(_PUNCTUATION) and not _HEADING.match(line))
     return printable(" ".join(" ".join(kept).split()).rstrip("'\"]) "), _MAX_DIAGNOSTIC)

@@ -38,6 +38,7 @@ _ORIGINALS = (
 _STATUS_KINDS = ("message/delivery-status", "message/global-delivery-status", "message/x-delivery-status")
 _NULL_PATH = re.compile(r"^\s*<?\s*(?:mailer-daemon(?:@.*)?)?\s*>?\s*$", re.IGNORECASE)
 _AUTHOR = re.compile(r"<([^<>]{0,320})>")
+_FIELDS = re.compile(r"^[> ]{0,4}((?:reporting-mta|(?:final|original)-recipient):)", re.IGNORECASE | re.MULTILINE)
 _OWN_MARK = "x-relayd-"
 _MAX_CLUES = 32
 
@@ -98,11 +99,12 @@ def _returned(part: Part) -> Fields:
 
 
 def _structured(leaves: list[Part], notice: str) -> tuple[str, list[Recipient]]:
-    texts = [part.text() for part in leaves if part.kind in _STATUS_KINDS]
-    for text in [*texts, notice] if "final-recipient" in notice.lower() else texts:
+    words_only, fields, _ = _FIELDS.split(notice, maxsplit=1) if _FIELDS.search(notice) else (notice, "", "")
+    texts = [part.text() for part in leaves if part.kind in _STATUS_KINDS] + ([notice] if fields else [])
+    for text in texts:
         reporter, found = statuses.recipients(text)
         if found:
-            return reporter, _completed(found, notice)
+            return reporter, _completed(found, words_only)
     return "", []
 
 
