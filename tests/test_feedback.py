@@ -2,7 +2,11 @@
 
 import pytest
 
-from relayd.feedback import Report, read
+from relayd.envelope import Envelope, Recipient
+from relayd.feedback import Clue, Report, read
+from relayd.message import dsn
+from relayd.outcome import Evidence
+from relayd.reply import Reply
 
 HEAD = "Return-Path: <>\nFrom: Mail Delivery System <MAILER-DAEMON@mx.reporter.example>\nTo: b-token@bounce.example\n"
 
@@ -11,7 +15,9 @@ def report(body: str, *, subject: str = "Undelivered Mail Returned to Sender", h
     return read(f"{head}Subject: {subject}\n{body}".encode())
 
 
-def dsn(fields: str, *, words: str = "Not delivered.", original: str = "Message-ID: <1@crm.example>") -> Report:
+def status_report(
+    fields: str, *, words: str = "Not delivered.", original: str = "Message-ID: <1@crm.example>"
+) -> Report:
     return report(
         'MIME-Version: 1.0\nContent-Type: multipart/report; report-type=delivery-status; boundary="=_b"\n\n'
         f"--=_b\nContent-Type: text/plain\n\n{words}\n"
@@ -21,7 +27,7 @@ def dsn(fields: str, *, words: str = "Not delivered.", original: str = "Message-
 
 
 def test_a_status_report_tells_recipient_status_and_what_the_server_said() -> None:
-    found = dsn(
+    found = status_report(
         "Original-Recipient: rfc822;anna@client.example\nFinal-Recipient: rfc822; anna@inner.client.example\n"
         "Action: failed\nStatus: 5.1.1\nRemote-MTA: dns; mx.client.example\n"
         "Diagnostic-Code: smtp; 550 5.1.1 <anna@inner.client.example>: no\n such user here\n"
@@ -35,7 +41,9 @@ def test_a_status_report_tells_recipient_status_and_what_the_server_said() -> No
 
 def test_several_recipients_are_told_apart_even_without_empty_lines() -> None:
     group = "Final-Recipient: rfc822; {}\nAction: {}\nStatus: {}\n"
-    found = dsn(group.format("a@one.example", "failed", "5.2.2") + group.format("b@two.example", "delayed", "4.4.1"))
+    found = status_report(
+        group.format("a@one.example", "failed", "5.2.2") + group.format("b@two.example", "delayed", "4.4.1")
+    )
     assert [(one.final, one.action, one.status) for one in found.recipients] == [
         ("a@one.example", "failed", "5.2.2"),
         ("b@two.example", "delayed", "4.4.1"),
@@ -56,20 +64,20 @@ def test_several_recipients_are_told_apart_even_without_empty_lines() -> None:
 )
 def test_the_action_decides_what_kind_of_report_it_is(action: str, status: str, kind: str) -> None:
     fields = f"Final-Recipient: rfc822; a@one.example\nAction: {action}\nStatus: {status}\n"
-    assert dsn(fields).kind == kind
+    assert status_report(fields).kind == kind
 
 
 def test_the_server_s_own_status_goes_before_the_sum_that_the_report_gives() -> None:
     fields = "Final-Recipient: rfc822; a@one.example\nAction: failed\nStatus: {}\nDiagnostic-Code: smtp; {}\n"
     for status, said in (("5.0.0", "550 5.2.1 off"), ("4.5.0", "550 5.2.1 off"), ("", "550-5.2.1 off 550 5.2.1 off")):
-        assert dsn(fields.format(status, said)).recipients[0].status == "5.2.1"
-    assert dsn(fields.format("4.4.7", "421 4.2.1 busy")).recipients[0].status == "4.2.1"
-    assert dsn(fields.format("5.1.1", "450 5.2.1 odd")).recipients[0].status == "5.2.1"
-    assert dsn(fields.format("5.1.1", "no word of a code")).recipients[0].status == "5.1.1"
+        assert status_report(fields.format(status, said)).recipients[0].status == "5.2.1"
+    assert status_report(fields.format("4.4.7", "421 4.2.1 busy")).recipients[0].status == "4.2.1"
+    assert status_report(fields.format("5.1.1", "450 5.2.1 odd")).recipients[0].status == "5.2.1"
+    assert status_report(fields.format("5.1.1", "no word of a code")).recipients[0].status == "5.1.1"
 
 
 def test_words_for_people_complete_fields_that_lack_them() -> None:
-    found = dsn(
+    found = status_report(
         "Final-Recipient: rfc822; a@one.example\nAction: failed\nStatus: 5.0.0\n",
         words="These failed:\n\na@one.example: 552 5.2.2 <a@one.example> the box is full\n",
     )
@@ -79,7 +87,7 @@ def test_words_for_people_complete_fields_that_lack_them() -> None:
 
 def test_an_address_beyond_ascii_is_read_from_its_embedded_form() -> None:
     fields = "Final-Recipient: utf-8; \\x{438}\\x{432}@one.example\nAction: failed\nStatus: 5.1.1\n"
-    assert dsn(fields).recipients[0].final == "ив@one.example"
+    assert status_report(fields).recipients[0].final == "ив@one.example"
 
 
 def test_a_report_without_mime_is_read_all_the_same() -> None:
@@ -321,7 +329,7 @@ def test_what_may_hold_a_token_of_ours_is_given_with_where_it_stood() -> None:
         "Feedback-ID: a:b:c:relayd\nX-Relayd-Ref: token\nSubject: offer"
     )
     fields = "Final-Recipient: rfc822; a@one.example\nAction: failed\nStatus: 5.1.1\n"
-    clues = {clue.where: clue.value for clue in dsn(fields, original=original).clues}
+    clues = {clue.where: clue.value for clue in status_report(fields, original=original).clues}
     assert clues == {
         "to": "b-token@bounce.example",
         "return-path": "<b-token@bounce.example>",
@@ -338,4 +346,31 @@ def test_nothing_of_a_report_can_steer_a_terminal() -> None:
         "Final-Recipient: rfc822; a@one.example\nAction: failed\nStatus: 5.1.1\n"
         "Diagnostic-Code: smtp; 550 \x1b[2J\u202e gone\n"
     )
-    assert dsn(fields).recipients[0].diagnostic == "550 \\x1b[2J\\x202e gone"
+    assert status_report(fields).recipients[0].diagnostic == "550 \\x1b[2J\\x202e gone"
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"), [("failed", "bounce"), ("expired", "bounce"), ("delayed", "delay"), ("delivered", "success")]
+)
+@pytest.mark.parametrize("address", ["anna@client.example", "анна@client.example"])
+def test_our_own_reports_are_understood(kind: dsn.Kind, told: str, address: str) -> None:
+    answer = Reply(450 if kind == "delayed" else 550, "4.2.1" if kind == "delayed" else "5.2.1", "off")
+    made = dsn.report(
+        kind,
+        node="mx.relay.example",
+        message_id="<report@relay.example>",
+        now=2e9,
+        envelope=Envelope("x@crm.example", smtputf8=True),
+        recipient=Recipient(address),
+        original_head=b"Message-ID: <1@crm.example>\r\nX-Relayd-Ref: token\r\n\r\n",
+        original_body=None,
+        evidence=Evidence("rcpt", answer if kind != "delivered" else Reply(250, "2.1.5", "ok"), mx="mx.client.example"),
+        received=2e9 - 60,
+        attempts=1,
+    )
+    found = read(made)
+    assert (found.kind, found.reporter) == (told, "mx.relay.example")
+    assert (found.recipients[0].final, found.recipients[0].remote_mta) == (address, "mx.client.example")
+    assert Clue("x-relayd-ref", "token") in found.clues
+    if kind in ("failed", "delayed"):
+        assert (found.recipients[0].status, found.recipients[0].code) == (answer.enhanced, answer.code)

@@ -14,8 +14,8 @@ _BOTH = re.compile(r"(?<![\d.])([245][0-5]\d)[ \-:,(#'\"]{1,3}([245]\.\d{1,3}\.\
 
 _MANY = 20  # statuses of a text that are looked at
 
-# The command that a reply answered: as Postfix, Exim, DragonFly and qmail put it, or as sessions are quoted.  DATA tells
-# tells nothing: sendmail quotes it with the answers to all that it sent in one go.
+# The command that a reply answered: as Postfix, Exim, DragonFly and qmail put it, or as sessions are quoted.  DATA
+# tells nothing there: sendmail quotes it with the answers to all that it sent in one go.
 _ANSWERED = re.compile(
     r"(?:in (?:reply|response) to|reply to|after|did not like our|following|step:|smtp command|refused to accept)"
     r"[^\n]{0,30}?\b(end of data|final data|data send|rcpt|mail from|data|initial connection|ehlo|helo|starttls)\b"
