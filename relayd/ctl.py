@@ -19,6 +19,7 @@ from urllib.parse import urlencode
 from relayd.control import sheet
 from relayd.control.verb import MAX_BODY, Arg, Verb
 from relayd.control.verbs import VERBS
+from relayd.feedback import command as feedback
 from relayd.notation import show_duration
 from relayd.reply import printable
 
@@ -27,6 +28,9 @@ MAX_ANSWER = 64 * 2**20
 _WIDEST = 60
 _PIECE = MAX_BODY // 2  # bytes of a file's rows that are sent at a time
 _FAULTS = 10  # of its rows that are told when they are refused
+
+# Commands that ask no relay: modules with HELP, EXAMPLE, arguments and run.
+_LOCAL = {"feedback explain": feedback}
 
 Row = tuple[int, dict[str, str]]  # of a file, with its line number
 
@@ -48,6 +52,8 @@ class _UnixConnection(http.client.HTTPConnection):
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
+    if options.verb in _LOCAL:
+        return int(_LOCAL[options.verb].run(options, rendered))
     verb: Verb = options.verb
     rows = next((arg.name for arg in verb.args if arg.kind == "row"), "")
     try:
@@ -170,6 +176,14 @@ def parser() -> argparse.ArgumentParser:
         command.set_defaults(verb=verb)
         for arg in verb.args:
             _add(command, arg)
+    for name, local in _LOCAL.items():
+        first, _, second = name.partition(" ")
+        within = nouns.add_parser(first, help=second).add_subparsers(required=True, metavar="VERB") if second else nouns
+        command = within.add_parser(
+            second or first, help=local.HELP, epilog=f"example:\n  relayctl {local.EXAMPLE}", **_FORMAT
+        )
+        command.set_defaults(verb=name)
+        local.arguments(command)
     return top
 
 
@@ -177,8 +191,9 @@ _FORMAT: dict[str, Any] = {"formatter_class": argparse.RawDescriptionHelpFormatt
 
 
 def _overview() -> str:
-    width = max(len(verb.name) for verb in VERBS)
-    return "verbs:\n" + "\n".join(f"  {verb.name:{width}}  {verb.help}" for verb in VERBS)
+    known = {verb.name: verb.help for verb in VERBS} | {name: local.HELP for name, local in _LOCAL.items()}
+    width = max(map(len, known))
+    return "verbs:\n" + "\n".join(f"  {name:{width}}  {help}" for name, help in known.items())
 
 
 def _sentence(text: str) -> str:

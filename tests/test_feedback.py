@@ -374,3 +374,20 @@ def test_our_own_reports_are_understood(kind: dsn.Kind, told: str, address: str)
     assert Clue("x-relayd-ref", "token") in found.clues
     if kind in ("failed", "delayed"):
         assert (found.recipients[0].status, found.recipients[0].code) == (answer.enhanced, answer.code)
+
+
+def test_a_bounce_that_names_nobody_still_tells_why() -> None:
+    found = report("\nYour message was not delivered.\n\n552 5.2.2 the mailbox is full\n")
+    one = found.recipients[0]
+    assert (found.kind, len(found.recipients)) == ("bounce", 1)
+    assert (one.final, one.status, one.diagnostic) == ("", "5.2.2", "552 5.2.2 the mailbox is full")
+
+
+def test_names_without_a_domain_are_the_reporter_s_own() -> None:
+    found = report("\nThe following recipients could not be reached:\n\tanna\n\tbob\n")
+    assert [one.final for one in found.recipients] == ["anna@mx.reporter.example", "bob@mx.reporter.example"]
+
+
+def test_a_bounce_that_names_nobody_is_taken_to_be_of_the_original_s_recipient() -> None:
+    found = report("\nThis was not delivered.\n\nReceived: from x\nTo: Anna <anna@client.example>\nSubject: offer\n")
+    assert [one.final for one in found.recipients] == ["anna@client.example"]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from relayd import ctl
 from relayd.feedback import command
 from tests.test_feedback_explain import bounce, classify, verify
 
@@ -15,7 +16,7 @@ from tests.test_feedback_explain import bounce, classify, verify
 def run(*argv: str) -> int:
     parser = argparse.ArgumentParser()
     command.arguments(parser)
-    return command.run(parser.parse_args(argv), classify)
+    return command.run(parser.parse_args(argv), classify=classify)
 
 
 def test_every_file_gets_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -43,5 +44,11 @@ def test_standard_input_is_read_and_a_token_verified(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(bounce("550 nobody"))))
-    assert command.run(argparse.Namespace(files=["-"], recipient=""), classify, verify) == 0
+    assert command.run(argparse.Namespace(files=["-"], recipient=""), classify=classify, verify=verify) == 0
     assert json.loads(capsys.readouterr().out)["token"] == "valid"
+
+
+def test_relayctl_knows_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.eml").write_bytes(bounce("550 5.1.1 nobody"))
+    assert ctl.main(["feedback", "explain", str(tmp_path / "a.eml")]) == 0
+    assert json.loads(capsys.readouterr().out)["recipients"][0]["recipient"] == "a@one.example"

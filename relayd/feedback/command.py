@@ -4,10 +4,12 @@ import argparse
 import json
 import sys
 
+import msgspec
+
 from relayd.feedback.explain import Classify, Verify, explain
 from relayd.feedback.mime import MAX_SIZE
 from relayd.feedback.report import Clue
-from relayd.reply import printable
+from relayd.reply import Reply, printable
 
 HELP = "what messages that came back are taken for: a JSON line for each"
 EXAMPLE = "feedback explain bounce.eml"
@@ -23,7 +25,24 @@ def unchecked(clues: tuple[Clue, ...]) -> str:
     return "unchecked" if clues else "none"
 
 
-def run(options: argparse.Namespace, classify: Classify, verify: Verify = unchecked) -> int:
+class _Unclassified(msgspec.Struct, frozen=True):
+    cls: str = "unknown"
+    decision: None = None
+    rule: str = ""
+
+
+def unclassified(reply: Reply, mx: str, stage: str) -> _Unclassified:
+    """For where no classifier is at hand."""
+    return _Unclassified()
+
+
+def run(
+    options: argparse.Namespace,
+    rendered: object = None,
+    *,
+    classify: Classify = unclassified,
+    verify: Verify = unchecked,
+) -> int:
     """Prints a line a file; gives the exit code, 1 if a file could not be read."""
     code = 0
     for name in options.files:

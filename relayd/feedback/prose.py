@@ -140,16 +140,16 @@ def recipients(text: str, own: frozenset[str], failed: str) -> list[Recipient]:
     return [_recipient(spelt[address], blocks.get(address, []), common) for address in chosen[:MAX_RECIPIENTS]]
 
 
-def bare_names(text: str, domain: str) -> list[Recipient]:
-    """Recipients without their domain, which is the reporter's own: words alone in a line, below one with a colon."""
+def bare_names(text: str, domain: str) -> list[str]:
+    """Addresses of recipients that stand there without their domain, which is the reporter's own: words alone in a
+    line, below one with a colon."""
     paragraphs = re.findall(r":[ \t]*\n((?:[ \t]{1,20}[A-Za-z0-9._-]{2,64}[ \t]*(?:\n|\Z)){1,20})", text[:4096])
-    names = [name for lines in paragraphs for name in lines.split()]
-    return [Recipient(final=printable(f"{name}@{domain}", 320), diagnostic=undelivered(text)) for name in names]
+    return [f"{name}@{domain}" for lines in paragraphs for name in lines.split()][:MAX_RECIPIENTS]
 
 
-def undelivered(text: str) -> str:
-    """The words of a text that name no recipient, as one diagnostic."""
-    return printable(" ".join(text[: _MAX_DIAGNOSTIC * 2].split()), _MAX_DIAGNOSTIC)
+def unnamed(address: str, text: str) -> Recipient:
+    """A recipient that the text does not name, or not in full: all of it is said of this one."""
+    return _recipient(address, [text[: 4 * _MAX_DIAGNOSTIC]], "")
 
 
 def _weighed(line: str, number: int, own: frozenset[str]) -> list[Place]:

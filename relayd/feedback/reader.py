@@ -170,14 +170,12 @@ def _unstructured(
         return ("auto-reply" if answered else "other"), []
     own = frozenset(filter(None, (_address(value(head, "to")).lower(), envelope_recipient.lower())))
     found = prose.recipients(notice, own, value(head, "x-failed-recipients")) or _forwarded(leaves)
-    domain = _address(value(head, "from")).rpartition("@")[2]
-    if not found and daemon and domain:
-        found = prose.bare_names(notice, domain)
-    address = _address(value(original, "to"))
-    if not found and address:
-        found = [Recipient(final=printable(address, 320), diagnostic=prose.undelivered(notice))]
-    if not found and not daemon:
+    if not found and not daemon and head:
         return "other", []
+    if not found:
+        domain = _address(value(head, "from")).rpartition("@")[2]
+        bare = prose.bare_names(notice, domain) if domain else []
+        found = [prose.unnamed(address, notice) for address in bare or [_address(value(original, "to"))]]
     late = _late(subject, opening)
     action: Action = "delayed" if late else "failed"
     return ("delay" if late else "bounce"), [replace(one, action=action) for one in found]

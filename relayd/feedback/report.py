@@ -11,9 +11,9 @@ Action = Literal["failed", "delayed", "delivered", "relayed", "expanded", ""]
 
 
 class Recipient(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One recipient of ours that a report names (RFC 3464 section 2.3).  ``status`` is "" and ``code`` 0 where the
-    report gives none; ``diagnostic`` is the remote server's words, or the reporter's where only those are known;
-    ``stage`` is which command they answered."""
+    """One recipient of ours that a report names (RFC 3464 section 2.3).  ``final`` is "" where it names none: only a
+    token tells who it was.  ``status`` is "" and ``code`` 0 where the report gives none; ``diagnostic`` is the remote
+    server's words, or the reporter's where only those are known; ``stage`` is which command they answered."""
 
     final: str = ""
     original: str = ""
