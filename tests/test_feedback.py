@@ -288,6 +288,9 @@ AUTOMATIC = {
     "japanese": (PERSON, "自動応答: ご提案"),
     "chinese": (PERSON, "自动回复: 你好"),
     "spanish": (PERSON, "Respuesta automática: oferta"),
+    "ukrainian": (PERSON, "Відсутній до понеділка"),
+    "dutch": (PERSON, "Afwezig: uw aanbod"),
+    "of a ticket system": (PERSON, "Your request has been received [#12]"),
     "from a postmaster": (HEAD, "Automatic reply: your offer"),
 }
 
@@ -297,6 +300,10 @@ def test_an_automatic_answer_is_no_bounce_whatever_it_says(name: str) -> None:
     head, subject = AUTOMATIC[name]
     found = report("Content-Type: text/plain; charset=utf-8\n" + GONE, subject=subject, head=head)
     assert (found.kind, found.recipients) == ("auto-reply", ())
+
+
+def test_an_answer_with_a_null_path_and_no_other_mark_is_no_bounce() -> None:
+    assert report(GONE, subject="your offer", head="Return-Path: <>\n" + PERSON).kind == "other"
 
 
 @pytest.mark.parametrize("subject", ["Re: Mail delivery failed: your offer", "Question", "Fwd: Undelivered Mail"])
@@ -381,6 +388,14 @@ def test_a_bounce_that_names_nobody_still_tells_why() -> None:
     one = found.recipients[0]
     assert (found.kind, len(found.recipients)) == ("bounce", 1)
     assert (one.final, one.status, one.diagnostic) == ("", "5.2.2", "552 5.2.2 the mailbox is full")
+
+
+@pytest.mark.parametrize(
+    "words", ["Съобщението ви не можа да бъде доставено:", "تعذر تسليم رسالتك:", "Nepavyko pristatyti:"]
+)
+def test_a_mail_system_that_names_somebody_is_understood_in_any_language(words: str) -> None:
+    found = report(f"Content-Type: text/plain; charset=utf-8\n\n{words}\n\n  anna@one.example\n", subject="x")
+    assert (found.kind, [one.final for one in found.recipients]) == ("bounce", ["anna@one.example"])
 
 
 def test_names_without_a_domain_are_the_reporter_s_own() -> None:

@@ -36,7 +36,6 @@ _ORIGINALS = (
     "message/partial",
 )
 _STATUS_KINDS = ("message/delivery-status", "message/global-delivery-status", "message/x-delivery-status")
-_NULL_PATH = re.compile(r"^\s*<?\s*(?:mailer-daemon(?:@.*)?)?\s*>?\s*$", re.IGNORECASE)
 _AUTHOR = re.compile(r"<([^<>]{0,320})>")
 _FIELDS = re.compile(r"^[> ]{0,4}((?:reporting-mta|(?:final|original)-recipient):)", re.IGNORECASE | re.MULTILINE)
 _OWN_MARK = "x-relayd-"
@@ -150,11 +149,13 @@ def _kind_of(actions: set[Action]) -> Kind:
 def _unstructured(
     head: Fields, leaves: list[Part], notice: str, original: Fields, subject: str, envelope_recipient: str
 ) -> tuple[Kind, list[Recipient]]:
-    """What only words tell.  A bounce needs a mail system that speaks, or a subject that only such a system writes, and
-    the words of a failure: automatic answers of people tell of addresses that do not work, too."""
+    """What only words tell.  A bounce needs a mail system that speaks and names somebody, in whatever language; or a
+    subject that only such a system writes, or no header section at all, and the words of a failure.  Automatic answers
+    of people tell of addresses that do not work, too."""
     names = {name for name, _ in head}
     opening = " ".join(notice[:_OPENING].split())
-    daemon = bool(DAEMON.search(words(value(head, "from"))))
+    author = words(value(head, "from"))
+    daemon = bool(DAEMON.search(author)) or (bool(head) and not _address(author))
     failing = bool(FAILED.search(subject)) and not ANSWER.match(subject)
     if UNSUBSCRIBE.match(subject):
         return "unsubscribe", [Recipient(final=printable(_address(value(head, "from")), 320))]
@@ -163,15 +164,13 @@ def _unstructured(
     if CHALLENGE_FIELDS & names or (not daemon and CHALLENGE.search(f"{subject}\n{opening[:500]}")):
         return "challenge", []
     answered = value(head, "auto-submitted").lower().startswith("auto-")
-    speaks = daemon or failing or not head or (_null_path(head) and not answered and codes(opening)[1])
-    if not speaks or not (
-        FAILED.search(opening) or DELAYED.search(opening) or (daemon and (failing or any(codes(opening)[:2])))
-    ):
+    told = FAILED.search(opening) or DELAYED.search(opening) or any(codes(opening)[:2])
+    if not (daemon or ((failing or not head) and told)):
         return ("auto-reply" if answered else "other"), []
     own = frozenset(filter(None, (_address(value(head, "to")).lower(), envelope_recipient.lower())))
     found = prose.recipients(notice, own, value(head, "x-failed-recipients")) or _forwarded(leaves)
-    if not found and not daemon and head:
-        return "other", []
+    if not found and not (daemon and (failing or told)) and head:
+        return ("auto-reply" if answered else "other"), []
     if not found:
         domain = _address(value(head, "from")).rpartition("@")[2]
         bare = prose.bare_names(notice, domain) if domain else []
@@ -197,11 +196,6 @@ def _automatic(head: Fields, leaves: list[Part]) -> bool:
         precedence.replace("-", "_").startswith(("auto_reply", "autoreply"))
         or "vacation" in value(head, "auto-submitted").lower()
     )
-
-
-def _null_path(head: Fields) -> bool:
-    path = next((value for name, value in head if name == "return-path"), None)
-    return path is not None and bool(_NULL_PATH.match(path))
 
 
 def _address(field: str) -> str:

@@ -82,16 +82,20 @@ AUTOMATIC = _any(
     (?:i am |i'm |currently )?(?:on (?:annual )?(?:vacation|holiday|leave)|away\b)
     out of office|absen(?:ce|t)\b|thank you for (?:your (?:e?-?mail|message|enquiry|inquiry)|contacting)
     (?:we|i) (?:have )?received
-    your (?:request|ticket|enquiry)|read:|not read:|(?:read|delivery) receipt|disposition notification
-    automatis(?:che|cher?|k|kt|ch)? |abwesen|nicht im (?:b[uü]ro|haus)|(?:im )?urlaub|gelesen:|lesebest|eingangsbest
+    (?:your )?(?:request|ticket|enquiry) (?:has been )?(?:received|#|\[)|read:|not read:|(?:read|delivery) receipt
+    disposition notification
+    automatis(?:che|cher?|k|kt|ch)? |autom\. |abwesen|(?:ich )?(?:bin )?(?:nicht im (?:b[uü]ro|haus)|im urlaub)
+    urlaub|gelesen:|lesebest|eingangsbest
     (?:r[eé]ponse|message) automatique|absen\w{0,3} du bureau|en cong[eé]|lu ?:|accus[eé] de (?:lecture|r[eé]ception)
-    respuesta autom|fuera de (?:la )?oficina|ausen\w{2,4}\b|de vacaciones|resposta autom|aus[eê]ncia|f[eé]rias
+    respuesta autom|(?:respuesta )?(?:de )?fuera de (?:la )?oficina|ausen\w{2,4}\b|de vacaciones|resposta autom
+    aus[eê]ncia|f[eé]rias
     le[ií]do:
     risposta automatica|fuori (?:sede|ufficio)|assen\w{2}\b|in ferie|odpowied[zź] automat|automatyczna|poza biurem
     nieobecn
     automatick|mimo kancel|automatikus|otomatik|ofis d[ıi][sş][ıi]nda|autosvar|fr[aå]nvaro|frav[aæ]r|automaattinen
+    poissa\b|afwezig
     r[aă]spuns autom
-    авто(?:матич\w{2,4})?[- ]?(?:ответ|сообщ|уведомл)|вне офиса|(?:я )?в отпуске|отпуск|отсутств|нет на месте
+    авто(?:матич\w{2,6})?[- ]?(?:ответ|сообщ|уведомл)|вне офиса|(?:я )?в отпуске|отпуск|отсутств|відсутн|нет на месте
     автоматичн
     прочитано|прочтено|отч[её]т о прочт|ваше (?:письмо|обращение|сообщение) (?:получено|принято|зарегистр)
     自動(?:応答|返信|回覆|回复)|不在|休暇|自动(?:回复|答复)|外出|已读|開封済み|자동 ?(?:응답|회신|답장)|부재 ?중
