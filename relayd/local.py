@@ -16,8 +16,14 @@ from relayd.classify.explain import Row, answer, answers
 from relayd.classify.rules import STAGES
 from relayd.control.shaping import RULES
 from relayd.control.verb import Arg, Verb
+from relayd.directory.tokens import stored
 from relayd.errors import InputError
+from relayd.feedback import Clue, explain
+from relayd.feedback.explain import Verify
+from relayd.feedback.mime import MAX_SIZE
 from relayd.records import Record, decode
+from relayd.reply import printable
+from relayd.returnpath import Keys, Token, find, may_hold
 from relayd.shaping.replay import replay
 from relayd.shaping.rules import Providers, Rule, Rules
 
@@ -80,6 +86,38 @@ def _classify(
     return msgspec.to_builtins(answer(Row(code, enhanced, text, provider, stage), classifier))
 
 
+def _explain(files: list[str], recipient: str | None, rules: list[str], keys: str | None) -> Iterator[dict[str, Any]]:
+    """Each file in turn; of one that cannot be read, the rest is told first."""
+    classifier = Classifier(load(rules))
+    verify = _verifier(stored(keys) if keys else None)
+    faults = []
+    for file in files:
+        try:
+            with nullcontext(sys.stdin.buffer) if file == "-" else open(file, "rb") as content:
+                # As much as is read of it, and a byte more that shows if there is more.
+                yield {
+                    "file": file,
+                    **explain(content.read(MAX_SIZE + 1), classifier.classify, verify, recipient or ""),
+                }
+        except OSError as error:
+            faults.append(f"{printable(file)} cannot be read: {error.strerror}")
+    if faults:
+        raise InputError("files", "; ".join(faults))
+
+
+def _verifier(keys: Keys | None) -> Verify:
+    """Says of the places where a token may be what is there."""
+
+    def verify(clues: tuple[Clue, ...]) -> str:
+        text = "\n".join(clue.value for clue in clues).encode()
+        if keys is None:
+            return "unchecked" if may_hold(text) else "none"
+        found = find(text, keys, time.time())
+        return "none" if found is None else "valid" if isinstance(found, Token) else found.value
+
+    return verify
+
+
 _RULES = Arg("rules", "a file of rules of classification of yours", repeated=True)
 
 LOCAL: tuple[Verb, ...] = (
@@ -97,6 +135,18 @@ LOCAL: tuple[Verb, ...] = (
             Arg("jsonl", "answer a line for each of stdin's: {code, enhanced, text, provider, stage, id}", "bool"),
         ),
         example="classify --code 550 --enhanced 5.7.1 --provider gmail 'this message is likely unsolicited mail'",
+    ),
+    Verb(
+        name="feedback explain",
+        help="what messages that came back are taken for: a JSON line for each",
+        handler=_explain,
+        args=(
+            Arg("files", 'messages, "-" is stdin', positional=True, required=True, repeated=True),
+            Arg("recipient", "whom they came to, if that is known"),
+            _RULES,
+            Arg("keys", "the directory.sqlite of the spool whose keys verify the tokens"),
+        ),
+        example="feedback explain bounce.eml",
     ),
     Verb(
         name="shaping replay",

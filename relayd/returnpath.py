@@ -106,14 +106,22 @@ def read(local: str, keys: Keys, now: float) -> Token | Void:
     return Void.EXPIRED if age > keys.accept else Token(_PURPOSES[letter], identity, age)
 
 
-def find(text: bytes, keys: Keys, now: float) -> Token | None:
+def find(text: bytes, keys: Keys, now: float) -> Token | Void | None:
     """The first token that counts in a report or the original that it brings back, wherever it stands: in Return-Path,
-    Original-Mail-From, our own field, List-Unsubscribe.  It proves itself, so its surroundings need not be trusted."""
+    Original-Mail-From, our own field, List-Unsubscribe.  It proves itself, so its surroundings need not be trusted.  Else
+    why those that are there count for nothing; None if nothing looks like one."""
+    void = None
     for found in islice(_WITHIN.finditer(text), _LOOKS):
         token = read(found[0].decode(), keys, now)
         if isinstance(token, Token):
             return token
-    return None
+        void = Void.EXPIRED if Void.EXPIRED in (token, void) else token
+    return void
+
+
+def may_hold(text: bytes) -> bool:
+    """Whether anything in it looks like a token: all that can be said without the keys."""
+    return bool(_WITHIN.search(text))
 
 
 def addressed(address: str, ours: Container[str], keys: Keys, now: float) -> Token | Role | Void:

@@ -12,7 +12,7 @@ RELAYD = ROOT / "relayd"
 # Each line is a step: its rooms import only rooms of the lines before it, never one another.
 FLOORS: dict[str, list[str]] = {
     "words": ["address envelope errors identity lease notation reply", "catalogue outcome", "records"],
-    "protocol": ["smtp message returnpath", "classify shaping verification"],
+    "protocol": ["smtp message returnpath", "classify feedback shaping verification"],
     "engine": [
         "database guard quotas validation warmup",
         "directory egress queue spool suppression",

@@ -1,16 +1,21 @@
 """What relayctl does by itself: on files, without a running relay."""
 
+import io
 import json
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from relayd import ctl, local
 from relayd.config import load_rules
+from relayd.directory import Directory
 from relayd.errors import InputError
 from relayd.outcome import Evidence
 from relayd.records import Record, encode
 from relayd.reply import Reply
+from relayd.returnpath import make
 
 NOW = 1_700_000_000.0
 RULES = """
@@ -109,3 +114,53 @@ def test_help_names_the_files_and_both_ways(capsys):
     shown = capsys.readouterr().out
     assert "files" in shown and shown.count("relayctl shaping replay") >= 2
     assert all(any(row.name == command.name for command in ctl.COMMANDS) for row in local.LOCAL)
+
+
+BOUNCE = "From: MAILER-DAEMON@x.example\nTo: {}@bounce.example\nSubject: failure notice\n\n<a@one.example>:\n{}\n"
+
+
+def test_messages_that_came_back_are_explained_by_the_shipped_rules_a_line_for_each(files, capsys):
+    (files / "a.eml").write_text(BOUNCE.format("owner", "550 5.1.1 user unknown"))
+    (files / "b.eml").write_bytes(b"\xff\x1b[2J")
+    assert ctl.main(["feedback", "explain", f"{files}/a.eml", f"{files}/b.eml"]) == 0
+    out = capsys.readouterr().out
+    first, second = map(json.loads, out.splitlines())
+    assert (first["file"], first["kind"], first["token"]) == (f"{files}/a.eml", "bounce", "none")
+    (one,) = first["recipients"]
+    assert (one["recipient"], one["status"], one["class"], one["hard"]) == (
+        "a@one.example",
+        "5.1.1",
+        "recipient_unknown",
+        True,
+    )
+    assert one["rule"] and one["decision"]["suppress"] == "at_once"
+    assert (second["kind"], second["token"]) == ("not-bounce", "none")
+    assert out.isascii() and "\x1b" not in out
+
+
+def test_a_file_that_cannot_be_read_is_named_and_the_others_are_told(files, capsys):
+    (files / "a.eml").write_text(BOUNCE.format("owner", "no"))
+    assert ctl.main(["feedback", "explain", f"{files}/missing", f"{files}/a.eml"]) == 1
+    told = capsys.readouterr()
+    assert "missing cannot be read" in told.err
+    assert json.loads(told.out)["kind"] == "bounce"
+
+
+def test_tokens_are_verified_by_the_keys_of_a_directory_and_named_unchecked_without_one(files, capsys, monkeypatch):
+    directory = Directory(files / "directory.sqlite", lambda call: call(), (), time.time())
+    identity = int(time.time() * 1000) << 20
+    good, old = (
+        make("bounce", at, directory.tokens.keys.newest) for at in (identity, identity - (70 * 86400000 << 20))
+    )
+    states = {}
+    for name, token in (("valid", good), ("expired", old), ("forged", "b" * 33), ("none", "owner")):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(BOUNCE.format(token, "550 no").encode())))
+        assert ctl.main(["feedback", "explain", "--keys", f"{files}/directory.sqlite", "-"]) == 0
+        states[name] = json.loads(capsys.readouterr().out)["token"]
+    directory.close()
+    assert states == {name: name for name in states}
+    (files / "a.eml").write_text(BOUNCE.format(good, "550 no"))
+    assert ctl.main(["feedback", "explain", f"{files}/a.eml"]) == 0
+    assert json.loads(capsys.readouterr().out)["token"] == "unchecked"
+    assert ctl.main(["feedback", "explain", "--keys", f"{files}/none", f"{files}/a.eml"]) == 1
+    assert "not a directory of relayd's" in capsys.readouterr().err

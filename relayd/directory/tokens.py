@@ -7,10 +7,13 @@ was replaced verifies until the last mail that it served is too old; the rotatio
 import secrets
 import sqlite3
 from concurrent.futures import Future
+from contextlib import closing
+from pathlib import Path
 
 import msgspec
 
 from relayd.directory.senders import Change
+from relayd.errors import InputError
 from relayd.returnpath import KEY_IDS, Key, Keys
 
 _SECRET = 32  # octets
@@ -25,7 +28,7 @@ class Tokens:
         with db:
             if not db.execute("SELECT count(*) FROM tokens").fetchone()[0]:
                 _insert(db, now)
-        self.keys = _stored(db)
+        self.keys = _read(db)
 
     def configure(self, accept: float) -> None:
         """For how many seconds after a message's reception its tokens count."""
@@ -40,7 +43,7 @@ class Tokens:
             replaced = "SELECT max(made) FROM tokens WHERE made < ?"
             db.execute(f"DELETE FROM tokens WHERE made < ({replaced})", (now - accept,))
             _insert(db, now)
-            return _stored(db)
+            return _read(db)
 
         def keep(keys: Keys) -> Keys:
             self.keys = msgspec.structs.replace(keys, accept=self.keys.accept)
@@ -58,6 +61,15 @@ def _insert(db: sqlite3.Connection, now: float) -> None:
     db.execute("INSERT INTO tokens VALUES (?, ?, ?)", (number, secrets.token_bytes(_SECRET), made))
 
 
-def _stored(db: sqlite3.Connection) -> Keys:
+def _read(db: sqlite3.Connection) -> Keys:
     rows = [Key(*row) for row in db.execute("SELECT id, secret, made FROM tokens ORDER BY made")]
     return Keys({row.id: row for row in rows}, rows[-1])
+
+
+def stored(path: str) -> Keys:
+    """The keys of a directory, for reading alone: of one in use, too.  Raises InputError."""
+    try:
+        with closing(sqlite3.connect(Path(path).absolute().as_uri() + "?mode=ro", uri=True)) as db:
+            return _read(db)
+    except (sqlite3.Error, IndexError) as error:
+        raise InputError("keys", f"{path} is not a directory of relayd's that can be read: {error}") from None
