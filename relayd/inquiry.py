@@ -14,16 +14,22 @@ from relayd.blocklists import BY, Blocklists
 from relayd.config import Config
 from relayd.control.story import story
 from relayd.delivery import Courier
+from relayd.delivery.routing import Router
+from relayd.destinations import Destinations
 from relayd.directory import Balances, Drains
 from relayd.egress.pools import Pools
 from relayd.envelope import Delivery
 from relayd.errors import InputError
-from relayd.identity import received_at, show
+from relayd.identity import read, received_at, show
 from relayd.lease import odd
 from relayd.local import replayed
+from relayd.notation import hostname, patterns, show_duration
+from relayd.queue.reasons import Reason
 from relayd.queue.scheduler import Scheduler
+from relayd.queue.state import Queue
 from relayd.records import Record, decode
 from relayd.resolver import ResolveError, Resolver
+from relayd.shaping.limits import SCOPES, show_limits
 from relayd.spool import Audit, Spool
 
 
@@ -81,7 +87,7 @@ async def inspect(spool: Spool, courier: Courier, now: float, id: int) -> dict[s
         message = records[0].message
         if message != needle:
             records = await _records_of(spool, message, since)
-    return story(message, records, queued, lambda delivery: _why(courier, delivery, now))
+    return story(message, records, queued, lambda delivery: _reason(courier, delivery, now).words)
 
 
 async def _records_of(spool: Spool, id: str, since: float) -> list[Record]:
@@ -91,17 +97,19 @@ async def _records_of(spool: Spool, id: str, since: float) -> list[Record]:
     return sorted(found, key=lambda record: record.time)
 
 
-def _why(courier: Courier, delivery: Delivery, now: float) -> str:
+def _reason(courier: Courier, delivery: Delivery, now: float) -> Reason:
     """What holds a queued delivery back."""
     session = courier.carrying(delivery.id)
     if session:
-        return f"it is being delivered: {session}"
+        return Reason("", f"it is being delivered: {session}")
     wait = delivery.due - now
     if wait > 0 and not delivery.attempts:
-        return f"it waits {wait:.0f} s for the time at which its sender wants it sent"
+        return Reason("schedule", f"it waits {wait:.0f} s for the time at which its sender wants it sent", delivery.due)
     if wait > 0:
-        return f"it waits {wait:.0f} s for its next try after {delivery.attempts} attempts"
-    return courier.scheduler.why(delivery.queue, now)
+        return Reason(
+            "retry", f"it waits {wait:.0f} s for its next try after {delivery.attempts} attempts", delivery.due
+        )
+    return courier.scheduler.reason(delivery.queue, now)
 
 
 def replay(spool: Spool, loaded: Config, rules: list[str], since: float) -> "Deferred[dict[str, Any]]":
@@ -113,6 +121,86 @@ def replay(spool: Spool, loaded: Config, rules: list[str], since: float) -> "Def
         return replayed(rules, later, loaded.provider, loaded.reaction)
 
     return asked(spool.read_through, since, read)
+
+
+QUEUES = 100  # of one domain that are told of
+
+
+async def why(spool: Spool, courier: Courier, now: float, what: str) -> list[dict[str, Any]]:
+    """What holds back a message or delivery (its id), or the mail to a domain: the constraint that binds, and when it
+    lifts.  Raises InputError."""
+    try:
+        id = read(what)
+    except ValueError:
+        return await _why_of_domain(spool, courier, now, what)
+    rows = []
+    for delivery in await asked(spool.deliveries_of, id):
+        found = _reason(courier, delivery, now)
+        queue, recipient = delivery.queue, delivery.recipient.address
+        rows.append({"delivery": show(delivery.id), "recipient": recipient, "queue": queue, **_told(found, now)})
+    if not rows:
+        raise InputError("what", f"no delivery of {what} is queued: relayctl inspect {what} tells what became of it")
+    return rows
+
+
+async def _why_of_domain(spool: Spool, courier: Courier, now: float, what: str) -> list[dict[str, Any]]:
+    try:
+        domain = hostname(what)
+    except ValueError:
+        raise InputError("what", f"{what!r} is neither the id of a message or delivery nor a domain") from None
+    rows = []
+    for name, count, due in await asked(spool.queues_of, domain, QUEUES):
+        waits = Reason("retry", f"it waits for its time, in {due - now:.0f} s", due)
+        found = waits if due > now else courier.scheduler.reason(name, now)
+        rows.append({"queue": name, "count": count, **_told(found, now)})
+    if not rows:
+        raise InputError("what", f"no mail to {domain} is queued")
+    return rows
+
+
+def _told(found: Reason, now: float) -> dict[str, Any]:
+    lifts = f"in {show_duration(max(1.0, found.until - now))}" if found.until > now else ""
+    return {"constraint": found.constraint or "none", "until": found.until, "lifts": lifts, "why": found.words}
+
+
+async def explain(
+    router: Router, destinations: Destinations, scheduler: Scheduler, queue: Queue, now: float
+) -> dict[str, Any]:
+    """What holds for mail of a queue's account and stream to its domain: who takes it, by which sources it may leave,
+    every limit with the place it was written down, and what reactions and warm-up say now.  Raises InputError."""
+    try:
+        site = router.known(queue.domain) or await router.site(queue.domain)
+    except ResolveError as fault:
+        raise InputError("domain", f"{queue.domain} cannot be looked up: {fault.reply}") from None
+    hosts = tuple(dict.fromkeys(hop.mx for hop in sorted(site.hops, key=lambda hop: (hop.preference, hop.mx))))
+    stream, terms = scheduler.stream_of(queue), site.policy.terms
+    pool = stream.pool_for(queue.domain, hosts)
+    group = terms.group or site.name
+    own = [
+        {"scope": scope, "limit": limit, "value": value, "table": layer.name, "where": "relayctl account shape"}
+        for layer in stream.layers
+        if not layer.at or layer.at in (group, *patterns(hosts[0] if hosts else ""))
+        for scope in SCOPES
+        for limit, value in show_limits(getattr(layer, scope)).items()
+    ]
+    sources = sorted(scheduler.pools.sources_of(pool))
+    warmup = scheduler.warmup
+    return {
+        "domain": queue.domain,
+        "hosts": list(hosts),
+        "site": site.name,
+        "provider": terms.group,
+        "pool": pool,
+        "priority": stream.priority,
+        "sources": sources,
+        "limits": destinations.explain(queue.domain, hosts) + own,
+        "reactions": [
+            f"{reaction.whom}: {reaction.words(now)}"
+            for source in sources
+            for reaction in scheduler.reactions.holds(source, group, queue.account, now)
+        ],
+        "warmup": list(filter(None, (warmup.words(source, group, now) if warmup else "" for source in sources))),
+    }
 
 
 async def audit(spool: Spool, balances: Balances) -> dict[str, Any]:

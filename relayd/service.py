@@ -35,9 +35,10 @@ from relayd.delivery import Courier
 from relayd.delivery.outcomes import REPORTER
 from relayd.delivery.routing import words
 from relayd.delivery.sources import check_sources
+from relayd.destinations import Destinations
 from relayd.directory import AccountStream, Directory, SenderDomain, Verifier
 from relayd.domainwatch import DomainWatch
-from relayd.envelope import Message
+from relayd.envelope import Message, queue_name
 from relayd.errors import InputError
 from relayd.guard import Guard
 from relayd.identity import DAY, Identities
@@ -46,6 +47,7 @@ from relayd.listener import ListenerService
 from relayd.pulse import pulse
 from relayd.purse import Purse
 from relayd.queue.scheduler import Scheduler
+from relayd.queue.state import Queue
 from relayd.reception import Relay, Screen
 from relayd.resolver import Resolver
 from relayd.returnpath import marks
@@ -558,6 +560,14 @@ class Node(Service):
 
     def inspect(self, id: int) -> Any:
         return inquiry.inspect(self.spool, self.courier, self.now(), id)
+
+    def why(self, what: str) -> Any:
+        return inquiry.why(self.spool, self.courier, self.now(), what)
+
+    def explain(self, domain: str, account: str, stream: str) -> Any:
+        queue = Queue(queue_name(account, stream, domain))
+        destinations = Destinations(self.config)
+        return inquiry.explain(self.courier.router, destinations, self.scheduler, queue, self.now())
 
     def lift(self, id: int) -> Active:
         found = self.reactions.lift(id)

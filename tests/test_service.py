@@ -21,6 +21,7 @@ from relayd.lease import Lease
 from relayd.message.dkim import dns_record, to_pem
 from relayd.records import decode
 from relayd.service import Node, Options
+from relayd.shaping.limits import account_layers
 from relayd.shaping.reactions import Verdict as Reaction
 from relayd.shaping.rules import Seen
 from relayd.suppression import entry
@@ -616,6 +617,67 @@ def test_a_reaction_ends_when_an_operator_lifts_it_or_switches_its_rule_off(rela
     again = Running(tmp_path)
     assert again.node.directory.reactions.before == []
     again.stop()
+
+
+def test_why_names_the_rule_and_the_very_reply_that_suspends_and_when_that_lifts(relay: Running):
+    relay.path.write_text(CONFIG + REACTION)
+    relay.node.reload()
+    relay.mx.says["RCPT"] = "450 4.2.1 slow down"
+    identity = relay.send().split()[-1]
+    relay.reactor.until(lambda: relay.node.reactions.all())
+    relay.reactor.until(lambda: not relay.node.scheduler.memory.loaded)
+    second = relay.send().split()[-1]
+    (row,) = relay.asked(relay.node.why(second))
+    assert row["constraint"] == "pause" and row["until"] == relay.node.reactions.all()[0].until
+    assert "suspended for another" in row["why"] and "by the reaction slow: " in row["why"]
+    assert "said at rcpt: 450 4.2.1 slow down" in row["why"] and row["lifts"].startswith(("in 59m", "in 1h"))
+    (row,) = relay.asked(relay.node.why(identity))
+    assert row["constraint"] == "retry" and "after 1 attempts" in row["why"]
+    rows = relay.asked(relay.node.why("X.example"))
+    assert [(row["queue"], row["count"]) for row in rows] == [("crm/bulk/x.example", 2)]
+    relay.mx.says.clear()
+    relay.node.lift(relay.node.reactions.all()[0].id)
+    relay.reactor.until(lambda: relay.mx.got)
+    assert relay.asked(relay.node.why("nobody.example")).value.text == "no mail to nobody.example is queued"
+
+
+def test_explain_tells_every_limit_with_the_line_it_is_from(relay: Running):
+    limits = '[egress]\nrate = "100/s"\nsource = { rate = "1000/h" }\n'
+    relay.path.write_text(CONFIG + limits)
+    relay.node.reload()
+    layers = account_layers("crm", {"": {"account": {"rate": "10/s"}}})
+    relay.reactor.until(relay.node.directory.change_account("crm", shaping=layers).done)
+    told = relay.asked(relay.node.explain("x.example", "crm", "bulk"))
+    lines = relay.path.read_text().splitlines()
+    found = {(row["scope"], row["limit"]): (row["value"], row["table"], row["where"]) for row in told["limits"]}
+    for key, value, text in ((("path", "rate"), "100/s", 'rate = "100/s"'), (("source", "rate"), "1000/h", lines[-1])):
+        where = f"{relay.path}:{lines.index(text) + 1}"
+        assert found[key] == (value, "[egress]", where)
+    assert found["path", "connections"] == (20, "[egress]", "default")
+    assert found["account", "rate"] == ("10/s", "account crm", "relayctl account shape")
+    assert (told["hosts"], told["pool"], told["sources"]) == (["203.0.113.1"], "default", ["s1"])
+
+
+def test_a_reload_of_shaping_ends_no_session_and_its_limits_hold_at_once(relay: Running):
+    relay.mx.says["DOT"] = HANG
+    relay.send()
+    relay.reactor.until(lambda: relay.mx.sessions and "DATA" in relay.mx.sessions[0].heard)
+    (session,) = relay.mx.sessions
+    relay.reactor.pump()
+    relay.path.write_text(CONFIG + '[egress]\nrate = "1/h"\n')
+    assert relay.node.reload()["changed"] == ["egress"]
+    del relay.mx.says["DOT"]
+    session.wake()
+    relay.reactor.until(lambda: not relay.node.scheduler.memory.loaded)
+    relay.send()
+    relay.reactor.until(lambda: len(relay.mx.got) == 2)
+    assert relay.mx.sessions == [session] and "QUIT" not in session.heard
+    relay.send()
+    assert "the rate 1/h of" in relay.asked(relay.node.why("x.example"))[0]["why"]
+    relay.path.write_text(CONFIG + '[reaction.slow]\ncodes = "4xx"\naction = "suspnd"\n')
+    with pytest.raises(InputError, match=rf"{relay.path}: reaction.slow.action: 'suspnd' is none of"):
+        relay.node.reload()
+    assert "the rate 1/h of" in relay.asked(relay.node.why("x.example"))[0]["why"]
 
 
 def test_a_bad_rule_is_refused_with_its_file_and_the_old_ones_stay(relay: Running):

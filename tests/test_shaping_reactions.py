@@ -155,6 +155,17 @@ def test_a_limit_is_over_at_its_end():
     assert held(reactions, at=1799) == ["x"] and held(reactions, at=1800) == [] and share(active, NOW + 1800) == 1
 
 
+def test_a_limit_that_goes_on_to_be_fired_is_halved_each_time_what_was_under_way_is_over():
+    reactions = made(x=LIMIT | {"connections": 4})
+    reactions.seen(reply())
+    assert reactions.seen(reply(at=119)).began == ()
+    (active,) = reactions.seen(reply(at=120)).began
+    assert (active.limits.rate, active.limits.connections, active.step) == (Rate(300, 3600.0), 2, 1)
+    assert reactions.seen(reply(at=200)).began == () and reactions.replies(active.id) == 2
+    (active,) = reactions.seen(reply(at=240)).began
+    assert (active.limits.rate, active.limits.connections) == (Rate(150, 3600.0), 1)
+
+
 def test_what_fires_again_soon_holds_twice_as_long_up_to_its_longest_and_is_the_same_reaction():
     reactions = made(x=SUSPEND | {"longest": "100m"})
     at, ids, times = 0.0, set(), []

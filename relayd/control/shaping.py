@@ -5,7 +5,10 @@ In: the running relay's reactions and records.  Out: JSON-able rows.
 
 from typing import Any
 
+from relayd import notation
+from relayd.control.accounts import known, stream_names
 from relayd.control.verb import Arg, Relay, Verb
+from relayd.errors import InputError
 from relayd.identity import DAY
 from relayd.shaping.reactions import Active
 
@@ -34,6 +37,23 @@ def shown(active: Active, now: float, replies: int) -> dict[str, Any]:
     }
 
 
+def _why(relay: Relay, what: str) -> Any:
+    return relay.why(what)
+
+
+def _explain(relay: Relay, domain: str, stream: str | None, account: str | None) -> Any:
+    try:
+        name = notation.hostname(domain)
+    except ValueError as fault:
+        raise InputError("domain", str(fault)) from None
+    names = stream_names(relay, account) if account else sorted(relay.config.stream)
+    if account:
+        known(relay, account)
+    if stream is not None and stream not in names:
+        raise InputError("stream", f"there is no stream {stream!r}{notation.nearest(stream, names)}")
+    return relay.explain(name, account or "", stream or relay.config.node.default_stream)
+
+
 def _reactions(relay: Relay) -> list[dict[str, Any]]:
     return [shown(active, relay.now(), relay.reactions.replies(active.id)) for active in relay.reactions.all()]
 
@@ -52,6 +72,24 @@ RULES = Arg(
 )
 
 VERBS: tuple[Verb, ...] = (
+    Verb(
+        name="why",
+        help="what holds back a message, or the mail to a domain, and when that is over",
+        handler=_why,
+        args=(Arg("what", "the id of a message or delivery, or a domain", positional=True, required=True),),
+        example="why example.com",
+    ),
+    Verb(
+        name="shaping explain",
+        help="what holds for mail to a domain: its site, sources, and every limit with the file and line it is from",
+        handler=_explain,
+        args=(
+            Arg("domain", "the recipients' domain", positional=True, required=True),
+            Arg("stream", "by which stream; without it, the default one", "name"),
+            Arg("account", "whose mail; without it, of no account in particular", "name"),
+        ),
+        example="shaping explain --stream marketing example.com",
+    ),
     Verb(
         name="shaping reactions",
         help="what is suspended or limited because of replies: by which rule and reply, until when",

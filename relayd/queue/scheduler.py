@@ -21,7 +21,7 @@ from relayd.queue.limiter import Limiter
 from relayd.queue.memory import PULL, RESERVE, TWICE, Line, Memory
 from relayd.queue.meter import NEVER, Meter
 from relayd.queue.ready import PRIORITY
-from relayd.queue.reasons import reason
+from relayd.queue.reasons import Reason, reason
 from relayd.queue.state import Path, Queue, Site, Stream
 from relayd.shaping.limits import Terms
 from relayd.shaping.reactions import STEPS, Active, Reactions
@@ -574,9 +574,13 @@ class Scheduler:
             self._rescan = now + RESCAN
         self._poll(now)
 
+    def reason(self, name: str, now: float) -> Reason:
+        """What keeps the due deliveries of a queue."""
+        return reason(self, name, now)
+
     def why(self, name: str, now: float) -> str:
-        """What keeps the due deliveries of a queue, in words."""
-        return reason(self, name, now).words
+        """The same in words."""
+        return self.reason(name, now).words
 
     # Inside.
 
@@ -766,8 +770,10 @@ class Scheduler:
                         self._equip(path, site, now)
                         if path.rest_until > now:
                             self.reassign(path, now)
-                for name in list(site.queues) if reaction.account else ():
-                    self._heed_account(self.queues[name], now)
+                for name in list(site.queues):
+                    if reaction.account:
+                        self._heed_account(self.queues[name], now)
+                    self._pull(self.queues[name], now)
 
     def _heed_account(self, queue: Queue, now: float) -> None:
         """Whether the queue's account may send to its site is looked at anew."""

@@ -25,6 +25,15 @@ class Rate(msgspec.Struct, frozen=True):
     period: float
     burst: int = 0
 
+    def part(self, share: float) -> "Rate":
+        """A share of it, at least one in its period; in a longer one where that is more exact."""
+        if share >= 1:
+            return self
+        longer = next((seconds for seconds in _PERIODS.values() if seconds > self.period), self.period)
+        period = self.period if self.count * share >= 20 else longer
+        burst = max(1, int(self.burst * share)) if self.burst else 0
+        return Rate(max(1, int(self.count * share * period / self.period)), period, burst)
+
     def __str__(self) -> str:
         unit = next(unit for unit, seconds in _PERIODS.items() if seconds == self.period)
         return f"{self.count}/{unit}" + (f" burst {self.burst}" if self.burst else "")
@@ -139,7 +148,7 @@ class Limits(msgspec.Struct, frozen=True):
         """A share of the rate and of the connections, 1.0 for these themselves."""
         if share >= 1:
             return self
-        slow = self.rate and Rate(max(1, int(self.rate.count * share)), self.rate.period)
+        slow = self.rate and self.rate.part(share)
         return msgspec.structs.replace(self, connections=max(1, int(self.connections * share)), rate=slow)
 
 

@@ -2,7 +2,8 @@
 
 Enter: failed replies of every stage (``rules.Seen``).  Leave: what becomes of the delivery, and the reactions that
 began: a path, site, source or account at a site suspended or held to a limit, a mail host left alone.  Each keeps its
-rule and the very reply that fired it.  While one holds, more of the same only counts.  When a suspension is over its
+rule and the very reply that fired it.  While one holds, more of the same only counts; a limit that goes on to be fired
+is halved.  When a suspension is over its
 path comes back by steps.  What fires again within its own time after its end holds twice as long; after that it is
 forgotten.
 """
@@ -21,6 +22,7 @@ from relayd.shaping.rules import LASTING, TEXT, Ceiling, Rule, Rules, Seen
 MOST = 10_000  # reactions that hold at a time
 RETURNS = 1800.0  # seconds in which a suspended path comes back, or its own time if that is shorter ...
 STEPS = (1 / 8, 1 / 4, 1 / 2)  # ... to these shares of its rate, a third of the time each
+SETTLED = 120.0  # seconds after which what was under way is over: more of the same halves a limit that holds
 _COUNTED = 200_000  # moments remembered for thresholds, in all
 _SET_BACK = 60.0  # seconds: a clock that jumped back further ends what began after its new time
 
@@ -150,7 +152,7 @@ class Reactions:
             if key is None:
                 continue
             before = self._held[key].get(rule.name) if key in self._held else None
-            if before is not None and seen.time < before.until:
+            if before is not None and seen.time < before.until and not _tightens(before, seen.time):
                 self._replies[before.id] += 1
             elif self._reached(rule, key, seen.time):
                 taken.append(rule)
@@ -249,7 +251,7 @@ class Reactions:
             returns_until=until + (min(duration, RETURNS) if rule.action == "suspend" else 0.0),
             forgotten=until + duration,
             step=step,
-            limits=rule.limits,
+            limits=rule.limits.halved(step),
             move=rule.move,
             reply=Said(
                 Reply(seen.code, seen.enhanced, text), seen.stage, seen.time, seen.mx, seen.domain, seen.delivery
@@ -274,6 +276,11 @@ class Reactions:
             if not here:
                 del self._held[active.key]
         return ended
+
+
+def _tightens(active: Active, now: float) -> bool:
+    """Whether a reply that fires a limit again, while it holds, says that it allows too much still."""
+    return active.action == "limit" and now >= active.reply.time + SETTLED
 
 
 def _differs(active: Active, before: Rule | None, now: Rule | None) -> bool:

@@ -58,6 +58,12 @@ class Ceiling(msgspec.Struct, frozen=True, omit_defaults=True):
     connections: int = 0
     connection_rate: Rate | None = None
 
+    def halved(self, times: int) -> "Ceiling":
+        """Half of it, so many times over."""
+        share = 0.5 ** min(times, 10)
+        slower = (self.rate and self.rate.part(share), self.connection_rate and self.connection_rate.part(share))
+        return Ceiling(slower[0], max(1, int(self.connections * share)) if self.connections else 0, slower[1])
+
     def words(self) -> str:
         parts = [
             str(self.rate) if self.rate else "",

@@ -169,6 +169,15 @@ def queue_summary(connection: sqlite3.Connection, limit: int) -> list[tuple[str,
     ).fetchall()
 
 
+def queues_of(connection: sqlite3.Connection, domain: str, limit: int) -> list[tuple[str, int, float]]:
+    """The same of the queues of one domain."""
+    return connection.execute(
+        "SELECT name, count, coalesce((SELECT min(due) FROM delivery WHERE queue = name), next_due) "
+        "FROM queue WHERE count > 0 AND substr(name, -length(?1)) = ?1 ORDER BY count DESC, name LIMIT ?2",
+        ("/" + domain, limit),
+    ).fetchall()
+
+
 def queued_total(connection: sqlite3.Connection) -> int:
     """Deliveries in the spool, from the queues' counters."""
     return int(connection.execute("SELECT coalesce(sum(count), 0) FROM queue").fetchone()[0])

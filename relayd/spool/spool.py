@@ -130,6 +130,9 @@ class Spool:
     def queue_summary(self, limit: int, done: Done) -> None:
         self._ask(done, reader.queue_summary, limit)
 
+    def queues_of(self, domain: str, limit: int, done: Done) -> None:
+        self._ask(done, reader.queues_of, domain, limit)
+
     def queued_total(self, done: Done) -> None:
         self._ask(done, reader.queued_total)
 
