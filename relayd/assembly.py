@@ -12,6 +12,8 @@ import msgspec
 
 from relayd import config, notation
 from relayd.blocklists import Blocklists
+from relayd.classify import Classifier
+from relayd.classify import load as load_classification
 from relayd.credentials import HTTPChecker
 from relayd.delivery.courier import Settings
 from relayd.delivery.outcomes import Settings as OutcomeSettings
@@ -142,8 +144,10 @@ def validation_lists(loaded: config.Config) -> Lists:
 
 
 def courier_settings(loaded: config.Config, streams: Streams) -> Settings:
+    """Raises InputError for rules of classification that cannot be used."""
     egress = loaded.egress
     return Settings(
+        classifier=Classifier(load_classification(loaded.feedback.rules)),
         client_tls=ClientTLS(egress.authorities),
         outcomes=OutcomeSettings(loaded.node.name, streams.rules, streams.lives, loaded.retry.delay_report),
         timeouts=Timeouts(

@@ -20,9 +20,10 @@ import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
-from relayd import notation
+from relayd import classify, notation
 from relayd.errors import InputError
 from relayd.quotas import Limits, parse_limits
+from relayd.returnpath import ACCEPT
 from relayd.shaping import limits, rules
 from relayd.shaping.rules import Rule
 from relayd.tables import ConfigError, Fault, File, Reader, parsed
@@ -364,10 +365,12 @@ class Dkim(msgspec.Struct, frozen=True, kw_only=True):
 
 class Feedback(msgspec.Struct, frozen=True, kw_only=True):
     """What comes back.  ``domain``: of return paths of our own, where an account has no zone for them; "" for none: all
-    bounces go to the senders.  ``accept``: how long after a message's reception they still count."""
+    bounces go to the senders.  ``accept``: how long after a message's reception they still count, and records are kept.
+    ``rules``: files of an operator's own rules of classification (``classify.load``)."""
 
     domain: Host = ""
-    accept: Annotated[float, _accept] = 60 * 86400.0
+    accept: Annotated[float, _accept] = ACCEPT
+    rules: Annotated[tuple[str, ...], File] = ()
 
 
 class Blocklists(msgspec.Struct, frozen=True, kw_only=True):
@@ -651,6 +654,10 @@ def _check(config: Config, fault: _Report) -> None:
         if rule.to:
             _known(rule.to, config.pool, "pool", partial(fault, f"reaction.{name}", "to"))
     _check_listeners(config, fault)
+    try:
+        classify.load(config.feedback.rules)
+    except InputError as error:
+        fault("feedback", "rules", str(error))
     try:
         read_lists(msgspec.structs.asdict(config.validation))
     except InputError as error:

@@ -95,10 +95,8 @@ def _explain(files: list[str], recipient: str | None, rules: list[str], keys: st
         try:
             with nullcontext(sys.stdin.buffer) if file == "-" else open(file, "rb") as content:
                 # As much as is read of it, and a byte more that shows if there is more.
-                yield {
-                    "file": file,
-                    **explain(content.read(MAX_SIZE + 1), classifier.classify, verify, recipient or ""),
-                }
+                text = content.read(MAX_SIZE + 1)
+            yield {"file": file, **explain(text, classifier.classify, verify, recipient or "")}
         except OSError as error:
             faults.append(f"{printable(file)} cannot be read: {error.strerror}")
     if faults:

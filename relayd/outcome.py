@@ -8,7 +8,7 @@ from relayd.reply import Reply
 
 Kind = Literal["delivered", "transient", "permanent", "expired", "cancelled", "suppressed", "unknown"]
 
-# Where in the walk to the peer it happened, in order (REQUIREMENTS U3).
+# Where in the walk to the peer it happened, in order (REQUIREMENTS U3); "report": told later, of no stage that we know.
 Stage = Literal[
     "queue",
     "route",
@@ -25,12 +25,14 @@ Stage = Literal[
     "data",
     "dot",
     "rset",
+    "report",
 ]
 
 
 class Evidence(msgspec.Struct, frozen=True, omit_defaults=True):
     """What was seen.  ``mx`` is the host name (or static next hop), ``peer`` and ``local`` are "address:port";
-    ``seconds`` is the time from the start of the attempt, ``session`` names the SMTP session, ``nth`` counts in it."""
+    ``seconds`` is the time from the start of the attempt, ``session`` names the SMTP session, ``nth`` counts in it,
+    ``cls`` is what a failed reply is taken for (``classify.Class``)."""
 
     stage: Stage
     reply: Reply | None = None
@@ -43,6 +45,7 @@ class Evidence(msgspec.Struct, frozen=True, omit_defaults=True):
     seconds: float = 0.0
     session: str = ""
     nth: int = 0
+    cls: str = msgspec.field(default="", name="class")
 
     def words(self) -> str:
         """One line for an operator: what was said, or what went wrong."""

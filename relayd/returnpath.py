@@ -108,8 +108,8 @@ def read(local: str, keys: Keys, now: float) -> Token | Void:
 
 def find(text: bytes, keys: Keys, now: float) -> Token | Void | None:
     """The first token that counts in a report or the original that it brings back, wherever it stands: in Return-Path,
-    Original-Mail-From, our own field, List-Unsubscribe.  It proves itself, so its surroundings need not be trusted.  Else
-    why those that are there count for nothing; None if nothing looks like one."""
+    Original-Mail-From, our own field, List-Unsubscribe.  It proves itself, so its surroundings need not be trusted.
+    Else why those that are there count for nothing; None if nothing looks like one."""
     void = None
     for found in islice(_WITHIN.finditer(text), _LOOKS):
         token = read(found[0].decode(), keys, now)

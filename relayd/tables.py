@@ -1,7 +1,8 @@
 """TOML files merged into one and turned into structs table by table, each fault kept with its file and key.
 
 A field of a struct may be ``Annotated[type, parse]``: ``parse`` takes the TOML value and gives the field's, or raises
-ValueError with a sentence.  ``Annotated[str, File]`` is a path; other fields are checked against their type by msgspec.
+ValueError with a sentence.  ``Annotated[str, File]`` is a path, ``Annotated[tuple[str, ...], File]`` several; other
+fields are checked against their type by msgspec.
 """
 
 import os
@@ -9,7 +10,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -163,10 +164,16 @@ def _read(field: msgspec.structs.FieldInfo, kind: Any, raw: object, base: str) -
         return raw
     parse = kind.__metadata__[0] if get_origin(kind) is Annotated else None
     if parse is File:
-        if not isinstance(raw, str) or not raw:
-            raise ValueError(f"{raw!r} is not a path")
-        return os.path.join(base, raw)
+        if get_args(kind)[0] is str:
+            return _path(raw, base)
+        return tuple(_path(item, base) for item in notation.list_of(lambda item: item)(raw))
     return parse(raw) if parse else _plain(kind, raw)
+
+
+def _path(raw: object, base: str) -> str:
+    if not isinstance(raw, str) or not raw:
+        raise ValueError(f"{raw!r} is not a path")
+    return os.path.join(base, raw)
 
 
 _HEADER = re.compile(r"\s*\[\s*([^\[\]]+?)\s*\]")

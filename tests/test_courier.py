@@ -1,6 +1,7 @@
 """The courier: what becomes of deliveries, towards scripted mail servers, without sockets or real time."""
 
 from collections import Counter
+from concurrent.futures import Future
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,9 +14,12 @@ from relayd.egress.pools import Pools, Source
 from relayd.identity import show
 from relayd.queue.retry import Schedule
 from relayd.queue.state import Stream
+from relayd.records import decode, encode
 from relayd.resolver import LookupFailed, NoSuchDomain
+from relayd.shaping import rules
 from relayd.shaping.limits import rate
 from relayd.suppression import entry
+from relayd.warmup import Plan, Warmup
 from tests.harness import CLOSE, HANG, START, Delivering, Host, Server, outcome_settings
 
 
@@ -234,6 +238,49 @@ def test_a_permanent_refusal_ends_only_that_recipient():
     relay.send()
     assert relay.spool.kinds() == ["Delivery", "Bounce", "Delivery"] and relay.spool.rows == {}
     assert relay.spool.records[1].evidence.reply.text == "nobody"
+
+
+@pytest.mark.parametrize(
+    ("said", "kind", "cls"),
+    [
+        ("550 5.7.1 Your IP address is on the Spamhaus blocklist", "TransientFailure", "ip_blocked"),
+        ("554 5.7.1 This message looks like spam", "Bounce", "content_spam"),
+        ("550 5.1.1 blocked: your IP address has a poor reputation", "TransientFailure", "reputation"),
+        ("450 4.1.1 user unknown", "TransientFailure", "recipient_unknown"),
+    ],
+)
+def test_a_refusal_is_kept_or_bounced_by_what_it_means_and_its_record_says_so(said, kind, cls):
+    relay = Delivering()
+    relay.mx.says["RCPT"] = said
+    (delivery,) = relay.send()
+    assert relay.spool.kinds() == [kind] and relay.evidence.cls == cls
+    assert decode(encode(relay.spool.records[0])).evidence == relay.evidence
+    assert b'"class":' in encode(relay.spool.records[0])
+    assert (delivery.id in relay.spool.rows) == (kind == "TransientFailure")
+
+
+def test_a_rule_of_reactions_goes_before_what_a_refusal_means():
+    rule = rules.parse("known", {"text": "blocklist", "action": "bounce"})
+    relay = Delivering()
+    relay.scheduler.reactions.reconfigure(rules.Rules([rule]))
+    relay.mx.says["RCPT"] = "550 5.7.1 Your IP address is on a blocklist"
+    relay.send()
+    assert relay.spool.kinds() == ["Bounce"] and relay.evidence.cls == "ip_blocked"
+
+
+def test_a_refusal_for_our_address_takes_sessions_from_its_path():
+    relay = Delivering()
+    relay.mx.says["RCPT"] = "550 5.7.1 Your IP address is on a blocklist"
+    relay.send(4)
+    (path,) = relay.scheduler.sites["mx1.x.example"].paths.values()
+    assert path.window < 4
+
+
+def test_a_domain_that_is_not_there_has_a_class_too():
+    relay = Delivering()
+    relay.names.domains["gone.example"] = NoSuchDomain("gone.example")
+    relay.send(to="a@gone.example")
+    assert relay.spool.kinds() == ["Bounce"] and relay.evidence.cls == "domain_unknown"
 
 
 def test_a_refusal_of_the_content_is_told_with_its_stage():
@@ -976,3 +1023,45 @@ def test_a_source_without_an_address_of_the_family_says_so():
     relay.send(to="b@six.example")
     assert relay.spool.kinds() == ["TransientFailure"]
     assert "of a family that source s1 has" in relay.evidence.error
+
+
+# Warm-up.
+
+
+@pytest.mark.parametrize(
+    ("said", "bearing"),
+    [
+        ("250 ok", "delivered"),
+        ("550 5.7.1 Your IP address is on a blocklist", "blocked"),
+        ("450 4.7.1 Your IP address has a poor reputation", "deferred"),
+        ("554 5.7.1 This message looks like spam", "other"),
+        ("450 4.7.1 greylisted, come back later", "other"),
+        ("550 5.1.1 user unknown", "other"),
+    ],
+)
+def test_warm_up_hears_what_is_said_of_the_source_and_nothing_else(said, bearing):
+    relay = Delivering()
+    told: list[tuple[str, str, str]] = []
+    relay.scheduler.warmup = Listening(told)
+    relay.mx.says["RCPT"] = said
+    relay.send()
+    relay.wait(2)
+    assert told == [("s1", "mx1.x.example", bearing)]
+
+
+def kept(*args: Any) -> "Future[None]":
+    done: Future[None] = Future()
+    done.set_result(None)
+    return done
+
+
+class Listening(Warmup):
+    """A warm-up that is told everything and begins nothing."""
+
+    def __init__(self, told: list[tuple[str, str, str]]) -> None:
+        super().__init__((), kept)
+        self.configure({"s1": Plan()})
+        self.told = told
+
+    def outcome(self, source: str, group: str, bearing: str, now: float) -> None:
+        self.told.append((source, group, bearing))

@@ -12,6 +12,7 @@ from relayd import ctl, local
 from relayd.config import load_rules
 from relayd.directory import Directory
 from relayd.errors import InputError
+from relayd.identity import lower_bound
 from relayd.outcome import Evidence
 from relayd.records import Record, encode
 from relayd.reply import Reply
@@ -148,10 +149,8 @@ def test_a_file_that_cannot_be_read_is_named_and_the_others_are_told(files, caps
 
 def test_tokens_are_verified_by_the_keys_of_a_directory_and_named_unchecked_without_one(files, capsys, monkeypatch):
     directory = Directory(files / "directory.sqlite", lambda call: call(), (), time.time())
-    identity = int(time.time() * 1000) << 20
-    good, old = (
-        make("bounce", at, directory.tokens.keys.newest) for at in (identity, identity - (70 * 86400000 << 20))
-    )
+    key, now = directory.tokens.keys.newest, time.time()
+    good, old = (make("bounce", lower_bound(at), key) for at in (now, now - 70 * 86400))
     states = {}
     for name, token in (("valid", good), ("expired", old), ("forged", "b" * 33), ("none", "owner")):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(BOUNCE.format(token, "550 no").encode())))

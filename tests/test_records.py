@@ -39,3 +39,9 @@ def test_no_term_is_both_in_and_out() -> None:
 @pytest.mark.parametrize("kind", ["TransientFailure", "Unknown", "Rejection"])
 def test_what_stays_or_never_came_leaves_no_queue(kind: RecordKind) -> None:
     assert TERM_OF[kind] not in OUT_TERMS
+
+
+def test_records_of_before_there_were_classes_are_read():
+    reply = b'{"code":550,"enhanced":"5.1.1","text":"no"}'
+    old = b'{"kind":"Bounce","time":1.0,"evidence":{"stage":"rcpt","reply":%b}}\n' % reply
+    assert decode(old).evidence.cls == ""

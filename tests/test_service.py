@@ -20,6 +20,7 @@ from relayd.errors import InputError
 from relayd.lease import Lease
 from relayd.message.dkim import dns_record, to_pem
 from relayd.records import decode
+from relayd.reply import Reply
 from relayd.service import Node, Options
 from relayd.shaping.limits import account_layers
 from relayd.shaping.reactions import Verdict as Reaction
@@ -332,6 +333,21 @@ def test_a_reload_reads_the_validation_lists_again_or_keeps_the_old_ones(relay: 
     with pytest.raises(InputError, match=r"validation\.disposable: .*mine\.txt, line 2: 'not a domain'"):
         relay.node.reload()
     assert relay.node.lists.disposable == {"bin.example", "trash.example"}
+
+
+def test_a_reload_reads_rules_of_classification_again_or_keeps_the_old_ones(relay: Running):
+    mine = relay.path.parent / "mine.toml"
+    rule = '[[rule]]\nname = "shut"\nclass = "mailbox_disabled"\norigin = "here"\ntext = ["gone fishing"]\n'
+    mine.write_text(rule)
+    relay.path.write_text(CONFIG + '\n[feedback]\nrules = ["mine.toml"]\n')
+    relay.node.reload()
+    relay.mx.says["RCPT"] = "550 gone fishing"
+    relay.send()
+    relay.later(2, lambda: relay.node.courier.outcomes.totals["permanent"])
+    mine.write_text(rule + "code = 550")
+    with pytest.raises(InputError, match=r"relayd\.toml: feedback\.rules: rule shut: .*mine\.toml: .*code"):
+        relay.node.reload()
+    assert relay.node.courier.classifier.classify(Reply(550, "", "gone fishing")).rule == "shut"
 
 
 @pytest.mark.parametrize("content", [None, "no certificate"])

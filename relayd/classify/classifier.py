@@ -12,7 +12,7 @@ import msgspec
 
 from relayd.classify import text
 from relayd.classify.classes import Class, Decision, decide
-from relayd.classify.rules import Rule, Table
+from relayd.classify.rules import Rule, Table, load
 from relayd.reply import Reply, printable
 
 _SHOWN = 80  # characters of what a pattern found
@@ -82,6 +82,12 @@ class Classifier:
         likely = [self._index[first] for first in (self._index.keys() & grams) | self._short]
         found = {at for literals in likely for literal, some in literals.items() if literal in words for at in some}
         return map(self._patterns.__getitem__, sorted(found))
+
+
+@lru_cache(maxsize=1)
+def shipped() -> Classifier:
+    """The one of the shipped rules alone."""
+    return Classifier(load())
 
 
 def _tier(rule: Rule) -> int:

@@ -16,6 +16,8 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from relayd.address import domain_of
+from relayd.classify import Classifier, shipped
+from relayd.classify import Verdict as Meaning
 from relayd.delivery.hosts import Hosts
 from relayd.delivery.outcomes import UNANSWERED, Outcomes
 from relayd.delivery.outcomes import Settings as OutcomeSettings
@@ -24,11 +26,10 @@ from relayd.delivery.session import PeerSession, Timeouts
 from relayd.egress.pools import Pools, Source
 from relayd.envelope import UNSTEERED, Delivery, Marks, Message
 from relayd.identity import Identities, show
-from relayd.outcome import Evidence, Outcome
+from relayd.outcome import Evidence, Kind, Outcome
 from relayd.pulse import pulse
 from relayd.queue import decisions as plan
 from relayd.queue.meter import NEVER
-from relayd.queue.retry import greylisted
 from relayd.queue.scheduler import CAP, Scheduler
 from relayd.queue.state import Path
 from relayd.reply import Reply
@@ -54,6 +55,7 @@ class Settings(msgspec.Struct, frozen=True):
     connect: float = 30.0
     deliveries_per_session: int = 100
     drain: float = 30.0
+    classifier: Classifier = msgspec.field(default_factory=shipped)
 
 
 class SMTPClientFactory(protocol.ClientFactory):
@@ -159,6 +161,7 @@ class Courier(Service):
         self.timeouts = settings.timeouts
         self.deliveries_per_session = settings.deliveries_per_session
         self.client_tls = settings.client_tls
+        self.classifier = settings.classifier
 
     def startService(self) -> None:
         super().startService()
@@ -309,10 +312,10 @@ class Courier(Service):
 
     def _unroutable(self, queue: str, reply: Reply, *, rest: bool = True) -> None:
         evidence = Evidence(stage="dns", reply=reply)
-        outcome = Outcome("permanent" if reply.permanent else "transient", evidence)
+        outcome, meaning = self._meant(Outcome("permanent" if reply.permanent else "transient", evidence))
         waiting = self.scheduler.unroutable(queue, str(reply), self.wall(), transient=reply.transient and rest)
         for delivery in waiting:
-            self.outcomes.finished(delivery, outcome)
+            self.outcomes.finished(delivery, outcome, meaning=meaning)
 
     def _work(self, work: plan.Work) -> None:
         path = work.path
@@ -419,14 +422,16 @@ class Courier(Service):
         if path.source in self.pools.out_of_use:
             self.scheduler.reassign(path, now)
         elif not (self.scheduler.stopping or opening.outdated) and opening.evidence is not None:
-            self._path_failed(path, opening.evidence, now)
+            self._path_failed(path, opening.evidence, _group(opening.site), now)
         self.scheduler.session_closed(path, now, opening=True)
 
-    def _path_failed(self, path: Path, evidence: Evidence, now: float) -> None:
+    def _path_failed(self, path: Path, evidence: Evidence, group: str, now: float) -> None:
+        """Whatever was said to the session, no delivery has been refused."""
         reason = f"{evidence.mx} {evidence.peer}: {evidence.words()}" if evidence.mx else evidence.words()
-        outcome = Outcome("transient", evidence)
+        judged, meaning = self._meant(Outcome("transient", evidence))
+        outcome = Outcome("transient", judged.evidence)
         for delivery in self.scheduler.path_failed(path, reason, now):
-            self.outcomes.finished(delivery, outcome)
+            self.outcomes.finished(delivery, outcome, meaning=meaning, group=group)
 
     # What sessions ask and tell (session.Owner).
 
@@ -523,19 +528,34 @@ class Courier(Service):
         self, session: PeerSession, delivery: Delivery, outcome: Outcome, *, dsn_passed_on: bool = False
     ) -> None:
         """One attempt is over."""
-        path, now, evidence = session.path, self.wall(), outcome.evidence
-        verdict = NOTHING
+        path, now, reply, group = session.path, self.wall(), outcome.evidence.reply, _group(session.site)
+        verdict, meaning = NOTHING, None
         if outcome.kind == "delivered":
             path.taken(now)
         else:
-            if evidence.reply is None or evidence.reply.code == 421:
+            if reply is None or reply.code == 421:
                 path.pushed_back(path.at_work - 1, now + CAP)
-            if evidence.reply is not None and evidence.reply.code >= 400:
-                verdict = self._react(session, evidence.reply, evidence.stage, delivery)
+            if reply is not None and reply.code >= 400:
+                verdict = self._react(session, reply, outcome.evidence.stage, delivery)
+                outcome, meaning = self._meant(outcome)
+                if meaning is not None and meaning.decision.hold:
+                    path.pushed_back(path.at_work - 1, now + CAP)
         warmup = self.scheduler.warmup
         if warmup is not None and warmup.plan_of(path.source):
-            warmup.outcome(path.source, _group(session.site), _bearing(outcome, verdict), now)
-        self.outcomes.finished(delivery, outcome, dsn_passed_on=dsn_passed_on, verdict=verdict)
+            warmup.outcome(path.source, group, _bearing(outcome, verdict, meaning), now)
+        self.outcomes.finished(
+            delivery, outcome, dsn_passed_on=dsn_passed_on, verdict=verdict, meaning=meaning, group=group
+        )
+
+    def _meant(self, outcome: Outcome) -> tuple[Outcome, Meaning | None]:
+        """A failed outcome by what its reply means: its class stands with the evidence, and the decision that follows
+        says whether the delivery stays, whatever the reply's first digit."""
+        evidence = outcome.evidence
+        if evidence.reply is None or evidence.reply.code < 400:
+            return outcome, None
+        meaning = self.classifier.classify(evidence.reply, evidence.mx, evidence.stage)
+        kind: Kind = "transient" if meaning.decision.retry else "permanent"
+        return Outcome(kind, msgspec.structs.replace(evidence, cls=meaning.cls)), meaning
 
     def _react(self, session: PeerSession, reply: Reply, stage: str, delivery: Delivery | None = None) -> Verdict:
         """What follows from a failed reply, by the rules for it."""
@@ -571,12 +591,14 @@ def _group(site: Site) -> str:
     return site.policy.terms.group or site.name
 
 
-def _bearing(outcome: Outcome, verdict: Verdict) -> Bearing:
+def _bearing(outcome: Outcome, verdict: Verdict, meaning: Meaning | None) -> Bearing:
     """What an outcome says of the source: a refusal because of who sends, a deferral for that reason, or nothing."""
     reply = outcome.evidence.reply
     if outcome.kind == "delivered":
         return "delivered"
-    if reply is None or greylisted(reply.text) or not (verdict.rule or verdict.began or ".7." in reply.enhanced):
+    if reply is None or meaning is None or meaning.cls == "greylist":
+        return "other"
+    if meaning.decision.blame != "ip" and not (verdict.rule or verdict.began):
         return "other"
     return "blocked" if reply.permanent else "deferred"
 

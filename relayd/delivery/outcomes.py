@@ -13,7 +13,10 @@ import msgspec
 from twisted.logger import Logger
 
 from relayd.address import domain_of
+from relayd.classify import Verdict as Meaning
 from relayd.delivery.routing import words
+from relayd.echoes import Event, of_delivery
+from relayd.echoes import Kind as EventKind
 from relayd.envelope import FALLBACK, Delivery, Edits, Envelope, Message, Recipient, queue_name
 from relayd.identity import Identities, day_of, show
 from relayd.lease import Charge
@@ -39,6 +42,7 @@ _RECORD_OF: dict[str, RecordKind] = {
     "suppressed": "Suppression",
     "unknown": "Unknown",
 }
+_EVENT_OF: dict[str, EventKind] = {"transient": "deferred", "permanent": "bounced", "expired": "expired"}
 _REPORT_OF: dict[str, dsn.Kind] = {"delivered": "delivered", "permanent": "failed", "expired": "expired"}
 REPORTER = "relayd"  # the connection that reports to senders come by
 EXPIRY = 30.0  # seconds between looks for expired deliveries that wait on disk
@@ -78,7 +82,8 @@ class Settings(msgspec.Struct, frozen=True):
 
 class Outcomes:
     """Has the spool record outcomes.  ``durable(delivery)`` is called when one is on disk, ``generated(deliveries)``
-    when a report is.  ``refunds(payer, term, attempts)``: whether a delivery that leaves so gives its unit back."""
+    when a report is.  ``refunds(payer, term, attempts)``: whether a delivery that leaves so gives its unit back;
+    ``heard(event)``: of every attempt that failed, what was said."""
 
     log = Logger()
 
@@ -102,6 +107,7 @@ class Outcomes:
         self.durable = durable
         self.generated = generated
         self.refunds: Callable[[str, str, int], bool] = lambda payer, term, attempts: False
+        self.heard: Callable[[Event], None] = lambda event: None
         self.unanswered = 0
         self.totals: dict[str, int] = dict.fromkeys(_RECORD_OF, 0)
         self._expiring = False
@@ -111,10 +117,18 @@ class Outcomes:
         return self.settings.rules(delivery.message.account, delivery.message.stream)
 
     def finished(
-        self, delivery: Delivery, outcome: Outcome, *, dsn_passed_on: bool = False, verdict: Verdict = NOTHING
+        self,
+        delivery: Delivery,
+        outcome: Outcome,
+        *,
+        dsn_passed_on: bool = False,
+        verdict: Verdict = NOTHING,
+        meaning: Meaning | None = None,
+        group: str = "",
     ) -> None:
         """One attempt is over.  ``dsn_passed_on``: the peer offers DSN, so it reports success itself; ``verdict``: what
-        the rules make of its reply."""
+        the rules of reactions make of its reply, which go first; ``meaning``: what it was taken for; ``group``: of the
+        destination."""
         now = self.wall()
         attempts = delivery.attempts + 1
         kind: str = verdict.kind or outcome.kind
@@ -139,6 +153,17 @@ class Outcomes:
             source = self.scheduler.another_source(delivery, source, verdict.move) or source
         note = f"by the reaction {verdict.rule}" if verdict.rule else ""
         self._keep(delivery, kind, outcome.evidence, attempts, due, now, report, queue, source, note)
+        if kind in _EVENT_OF:
+            self._tell(_EVENT_OF[kind], delivery, outcome.evidence, meaning, group, now)
+
+    def _tell(
+        self, kind: EventKind, delivery: Delivery, evidence: Evidence, meaning: Meaning | None, group: str, now: float
+    ) -> None:
+        event = of_delivery(kind, delivery.message, delivery.id, delivery.recipient.address, now)
+        told: dict[str, Any] = {"source": evidence.source, "group": group, "words": evidence.words()}
+        if meaning is not None:
+            told |= {"cls": meaning.cls, "decision": meaning.decision}
+        self.heard(msgspec.structs.replace(event, **told))
 
     def _keep(
         self,

@@ -348,6 +348,7 @@ _BY_STAGE: dict[Stage, str] = {
     "data": "4.2",
     "dot": "4.2",
     "rset": "4.2",
+    "report": "0.0",
 }
 
 _BY_KIND: dict[tuple[Kind, Stage], str] = {
