@@ -422,7 +422,7 @@ class Scheduler:
             wait = min(wait, pace.wait_to_pass(now))
         if wait > 0 and (path.paced_until <= now or now + wait < path.paced_until):
             path.paced_until = now + wait
-            heappush(self._resting, (path.paced_until, "site", path.site))
+            heappush(self._resting, (path.paced_until, "pace", path.site))
         return wait <= 0
 
     def _ended(self, delivery: Delivery, now: float) -> None:
@@ -554,6 +554,9 @@ class Scheduler:
                 self._wake_queue(name, now)
             elif kind == "site":
                 self._wake_site(name, now)
+            elif kind == "pace":
+                for path in self.sites[name].paths.values() if name in self.sites else ():
+                    self._work(path, now)
             elif (meter := self._waking.get(name)) and meter.wakes_at <= when:
                 del self._waking[name]
                 self._call(meter, now)
@@ -858,7 +861,7 @@ class Scheduler:
                 if idle := next(iter(meter.idle), None):
                     self._decisions.append(Retire(idle))
             elif wait > 0:
-                heappush(self._resting, (now + wait, "site", path.site))
+                heappush(self._resting, (now + wait, "pace", path.site))
             if wait > 0:
                 return False
         return True
