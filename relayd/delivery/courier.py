@@ -522,18 +522,18 @@ class Courier(Service):
         self, session: PeerSession, delivery: Delivery, outcome: Outcome, *, dsn_passed_on: bool = False
     ) -> None:
         """One attempt is over."""
-        path, now, evidence = session.path, self.wall(), outcome.evidence
+        path, evidence = session.path, outcome.evidence
         verdict = NOTHING
-        if outcome.kind == "delivered":
-            path.taken(now)
-        else:
+        if outcome.kind != "delivered":
             if evidence.reply is None or evidence.reply.code == 421:
-                path.pushed_back(path.at_work - 1, now + CAP)
+                path.pushed_back(path.at_work - 1, self.wall() + CAP)
             if evidence.reply is not None and evidence.reply.code >= 400:
                 verdict = self._react(session, evidence.reply, evidence.stage, delivery)
+        elif path.window < path.meter.limits.connections:
+            path.taken(self.wall())
         warmup = self.scheduler.warmup
         if warmup is not None and warmup.plan_of(path.source):
-            warmup.outcome(path.source, _group(session.site), _bearing(outcome, verdict), now)
+            warmup.outcome(path.source, _group(session.site), _bearing(outcome, verdict), self.wall())
         self.outcomes.finished(delivery, outcome, dsn_passed_on=dsn_passed_on, verdict=verdict)
 
     def _react(self, session: PeerSession, reply: Reply, stage: str, delivery: Delivery | None = None) -> Verdict:
