@@ -24,6 +24,8 @@ def reason(scheduler: Scheduler, name: str, now: float) -> Reason:
     queue = scheduler.queues.get(name)
     if queue is None:
         return Reason("", "nothing: it will be taken up at its due time")
+    if queue.held and queue.rest_until > now:
+        return Reason("pause", queue.reason, queue.rest_until)
     if queue.rest_until > now:
         left = f"next try in {queue.rest_until - now:.0f} s"
         return Reason("dns", f"its domain cannot be looked up, {left}: {queue.reason}", queue.rest_until)

@@ -684,9 +684,13 @@ class Scheduler:
             self._wait_for_source(queue, delivery, now)
             return None
         self._evict(queue, delivery)
-        if warm:
-            until = min(site.paths[source].capped_until for source in warm)
-            self._hold(queue, until, self.warmup.words(warm[0], site.group, now) if self.warmup else "")
+        if warm and self.warmup:
+            mine = self.pools.sources_of(pool)
+            paths = [path for path in site.paths.values() if path.source in mine]
+            until = min(max(path.capped_until, path.rest_until) for path in paths)
+            why = [self.warmup.words(source, site.group, now) for source in warm]
+            why += [f"source {path.source} {path.reason}" for path in paths if path.rest_until > now]
+            self._hold(queue, until, "; ".join(why))
         return None
 
     def _wait_to_warm(self, source: str, site: Site, delivery: Delivery, now: float) -> float:
@@ -765,9 +769,12 @@ class Scheduler:
                         if path.rest_until > now:
                             self.reassign(path, now)
                 for name in list(site.queues):
+                    queue = self.queues[name]
+                    if queue.held:
+                        self._wake_queue(name, now, over=True)
                     if reaction.account:
-                        self._heed_account(self.queues[name], now)
-                    self._pull(self.queues[name], now)
+                        self._heed_account(queue, now)
+                    self._pull(queue, now)
 
     def _heed_account(self, queue: Queue, now: float) -> None:
         """Whether the queue's account may send to its site is looked at anew."""
