@@ -528,21 +528,21 @@ class Courier(Service):
         self, session: PeerSession, delivery: Delivery, outcome: Outcome, *, dsn_passed_on: bool = False
     ) -> None:
         """One attempt is over."""
-        path, now, reply, group = session.path, self.wall(), outcome.evidence.reply, _group(session.site)
+        path, reply, group = session.path, outcome.evidence.reply, _group(session.site)
         verdict, meaning = NOTHING, None
-        if outcome.kind == "delivered":
-            path.taken(now)
-        else:
+        if outcome.kind != "delivered":
             if reply is None or reply.code == 421:
-                path.pushed_back(path.at_work - 1, now + CAP)
+                path.pushed_back(path.at_work - 1, self.wall() + CAP)
             if reply is not None and reply.code >= 400:
                 verdict = self._react(session, reply, outcome.evidence.stage, delivery)
                 outcome, meaning = self._meant(outcome)
                 if meaning is not None and meaning.decision.hold:
-                    path.pushed_back(path.at_work - 1, now + CAP)
+                    path.pushed_back(path.at_work - 1, self.wall() + CAP)
+        elif path.window < path.meter.limits.connections:
+            path.taken(self.wall())
         warmup = self.scheduler.warmup
         if warmup is not None and warmup.plan_of(path.source):
-            warmup.outcome(path.source, group, _bearing(outcome, verdict, meaning), now)
+            warmup.outcome(path.source, group, _bearing(outcome, verdict, meaning), self.wall())
         self.outcomes.finished(
             delivery, outcome, dsn_passed_on=dsn_passed_on, verdict=verdict, meaning=meaning, group=group
         )
