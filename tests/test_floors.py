@@ -14,7 +14,7 @@ FLOORS: dict[str, list[str]] = {
     "words": ["address envelope errors identity lease notation reply", "catalogue outcome", "records"],
     "protocol": ["smtp message", "shaping verification"],
     "engine": [
-        "database guard quotas validation warmup",
+        "database guard quotas reputation validation warmup",
         "directory egress queue spool suppression",
         "purse submission",
         "signing",

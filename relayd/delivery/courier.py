@@ -17,7 +17,7 @@ from twisted.logger import Logger
 
 from relayd.address import domain_of
 from relayd.delivery.hosts import Hosts
-from relayd.delivery.outcomes import UNANSWERED, Outcomes
+from relayd.delivery.outcomes import REPORTER, UNANSWERED, Outcomes
 from relayd.delivery.outcomes import Settings as OutcomeSettings
 from relayd.delivery.routing import Hop, NoFallback, Router, Site, words
 from relayd.delivery.session import PeerSession, Timeouts
@@ -32,6 +32,7 @@ from relayd.queue.retry import greylisted
 from relayd.queue.scheduler import CAP, Scheduler
 from relayd.queue.state import Path
 from relayd.reply import Reply
+from relayd.reputation import Counter, Reputation, Who, bearing
 from relayd.resolver import ResolveError
 from relayd.shaping.reactions import NOTHING, Active, Verdict
 from relayd.shaping.rules import Seen
@@ -43,6 +44,7 @@ from relayd.tls import ClientTLS
 from relayd.warmup import Outcome as Bearing
 
 HOPS = 8  # addresses tried for one session
+HELD = 900.0  # seconds after which what is held for review is looked at again
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -115,6 +117,8 @@ class Courier(Service):
         self.bodies = spool.bodies
         self.scheduler = scheduler
         self.reacted: Callable[[tuple[Active, ...], tuple[Active, ...]], None] = lambda began, ended: None
+        self.reputation = Reputation()
+        self.bearing: Callable[[Reply, str, str], Counter | None] = _by_code
         self.pools = pools
         self.router = router
         self.outcomes = Outcomes(
@@ -442,7 +446,11 @@ class Courier(Service):
         )
 
     def _may_go(self, path: Path, delivery: Delivery, now: float) -> bool:
-        """Whether a delivery may be attempted now, by its sender's times and the stop-lists; if not it is seen to."""
+        """Whether a delivery may be attempted now, by its sender's reputation and times and by the stop-lists; if not
+        it is seen to."""
+        if why := self.reputation.held(_who(delivery.message)):
+            self.outcomes.put_off(delivery, now + HELD, why)
+            return False
         if delivery.message.steering is not UNSTEERED and not self.outcomes.timely(delivery, now):
             return False
         if delivery.id in self._cleared:
@@ -534,7 +542,18 @@ class Courier(Service):
         warmup = self.scheduler.warmup
         if warmup is not None and warmup.plan_of(path.source):
             warmup.outcome(path.source, _group(session.site), _bearing(outcome, verdict), now)
+        if delivery.message.connection != REPORTER and (what := self._counts_as(outcome, session)):
+            self.reputation.event(_who(delivery.message, path.source, _group(session.site)), what, now)
         self.outcomes.finished(delivery, outcome, dsn_passed_on=dsn_passed_on, verdict=verdict)
+
+    def _counts_as(self, outcome: Outcome, session: PeerSession) -> Counter | None:
+        """What an outcome says of who sends, and by which source; nothing, if it is one without an answer."""
+        if outcome.kind == "delivered":
+            return "delivered"
+        reply = outcome.evidence.reply
+        if reply is None or reply.code < 400:
+            return None
+        return self.bearing(reply, session.hop.mx, outcome.evidence.stage)
 
     def _react(self, session: PeerSession, reply: Reply, stage: str, delivery: Delivery | None = None) -> Verdict:
         """What follows from a failed reply, by the rules for it."""
@@ -568,6 +587,18 @@ class Courier(Service):
 
 def _group(site: Site) -> str:
     return site.policy.terms.group or site.name
+
+
+def _who(message: Message, source: str = "", group: str = "") -> Who:
+    return source, group, message.account, message.client, message.connection, message.envelope.sender
+
+
+def _by_code(reply: Reply, mx: str, stage: str) -> Counter | None:
+    """What a refusal counts as, by its enhanced code alone."""
+    return bearing(_CLASSES.get(reply.enhanced.partition(".")[2], ""), reply.permanent)
+
+
+_CLASSES = {"1.1": "recipient_unknown", "1.2": "domain_unknown", "1.10": "domain_no_mail", "2.1": "mailbox_disabled"}
 
 
 def _bearing(outcome: Outcome, verdict: Verdict) -> Bearing:

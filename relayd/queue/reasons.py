@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from relayd.queue.meter import NEVER
 from relayd.queue.ready import PRIORITY
 from relayd.queue.state import Path, Queue
 
@@ -28,6 +29,8 @@ def reason(scheduler: "Scheduler", name: str, now: float) -> Reason:
     queue = scheduler.queues.get(name)
     if queue is None:
         return Reason("", "nothing: it will be taken up at its due time")
+    if queue.rest_until > now and queue.held:
+        return Reason("hold", queue.reason, queue.rest_until if queue.rest_until < NEVER else 0.0)
     if queue.rest_until > now:
         left = f"next try in {queue.rest_until - now:.0f} s"
         return Reason("dns", f"its domain cannot be looked up, {left}: {queue.reason}", queue.rest_until)
