@@ -129,7 +129,7 @@ VERBS: tuple[Verb, ...] = (
     ),
     Verb(
         name="reputation show",
-        help="where a subject stands and who changed it, and what is counted of it in the last hour, the last day and before",
+        help="where a subject stands, who changed it, and what is counted of it: in the last hour and day, and before",
         handler=_show,
         args=(_SUBJECT,),
         example="reputation show account:crm",
