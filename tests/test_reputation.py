@@ -440,3 +440,14 @@ def test_who_takes_a_step_is_told(reputation, disk):
     reputation.put(LOGIN, "good", "cleaned", "ops", NOW)
     assert disk.turns[0].by == BY
     assert disk.turns[-1] == Turn(LOGIN, "block", "good", "good", "cleaned", "ops")
+
+
+def test_many_who_have_something_bad_at_once_are_judged_in_turns_and_none_is_missed(reputation, disk):
+    for n in range(1000):
+        reputation.event(("", "", f"a{n}", "", "", ""), "delivered", NOW, 100)
+        reputation.event(("", "", f"a{n}", "", "", ""), "unknown", NOW, 100)
+    reputation.tick(NOW)
+    assert len(disk.turns) == 300
+    for second in range(1, 4):
+        reputation.tick(NOW + second)
+    assert len({turn.key for turn in disk.turns}) == 1000

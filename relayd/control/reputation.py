@@ -19,10 +19,10 @@ _TRAIL = 20  # changes that are shown
 
 
 def _list(relay: Relay, kind: str | None, worst: bool, limit: int) -> list[dict[str, Any]]:
-    rules = relay.reputation.rules
+    signals: dict[str, Any] = {kind: relay.reputation.rules.of(kind).signals() for kind in KINDS}
 
     def rank(at: Standing) -> tuple[int, float, float]:
-        return at.step, near(at, rules.of(at.kind)), at.since
+        return at.step, near(at, signals[at.kind]), at.since
 
     return [_row(relay, at) for at in nlargest(limit, relay.reputation.all(kind or "", bad=not worst), key=rank)]
 
@@ -39,7 +39,7 @@ def _row(relay: Relay, at: Standing) -> dict[str, Any]:
         "until": at.until or None,
         "by": at.by if at.step else "",
         "pace": at.pace or None,
-        "near": round(near(at, reputation.rules.of(at.kind)), 2),
+        "near": round(near(at, reputation.rules.of(at.kind).signals()), 2),
         "why": printable(at.why),
     }
 

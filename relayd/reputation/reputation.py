@@ -4,8 +4,8 @@ Enter: events, each of one recipient and for whom it was sent; what operators de
 blocked, one dict look-up while nobody is; turns, as they are taken; rows for the disk.
 
 An event costs a dict look-up and an addition; once a second what came is added to its subjects, and those of whom
-something bad came are judged.  A step up needs what came since the last one, and an hour, unless it is extreme and
-there is no good record; a step back comes by itself after a clean time.
+something bad came are judged, some hundreds a second.  A step up needs what came since the last one, and an hour,
+unless it is extreme and there is no good record; a step back comes by itself after a clean time.
 """
 
 from collections import OrderedDict
@@ -26,7 +26,8 @@ from relayd.shaping.limits import Layer, Limits, Rate
 
 SUBJECTS = 50_000  # that are counted: for one more, the one that was quiet longest goes, unless it is held back
 _LOOKS = 200  # at the quiet ones
-_WAITING = 10_000  # for whom events wait for the next second
+_WAITING = 500  # for whom events wait for the next second, ...
+_JUDGED = 300  # ... and subjects judged in one: the others have their turn in the next, so that nobody waits for it
 PACE = 3600.0  # seconds between two steps up
 SAVE = 5.0  # seconds between writes of counts, ...
 TOGETHER = 500  # ... and rows in one
@@ -136,9 +137,8 @@ class Reputation:
     def tick(self, now: float) -> None:
         """Call about once a second: what came is judged, what was clean for long enough steps back."""
         self._fold(now)
-        bad, self._bad = self._bad, {}
-        for subject in bad.values():
-            self._judge(subject, now)
+        for key in list(islice(self._bad, _JUDGED)):
+            self._judge(self._bad.pop(key), now)
         for subject in list(self._standing.values()):
             self._ease(subject, now)
         if not self._saved <= now < self._saved + SAVE:

@@ -4,7 +4,7 @@ Enter: a rule, counts of windows, the counts of days long past.  Leave: a findin
 evidence: so many recipients, of which as few were bad as there always are, are added to those that are judged.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import sqrt
 
 import msgspec
@@ -119,10 +119,15 @@ def judged(at: Standing, rule: Rule, hour: list[int], day: list[int]) -> Finding
     return found and msgspec.structs.replace(found, sign=sign)
 
 
-def near(at: Standing, rule: Rule) -> float:
-    """How much of what is allowed was reached today: 1.0 is the share from which on a subject is slowed."""
-    shares = ((signal, at.today[signal.bad], shares[0]) for signal, shares in rule.signals())
-    return max((bad / _among(at.today, signal) / allowed for signal, bad, allowed in shares if bad), default=0.0)
+def near(at: Standing, signals: Iterable[tuple[Signal, Shares]]) -> float:
+    """How much of what is allowed was reached today, by the signals of its rule: 1.0 is what it is slowed from."""
+    return max(
+        (_share(at.today, signal) / shares[0] for signal, shares in signals if at.today[signal.bad]), default=0.0
+    )
+
+
+def _share(counts: Sequence[int], signal: Signal) -> float:
+    return counts[signal.bad] / _among(counts, signal)
 
 
 def _surely(bad: float, among: int, share: float) -> bool:
