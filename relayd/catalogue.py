@@ -224,6 +224,9 @@ STREAM_NOT_ALLOWED = _template(
     550, "5.7.1", "X-Relayd-Stream: {} is not one of this login's streams: {}", "the header names another stream"
 )
 STEERING = _template(550, "5.6.0", "{}", "a header that steers cannot be followed: it is named, with what to write")
+SENDING_BLOCKED = _template(
+    550, "5.7.1", "Message refused: {}", "the client or the sender's domain is blocked for what it sent; with why", _ASK
+)
 LOOP = _said(554, "5.4.6", "Too many Received fields: the message runs in a circle", "50 Received headers", _ASK)
 LONG_HEAD = _said(554, "5.3.4", "The header section is too long", "more than 512 KB of headers")
 BARE_CONTENT = _said(

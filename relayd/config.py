@@ -23,11 +23,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from relayd import classify, notation
 from relayd.errors import InputError
 from relayd.quotas import Limits, parse_limits
+from relayd.reputation import Rules as ReputationRules
 from relayd.returnpath import ACCEPT
 from relayd.shaping import limits, rules
 from relayd.shaping.rules import Rule
 from relayd.tables import ConfigError, Fault, File, Reader, parsed
-from relayd.validation import OFF, Rules, parse_rules, read_lists
+from relayd.validation import OFF, Rules, parse_rules, read_lists, read_traps
 from relayd.warmup import Plan
 
 __all__ = ["Config", "ConfigError", "Fault", "Routes", "control_path", "load", "load_rules"]
@@ -439,6 +440,12 @@ class Egress(Limited, frozen=True, kw_only=True):
     quit: Duration = 5.0
 
 
+class Reputation(ReputationRules, frozen=True, kw_only=True):
+    """When who sends what nobody wants is held back.  ``traps``: a file of addresses that never asked for any mail."""
+
+    traps: FilePath = ""
+
+
 class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
     """The built-in receiver: where it listens and the Maildir it fills."""
 
@@ -471,6 +478,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     validation: Validation = Validation()
     retry: Retry = Retry()
     egress: Egress = Egress()
+    reputation: Reputation = Reputation()
     sandbox: Sandbox | None = None
     origins: dict[str, str] = {}
 
@@ -506,7 +514,7 @@ class Routes:
 _SINGLE: dict[str, type[msgspec.Struct]] = {
     "node": Node, "tls": TLS, "auth": Auth, "login": Login, "feedback": Feedback, "blocklists": Blocklists,
     "resolver": Resolver, "validation": Validation,
-    "retry": Retry, "egress": Egress,
+    "retry": Retry, "egress": Egress, "reputation": Reputation,
     "sandbox": Sandbox,
 }  # fmt: skip
 _NAMED: dict[str, type[msgspec.Struct]] = {
@@ -662,6 +670,10 @@ def _check(config: Config, fault: _Report) -> None:
         read_lists(msgspec.structs.asdict(config.validation))
     except InputError as error:
         fault("validation", error.field, error.text)
+    try:
+        read_traps(config.reputation.traps)
+    except InputError as error:
+        fault("reputation", error.field, error.text)
     if config.tls:
         _check_tls(config.tls, fault)
     if config.auth:

@@ -36,7 +36,7 @@ from relayd.delivery.outcomes import REPORTER
 from relayd.delivery.routing import words
 from relayd.delivery.sources import check_sources
 from relayd.destinations import Destinations
-from relayd.directory import AccountStream, Directory, SenderDomain, Verifier
+from relayd.directory import AccountStream, Change, Directory, SenderDomain, Verifier
 from relayd.domainwatch import DomainWatch
 from relayd.envelope import Message, queue_name
 from relayd.errors import InputError
@@ -49,6 +49,7 @@ from relayd.purse import Purse
 from relayd.queue.scheduler import Scheduler
 from relayd.queue.state import Queue
 from relayd.reception import Relay, Screen
+from relayd.reputation import BY, Reputation, Turn, named
 from relayd.resolver import Resolver
 from relayd.returnpath import marks
 from relayd.shaping.reactions import Active, Reactions
@@ -59,6 +60,7 @@ from relayd.streams import Streams, shown
 from relayd.suppression import Suppressions
 from relayd.tls import ServerTLS
 from relayd.transport import quicken_loop
+from relayd.validation import read_traps
 from relayd.verification import Subject, returns_to
 from relayd.warmup import Warmup
 
@@ -159,6 +161,9 @@ class Node(Service):
         self.warmup.configure(loaded.warming())
         self.reactions = Reactions(Rules(), self.directory.reactions.before)
         self.keep_reactions((), self.reactions.reconfigure(Rules(loaded.reaction.values())))
+        reputations = self.directory.reputations
+        self.reputation = Reputation(reputations.stored, reputations.keep, self.directory.lineage)
+        self._judge_by(loaded)
         self.suppressions = Suppressions(Path(loaded.node.spool) / "suppression.sqlite", post)
         self._scrypt = ThreadPoolExecutor(2, "scrypt")
         self.guard = Guard(assembly.guard_settings(loaded))
@@ -166,6 +171,7 @@ class Node(Service):
         self.checker: HTTPChecker | None = None
         self._ask_at(assembly.checker(reactor, loaded), loaded)
         self.streams = Streams(self.directory, loaded)
+        self.streams.slowed = self.reputation.layers
         self.keyring = Keyring(self.directory.domain_keys, self.directory.lineage, self.streams.defers)
         self.keyring.rules = assembly.signing(loaded)
         self.lists = assembly.validation_lists(loaded)
@@ -191,6 +197,8 @@ class Node(Service):
             self.streams.scheduling, self.pools, loaded.egress.sessions, self.reactions, self.warmup
         )
         self.scheduler.rest = loaded.egress.rest
+        self.scheduler.held = self.reputation.account_held
+        self.scheduler.limiter.left = self.reputation.of_source
         identities = Identities(self.spool.last_identity)
         self.courier = Courier(
             reactor,
@@ -208,6 +216,8 @@ class Node(Service):
         )
         self.directory.drains.changed = self._heed_drains
         self.courier.reacted = self._reacted
+        self.courier.reputation = self.reputation
+        self.reputation.changed = self._turned
         self.warmup.woken = self._warmed
         self.courier.outcomes.refunds = self.directory.balances.refunds
         self.relay = Relay(
@@ -228,6 +238,7 @@ class Node(Service):
         self.relay.on_received = self.courier.received
         self.relay.returns = self._returns_to
         self.courier.marks = lambda delivery: marks(delivery, self.directory.tokens.keys)
+        self.relay.reputation = self.reputation
         self.listeners = {door.listen: self._listener(loaded, door) for door in loaded.listener}
         if loaded.sandbox:
             self.listeners[loaded.sandbox.listen] = assembly.sandbox(reactor, loaded)
@@ -303,6 +314,10 @@ class Node(Service):
             await deferToThreadPool(self.reactor, threads, self.warmup.stop().result, _RETURNED)
         except Exception as error:
             self.log.warn("Where warm-ups stand was not written, all that was granted counts: {e}", e=str(error))
+        try:
+            await deferToThreadPool(self.reactor, threads, self.reputation.stop().result, _RETURNED)
+        except Exception as error:
+            self.log.warn("What reputation counted last was not written: {e}", e=str(error))
         await deferToThreadPool(self.reactor, threads, self.spool.stop)
         await deferToThreadPool(self.reactor, threads, self._scrypt.shutdown)
         await deferToThreadPool(self.reactor, threads, self._signing.stop)
@@ -325,6 +340,7 @@ class Node(Service):
         self.relay.flush_rejections()
         self.purse.tick(self.now())
         self.warmup.tick(self.now())
+        self.reputation.tick(self.now())
         try:
             free = self.spool.free_bytes()
             short = free < self.config.node.min_free
@@ -369,6 +385,62 @@ class Node(Service):
         """Sources in warm-up may send more to these groups."""
         self.scheduler.warmed(places, self.now())
         self.reactor.callLater(0, self.courier.perform)
+
+    def _judge_by(self, loaded: config.Config) -> None:
+        """What is too much from now on."""
+        self.reputation.configure(loaded.reputation)
+        self.reputation.traps = read_traps(loaded.reputation.traps)
+
+    def _turned(self, turn: Turn) -> None:
+        """Somebody is held back, or no more: from now on it bears on what comes in and goes out."""
+        kind, name = turn.key
+        self.log.warn("{what}", what=turn.words)
+        if turn.by == BY:
+            done = "done" if turn.acts == turn.step else "reported"
+            what = {"subject": named(turn.key), "reason": turn.why}
+            self._kept(self.directory.note(Change(self.now(), BY, f"reputation {turn.step}", what, done)))
+        account, client = self._owner(kind, name)
+        if account and (turn.acts != "good" or turn.step == "good"):
+            self.notice(account, client, turn.words)
+        self.directory.version += 1  # what sessions and streams know of it is not true any more
+        if kind == "connection":
+            self._heed_connection(name, turn)
+        elif kind == "source":
+            source, _, group = name.partition("/")
+            self.scheduler.reshape(source, group, self.now())
+        elif kind == "account":
+            below = {row.name for row in self.directory.accounts() if name in self.directory.lineage(row.name)}
+            self.scheduler.restrain(below, self.now())
+        self.reactor.callLater(0, self.courier.perform)
+
+    def _heed_connection(self, login: str, turn: Turn) -> None:
+        """A connection that reputation blocks is blocked for everybody to see, and active again when it is released."""
+        row = self.directory.connection(login)
+        if row is None:
+            return
+        if turn.acts == "block" and row.state == "active":
+            blocked = self.directory.change_connection(login, state="blocked", reason=turn.why, by=BY)
+            self._kept(blocked)
+        elif turn.acts != "block" and row.state == "blocked" and row.by == BY:
+            self._kept(self.directory.change_connection(login, state="active", reason="", by=turn.by))
+
+    def _kept(self, done: "Future[Any]") -> None:
+        def kept(done: "Future[Any]") -> None:
+            if fault := done.exception():
+                self.log.error("What reputation changed is not on disk: {fault}", fault=str(fault))
+
+        done.add_done_callback(kept)
+
+    def _owner(self, kind: str, name: str) -> tuple[str, str]:
+        """The account and the client that a subject is, or belongs to."""
+        if kind == "connection":
+            row = self.directory.connection(name)
+            return (row.account if row else ""), ""
+        account, _, client = name.partition("/") if kind in ("account", "client") else ("", "", "")
+        return account, client
+
+    def notice(self, account: str, client: str, text: str) -> None:
+        """Tells a customer about a client of its own; nobody takes notices yet, the log has them."""
 
     def keep_reactions(self, began: tuple[Active, ...], ended: tuple[Active, ...]) -> None:
         """Those that began or went on and those that ended, to the directory: after a restart they hold still."""
@@ -504,6 +576,7 @@ class Node(Service):
         self._ask_at(checker, loaded)
         self.keyring.rules = signing
         self.lists = lists
+        self._judge_by(loaded)
         self._routes = config.Routes(loaded.route)
         self.keep_reactions((), self.reactions.reconfigure(reactions))
         self.streams.configure(loaded)
@@ -516,6 +589,7 @@ class Node(Service):
         self.scheduler.rest = loaded.egress.rest
         self.warmup.configure(loaded.warming())
         self.scheduler.reconfigure(self.streams.scheduling, self.pools, loaded.egress.sessions, self.now())
+        self.scheduler.restrain({row.name for row in self.directory.accounts()}, self.now())
         if assembly.other_sessions(self.config, loaded):
             self.courier.renew()
         self.courier.perform()
@@ -540,7 +614,7 @@ class Node(Service):
             warnings.append(f"logins that another system decides: {self.auth_fault}")
         if self.reactions.fault:
             warnings.append(self.reactions.fault)
-        warnings += filter(None, (self.suppressions.fault, self.warmup.fault))
+        warnings += filter(None, (self.suppressions.fault, self.warmup.fault, self.reputation.fault))
         if self.reload_fault:
             warnings.append(f"the last reload failed: {self.reload_fault}")
         found = list(filter(None, faults))

@@ -5,7 +5,7 @@ which reception, scheduler, outcomes and signing read what is theirs.  Values ar
 change of the directory.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -18,6 +18,7 @@ from relayd.notation import show_duration
 from relayd.queue.retry import Schedule
 from relayd.queue.state import Stream as Scheduling
 from relayd.quotas import show_limits
+from relayd.shaping.limits import Layer
 from relayd.submission import Stream, list_names
 from relayd.tables import overridden
 
@@ -34,10 +35,12 @@ class Resolved(msgspec.Struct, frozen=True):
 
 
 class Streams:
-    """See the module."""
+    """See the module.  ``slowed``: the limits of an account for its reputation; they hold from the directory's next
+    version on."""
 
     def __init__(self, directory: Directory, loaded: Config) -> None:
         self._directory = directory
+        self.slowed: Callable[[str], tuple[Layer, ...]] = lambda account: ()
         self.configure(loaded)
 
     def configure(self, loaded: Config) -> None:
@@ -162,7 +165,7 @@ class Streams:
         pool = settings.risk_pools.get(risk)
         pools = {} if pool else settings.pool_for
         customer = rows[-1] if rows else Account(account)
-        layers = tuple(layer for row in rows for layer in row.shaping)
+        layers = tuple(layer for row in rows for layer in (*row.shaping, *self.slowed(row.name)))
         return Scheduling(pool or settings.pool, settings.priority, pools, customer.name, customer.weight, layers)
 
 

@@ -9,6 +9,8 @@ from relayd.directory import AccountStream, Directory, SenderDomain
 from relayd.errors import InputError
 from relayd.guard import Guard
 from relayd.lease import Lease
+from relayd.reputation import Reputation
+from relayd.reputation import Rules as ReputationRules
 from relayd.shaping.reactions import Active, Reactions
 from relayd.shaping.rules import Rules
 from relayd.signing import Keyring
@@ -39,6 +41,8 @@ class FakeRelay:
         self.streams = Streams(directory, self.config)
         self.warmup = Warmup(directory.warmups.stored, directory.warmups.keep)
         self.reactions = Reactions(Rules())
+        self.reputation = Reputation(directory.reputations.stored, directory.reputations.keep, directory.lineage)
+        self.reputation.configure(ReputationRules())
         self.replayed: list[tuple[list[str], float]] = []
         self.lists = read_lists({})
         self.asked: list[str] = []

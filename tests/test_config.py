@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from relayd import config
 from relayd.config import ConfigError, Routes, control_path, load
+from relayd.reputation import Rule
 from relayd.shaping import rules
 from relayd.validation import BULK, OFF, Rules
 from relayd.warmup import Plan
@@ -108,6 +109,8 @@ def test_example_names_every_key_that_exists_and_no_other_default(tmp_path):
         config.Validation: raw["validation"],
         config.Retry: raw["retry"],
         config.Egress: raw["egress"],
+        config.Reputation: raw["reputation"],
+        Rule: raw["reputation"]["account"],
         config.Sandbox: raw["sandbox"],
     }
     assert {key for table in raw["reaction"].values() for key in table} == set(rules._KEYS)
@@ -122,6 +125,7 @@ def test_example_names_every_key_that_exists_and_no_other_default(tmp_path):
     assert (loaded.resolver, loaded.retry, loaded.egress) == (config.Resolver(), config.Retry(), config.Egress())
     assert (loaded.login, loaded.blocklists) == (config.Login(), config.Blocklists())
     assert loaded.feedback == config.Feedback()
+    assert loaded.reputation == config.Reputation()
     assert loaded.auth == config.Auth(url=raw["auth"]["url"])
     assert msgspec.structs.replace(loaded.warmup["default"], caps_for={}) == Plan()
     assert (loaded.validation, loaded.stream["transactional"].validation) == (config.Validation(), OFF)

@@ -14,7 +14,7 @@ FLOORS: dict[str, list[str]] = {
     "words": ["address envelope errors identity lease notation reply", "catalogue outcome", "records"],
     "protocol": ["smtp message returnpath", "classify feedback shaping verification"],
     "engine": [
-        "database echoes guard quotas validation warmup",
+        "database echoes guard quotas reputation validation warmup",
         "directory egress queue spool suppression",
         "purse submission",
         "signing",

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from relayd.address import domain_of, parse_address
 from relayd.config import Validation
 from relayd.errors import InputError
-from relayd.validation import read_lists
+from relayd.validation import read_lists, read_traps
 from relayd.validation.lists import slips
 
 SHIPPED = read_lists({})
@@ -130,6 +130,15 @@ def test_a_faulty_line_is_named_with_its_list_and_file(tmp_path, name, text, wor
         read_lists(paths)
     assert raised.value.field == name
     assert paths[name] in raised.value.text and words in raised.value.text
+
+
+def test_traps_are_addresses_a_line_each_as_addresses_are_compared(tmp_path):
+    assert read_traps("") == frozenset()
+    (tmp_path / "traps.txt").write_text("# of bought lists\nOld.Box@Provider.Example\n\nx@b\u00fccher.example\n")
+    assert read_traps(str(tmp_path / "traps.txt")) == {"old.box@provider.example", "x@xn--bcher-kva.example"}
+    (tmp_path / "traps.txt").write_text("a@b.example\nnobody\n")
+    with pytest.raises(InputError, match="line 2"):
+        read_traps(str(tmp_path / "traps.txt"))
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):

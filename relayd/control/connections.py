@@ -104,6 +104,9 @@ def _show(relay: Relay, login: str) -> dict[str, Any]:
 
 
 def _activate(relay: Relay, login: str, who: str) -> "Future[dict[str, Any]]":
+    key = ("connection", login)
+    if relay.reputation.share(*key) < 1:
+        relay.reputation.put(key, "good", "the connection was activated", who, relay.now())
     return _state(relay, login, "active", "", who)
 
 

@@ -16,6 +16,7 @@ from relayd.directory import AccountStream, Directory, SenderDomain
 from relayd.errors import InputError
 from relayd.guard import Guard
 from relayd.reply import printable
+from relayd.reputation import Reputation
 from relayd.shaping.reactions import Active, Reactions
 from relayd.signing import Keyring
 from relayd.suppression import Suppressions
@@ -86,6 +87,8 @@ class Relay(Protocol):
     def warmup(self) -> Warmup: ...
     @property
     def reactions(self) -> Reactions: ...
+    @property
+    def reputation(self) -> Reputation: ...
     @property
     def started(self) -> float: ...
     def now(self) -> float: ...

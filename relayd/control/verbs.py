@@ -18,6 +18,7 @@ from relayd.control import (
     domains,
     logins,
     recipients,
+    reputation,
     shaping,
     sources,
     suppressions,
@@ -354,6 +355,7 @@ VERBS: tuple[Verb, ...] = (
     ),
     *sources.VERBS,
     *warmup.VERBS,
+    *reputation.VERBS,
     *shaping.VERBS,
     *tokens.VERBS,
     Verb(

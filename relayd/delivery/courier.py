@@ -19,7 +19,7 @@ from relayd.address import domain_of
 from relayd.classify import Classifier, shipped
 from relayd.classify import Verdict as Meaning
 from relayd.delivery.hosts import Hosts
-from relayd.delivery.outcomes import UNANSWERED, Outcomes
+from relayd.delivery.outcomes import REPORTER, UNANSWERED, Outcomes
 from relayd.delivery.outcomes import Settings as OutcomeSettings
 from relayd.delivery.routing import Hop, NoFallback, Router, Site, words
 from relayd.delivery.session import PeerSession, Timeouts
@@ -33,6 +33,7 @@ from relayd.queue.meter import NEVER
 from relayd.queue.scheduler import CAP, Scheduler
 from relayd.queue.state import Path
 from relayd.reply import Reply
+from relayd.reputation import Counter, Reputation, Who, bearing
 from relayd.resolver import ResolveError
 from relayd.shaping.reactions import NOTHING, Active, Verdict
 from relayd.shaping.rules import Seen
@@ -44,6 +45,7 @@ from relayd.tls import ClientTLS
 from relayd.warmup import Outcome as Bearing
 
 HOPS = 8  # addresses tried for one session
+HELD = 900.0  # seconds after which what is held for review is looked at again
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -118,6 +120,7 @@ class Courier(Service):
         self.bodies = spool.bodies
         self.scheduler = scheduler
         self.reacted: Callable[[tuple[Active, ...], tuple[Active, ...]], None] = lambda began, ended: None
+        self.reputation = Reputation()
         self.pools = pools
         self.router = router
         self.outcomes = Outcomes(
@@ -448,7 +451,11 @@ class Courier(Service):
         )
 
     def _may_go(self, path: Path, delivery: Delivery, now: float) -> bool:
-        """Whether a delivery may be attempted now, by its sender's times and the stop-lists; if not it is seen to."""
+        """Whether a delivery may be attempted now, by its sender's reputation and times and by the stop-lists; if not
+        it is seen to."""
+        if why := self.reputation.held(_who(delivery.message)):
+            self.outcomes.put_off(delivery, now + HELD, why)
+            return False
         if delivery.message.steering is not UNSTEERED and not self.outcomes.timely(delivery, now):
             return False
         if delivery.id in self._cleared:
@@ -543,6 +550,8 @@ class Courier(Service):
         warmup = self.scheduler.warmup
         if warmup is not None and warmup.plan_of(path.source):
             warmup.outcome(path.source, group, _bearing(outcome, verdict, meaning), self.wall())
+        if delivery.message.connection != REPORTER and (what := _counts_as(outcome, meaning)):
+            self.reputation.event(_who(delivery.message, path.source, group), what, self.wall())
         self.outcomes.finished(
             delivery, outcome, dsn_passed_on=dsn_passed_on, verdict=verdict, meaning=meaning, group=group
         )
@@ -589,6 +598,18 @@ class Courier(Service):
 
 def _group(site: Site) -> str:
     return site.policy.terms.group or site.name
+
+
+def _who(message: Message, source: str = "", group: str = "") -> Who:
+    return source, group, message.account, message.client, message.connection, message.envelope.sender
+
+
+def _counts_as(outcome: Outcome, meaning: Meaning | None) -> Counter | None:
+    """What an outcome says of who sends, and by which source; nothing, if it is one without an answer."""
+    if outcome.kind == "delivered":
+        return "delivered"
+    reply = outcome.evidence.reply
+    return bearing(meaning.cls, reply.permanent, meaning.decision.blame) if meaning and reply else None
 
 
 def _bearing(outcome: Outcome, verdict: Verdict, meaning: Meaning | None) -> Bearing:

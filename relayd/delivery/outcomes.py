@@ -244,9 +244,10 @@ class Outcomes:
         report = self._report("failed", delivery, evidence, delivery.attempts, now)
         self._keep(delivery, "suppressed", evidence, delivery.attempts, None, now, report)
 
-    def put_off(self, delivery: Delivery, due: float) -> None:
+    def put_off(self, delivery: Delivery, due: float, why: str = "") -> None:
         """Back to the disk without an attempt."""
-        later = Requeue(delivery, due, delivery.attempts, delivery.source, delivery.last, b"", (), delivery.told)
+        last = why or delivery.last
+        later = Requeue(delivery, due, delivery.attempts, delivery.source, last, b"", (), delivery.told)
         self.unanswered += 1
 
         def done(fault: Exception | None) -> None:

@@ -22,6 +22,7 @@ from relayd.directory.domains import DomainKey
 from relayd.directory.drains import Drains
 from relayd.directory.passwords import hash_password
 from relayd.directory.reactions import StoredReactions
+from relayd.directory.reputations import Reputations
 from relayd.directory.rows import (
     Account,
     AccountStream,
@@ -47,7 +48,18 @@ from relayd.quotas import parse_limits
 A = TypeVar("A")
 R = TypeVar("R")
 
-_STEPS = ("schema", "domains", "senders", "tenancy", "balances", "drains", "warmups", "reactions", "tokens")
+_STEPS = [
+    "schema",
+    "domains",
+    "senders",
+    "tenancy",
+    "balances",
+    "drains",
+    "warmups",
+    "reactions",
+    "tokens",
+    "reputation",
+]
 # Scripts that bring a file of version n (the key) to n + 1.
 UPGRADES: dict[int, str] = {
     version: (Path(__file__).parent / f"{step}.sql").read_text("utf-8") for version, step in enumerate(_STEPS)
@@ -91,6 +103,7 @@ class Directory:
         self.warmups = Warmups(db, self._worker.run)
         self.reactions = StoredReactions(db, self._worker)
         self.tokens = Tokens(db, self._change, now)
+        self.reputations = Reputations(db, self._worker)
 
     def close(self) -> None:
         """Finishes the changes under way and closes the file.  Their futures are done if ``post`` still works."""

@@ -5,7 +5,7 @@ the meter that refuses and for how long.  Which meters a start has follows from 
 layers; they are made when first asked for and shared by all that is in their scope.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 from weakref import WeakValueDictionary
 
@@ -33,11 +33,13 @@ class Refusal(NamedTuple):
 
 
 class Limiter:
-    """See the module.  Limits of single paths are kept by the path's own meter; the others live as long as a path has
+    """See the module.  ``left``: the share of its limits that a source's reputation leaves to its paths to a group of
+    sites.  Limits of single paths are kept by the path's own meter; the others live as long as a path has
     them, and then until they know nothing that a new one would not."""
 
     def __init__(self, reactions: Reactions) -> None:
         self._reactions = reactions
+        self.left: Callable[[str, str], float] = lambda source, group: 1.0
         self._meters: WeakValueDictionary[str, Meter[Path]] = WeakValueDictionary()
         self._cooling: dict[str, Meter[Path]] = {}
         self._most = COOLING
@@ -52,7 +54,7 @@ class Limiter:
         limits = site.terms.limits
         slowed = [reaction for reaction in reactions if reaction.action == "limit" and now < reaction.until]
         self.used = self.used or bool(site.terms.layers or limits.bytes or slowed)
-        part = min((share(reaction, now) for reaction in reactions), default=1.0)
+        part = min([self.left(path.source, site.group), *(share(reaction, now) for reaction in reactions)])
         path.meter.limit(msgspec.structs.replace(limits, bytes=None).part(part))
         shared = [
             self._meter(f"{scope} {name} in {layer.name}", limits)

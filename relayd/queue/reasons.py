@@ -5,6 +5,7 @@ Enter: the scheduler and a queue's name.  Leave: one ``Reason``.  What is asked 
 
 import msgspec
 
+from relayd.queue.meter import NEVER
 from relayd.queue.ready import PRIORITY
 from relayd.queue.scheduler import Scheduler
 from relayd.queue.state import Path, Queue
@@ -25,7 +26,7 @@ def reason(scheduler: Scheduler, name: str, now: float) -> Reason:
     if queue is None:
         return Reason("", "nothing: it will be taken up at its due time")
     if queue.held and queue.rest_until > now:
-        return Reason("pause", queue.reason, queue.rest_until)
+        return Reason("hold", queue.reason, queue.rest_until if queue.rest_until < NEVER else 0.0)
     if queue.rest_until > now:
         left = f"next try in {queue.rest_until - now:.0f} s"
         return Reason("dns", f"its domain cannot be looked up, {left}: {queue.reason}", queue.rest_until)

@@ -63,7 +63,8 @@ class Pools(Protocol):
 
 
 class Scheduler:
-    """See the module.  ``sessions`` is what all paths may have together."""
+    """See the module.  ``sessions`` is what all paths may have together; ``held``: why nothing goes out for an account
+    at all, "" if it does."""
 
     def __init__(
         self,
@@ -90,6 +91,7 @@ class Scheduler:
         self._lingering: deque[tuple[float, str]] = deque()
         self._resting: list[tuple[float, str, str]] = []
         self.limiter = Limiter(self.reactions)
+        self.held: Callable[[str], str] = lambda account: ""
         self._waking: dict[str, Meter[Path]] = {}  # meters by name, of those that have a time in ``_resting``
         self._warm: dict[int, float] = {}  # when deliveries under way by a source in warm-up started
         self._metered = False  # whether any start has more limits than its path's rate
@@ -239,7 +241,10 @@ class Scheduler:
         self._heed_account(queue, now)
         waiting, queue.waiting = queue.waiting, []
         for delivery in waiting:
-            self._make_ready(queue, delivery, now)
+            if queue.rest_until > now:  # its account may not send there
+                self._evict(queue, delivery)
+            else:
+                self._make_ready(queue, delivery, now)
         self._pull(queue, now)
 
     def _new_site(self, name: str, terms: Terms) -> Site:
@@ -776,11 +781,24 @@ class Scheduler:
                         self._heed_account(queue, now)
                     self._pull(queue, now)
 
+    def restrain(self, accounts: Collection[str], now: float) -> None:
+        """Other accounts are held now, or slowed: the queues of these look again."""
+        for queue in list(self.queues.values()):
+            if queue.account in accounts and queue.site is not None:
+                self._heed_account(queue, now)
+
+    def reshape(self, source: str, group: str, now: float) -> None:
+        """Another share of their limits is left to a source's paths to a group of sites."""
+        for site in list(self._groups.get(group, {}).values()):
+            if path := site.paths.get(source):
+                self._equip(path, site, now)
+
     def _heed_account(self, queue: Queue, now: float) -> None:
-        """Whether the queue's account may send to its site is looked at anew."""
+        """Whether the queue's account may send, at all and to its site, is looked at anew."""
         assert queue.site
         held = self.reactions.holds("", queue.site.group, queue.account, now)
-        if not (held or queue.held):
+        why = self.held(queue.account)
+        if not (held or why or queue.held):
             return
         own = [reaction for reaction in held if reaction.account and now < reaction.until]
         suspended = [reaction for reaction in own if reaction.action == "suspend"]
@@ -788,10 +806,12 @@ class Scheduler:
             path.starts.pop(queue.lane, None)
             self._metered = self._metered or bool(own)
             owner = self.stream_of(queue).account or queue.account
-            for delivery in path.ready.drop(owner, queue.lane) if suspended else ():
+            for delivery in path.ready.drop(owner, queue.lane) if suspended or why else ():
                 self._evict(self.queues[delivery.queue], delivery)
             path.ready.call(queue.lane)
-        if suspended:
+        if why:
+            self._hold(queue, NEVER, why)
+        elif suspended:
             longest = max(suspended, key=lambda reaction: reaction.until)
             self._hold(queue, longest.until, f"account {queue.account} at {queue.site.group} is {longest.words(now)}")
         elif queue.held:
@@ -800,12 +820,14 @@ class Scheduler:
     def _hold(self, queue: Queue, until: float, reason: str) -> None:
         """The queue is not read until then."""
         queue.rest_until, queue.reason, queue.held = until, reason, True
-        heappush(self._resting, (until, "queue", queue.name))
+        if until < NEVER:
+            heappush(self._resting, (until, "queue", queue.name))
 
     def _evict(self, queue: Queue, delivery: Delivery) -> None:
         """Leaves a delivery to the disk, where it is: it comes again when its queue is read again."""
         self.memory.remove(queue, delivery)
         queue.more = True
+        queue.again = queue.again or queue.pulling
 
     def sessions_allowed(self, path: Path, *, in_line: bool = False) -> int:
         """How many a path may have; ``in_line``: for mail that is not priority mail, which has the last one of several

@@ -12,7 +12,7 @@ from relayd.envelope import Envelope, Recipient
 from relayd.listener import Receiver, Session
 from relayd.quotas import Limits, wants
 from relayd.reception.intake import Intake
-from relayd.reception.relay import Desk, Relay
+from relayd.reception.relay import Desk, Relay, who
 from relayd.reception.screen import Held
 from relayd.reply import Reply, printable
 from relayd.smtp import events
@@ -123,7 +123,8 @@ class RelayDoor:
         """The account and all above it."""
         directory = self.relay.directory
         rows = map(directory.account, directory.lineage(account))
-        return all(row is not None and row.state == "active" for row in rows)
+        active = all(row is not None and row.state == "active" for row in rows)
+        return active and not self.relay.reputation.blocked(("", "", account, "", "", ""))
 
     def _login(self, connection: SubmissionConnection) -> Submitter:
         may = connection.may_send_as
@@ -164,6 +165,8 @@ class RelayDoor:
             return None
         if not self._active(desk.submitter.account):
             return catalogue.SUSPENDED
+        if self.relay.reputation.blocked(who(desk.submitter)):
+            return catalogue.NOT_ACTIVE
         if session.login:
             connection = directory.connection(session.login)
             if connection is None or connection.state != "active" or not connection.may_connect_from(session.peer):
@@ -217,6 +220,8 @@ class RelayDoor:
         self, session: Session, recipient: Recipient, held: Held | None, answer: Callable[[Reply | None], None]
     ) -> None:
         relay, desk = self.relay, session.state
+        if held is not None and held.reply.permanent:
+            relay.reputation.event(who(desk.submitter), "suppressed", relay.now())
         refusal = held.reply if held and not held.drop else None
         if refusal is None and desk.submitter.per_recipient:
             exceeded = relay.quotas.take(desk.submitter.per_recipient, relay.now())

@@ -19,11 +19,11 @@ from relayd.listener import Session
 from relayd.message import headers, steering, trace
 from relayd.message.dkim import BodyHash
 from relayd.message.render import header
-from relayd.quotas import Want, wants
-from relayd.reception.relay import Relay
+from relayd.quotas import Limits, Want, wants
+from relayd.reception.relay import Relay, who
 from relayd.reception.screen import Held, all_checked
 from relayd.records import Entry, encode
-from relayd.reply import Reply
+from relayd.reply import Reply, printable
 from relayd.returnpath import unsubscribe
 from relayd.signing import Found
 from relayd.signing.signer import from_domain
@@ -87,7 +87,7 @@ class Intake:
             submitter, stream = self.submitter, self._stream
             lists = self.relay.streams.lists(submitter.account, stream.name, submitter.connection)
             addresses = [recipient.address for recipient in self.envelope.recipients]
-            all_checked(self.relay.screen, stream, lists, addresses, self._screened)
+            all_checked(self.relay.screen, stream, lists, addresses, self._all_screened)
         else:
             self._screened(self.session.state.dropped)
 
@@ -159,6 +159,9 @@ class Intake:
             return
         self._stream = self.relay.streams.incoming(self.submitter.account, name)
         self._client = self.submitter.client or self._steering.client or from_domain(self._survey.froms)
+        self._who = who(self.submitter, self._client, self.envelope.sender)
+        if why := self.relay.reputation.blocked(self._who):
+            self._doom(catalogue.SENDING_BLOCKED(printable(why, 200)))
 
     def _refuse_domains(self) -> Reply | None:
         """Of From and Sender domains that are not proven, as the account has it: refused, or noted in the record."""
@@ -177,6 +180,11 @@ class Intake:
         """It will be refused; what comes of it until then is not kept."""
         self._doomed = refusal
         self._drop()
+
+    def _all_screened(self, held: dict[str, Held]) -> None:
+        if kept := sum(found.reply.permanent for found in held.values()):
+            self.relay.reputation.event(self._who, "suppressed", self.now, kept)
+        self._screened(held)
 
     def _screened(self, held: dict[str, Held]) -> None:
         """Who gets a copy is known."""
@@ -203,6 +211,8 @@ class Intake:
         stream: tuple[Want, ...] = ()
         if len(submitter.streams) > 1:
             stream = wants([(f"stream {submitter.account}/{self._stream.name}", self._stream.limits)], **count)
+        for scope, rate in relay.reputation.paces(self._who):
+            stream += wants([(f"reputation of {scope}", Limits(recipients=(rate,)))], **count)
         exceeded = relay.client_quotas.take(client, now)
         if exceeded is None and (exceeded := relay.quotas.take(stream, now)):
             relay.client_quotas.give_back(client, now, now)
@@ -303,6 +313,7 @@ class Intake:
         )
         self._deliveries = submission.deliveries(message, self._to, self._due)
         lines, entries = self._records(message, came)
+        self.relay.reputation.received(self._who, self._to, self.now)
         self._promised = True
         if not self._to:  # all of them are dropped: there is nothing to keep but the records
             self._discard()

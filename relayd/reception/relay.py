@@ -14,6 +14,7 @@ from relayd.quotas import Quotas
 from relayd.reception.screen import Screen
 from relayd.records import Entry, Record, encode
 from relayd.reply import Reply, printable
+from relayd.reputation import Reputation, Who
 from relayd.signing import Signer
 from relayd.spool import Spool
 from relayd.submission import Stream, Submitter
@@ -55,6 +56,11 @@ class Desk:
         self.dropped: dict[str, Any] = {}
 
 
+def who(submitter: Submitter, client: str = "", sender: str = "") -> Who:
+    """For whom something is submitted, as reputation counts it; the client is not known before the content."""
+    return "", "", submitter.account, client or submitter.client, submitter.connection, sender
+
+
 class Relay:
     """See the module.  ``later`` makes a call after some seconds."""
 
@@ -86,6 +92,7 @@ class Relay:
         self.purse = purse
         self.signer = signer or Signer()
         self.guard = guard or Guard()
+        self.reputation = Reputation()
         self.quotas = Quotas()
         self.client_quotas = Quotas()  # senders name clients as they like: many names must push out no account's limits
         self.sessions: Counter[str] = Counter()
@@ -118,6 +125,8 @@ class Relay:
         submitter = session.state.submitter if session.state else None
         account, stream = (submitter.account, submitter.streams[0]) if submitter else ("", "")
         now = self.now()
+        if submitter and reply.permanent:
+            self.reputation.event(who(submitter), "refused", now)
         self._rejected.append(Entry(int(now // 86400), account, stream, "rejected"))
         if len(self._rejections) < REJECTIONS and self._told[account] < (NEIGHBOURS if submitter else STRANGERS):
             self._told[account] += 1

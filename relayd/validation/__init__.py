@@ -1,7 +1,7 @@
 """Validation: what bulk streams are spared: misspelt, throw-away, unread and impossible addresses, and dead domains."""
 
 from relayd.validation.checks import REPLIES, check, dead_finding, domain_finding
-from relayd.validation.lists import Lists, read_lists
+from relayd.validation.lists import Lists, read_lists, read_traps
 from relayd.validation.rules import BULK, OFF, Check, Finding, Rules, Verdict, parse_rules
 
 __all__ = [
@@ -18,4 +18,5 @@ __all__ = [
     "domain_finding",
     "parse_rules",
     "read_lists",
+    "read_traps",
 ]

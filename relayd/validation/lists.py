@@ -14,7 +14,7 @@ from typing import TypeVar
 import msgspec
 
 from relayd import notation
-from relayd.address import domain_of
+from relayd.address import domain_of, folded, parse_address
 from relayd.errors import InputError
 
 T = TypeVar("T")
@@ -48,6 +48,11 @@ def read_lists(paths: Mapping[str, str]) -> Lists:
     )
 
 
+def read_traps(path: str) -> frozenset[str]:
+    """Addresses that are traps, folded, from a file; none without one.  Raises InputError like ``read_lists``."""
+    return frozenset(_read("traps", {"traps": path}, _address)) if path else frozenset()
+
+
 def _read(name: str, paths: Mapping[str, str], parse: Callable[[str], T]) -> Iterator[T]:
     path = Path(paths.get(name) or str(files("relayd.validation").joinpath("lists", f"{name}.txt")))
     try:
@@ -69,6 +74,10 @@ def _domain(entry: str) -> str:
     if "." not in entry:
         raise ValueError(f"{entry!r} is not a domain")
     return notation.hostname(entry if entry.isascii() else domain_of(f"@{entry}"))
+
+
+def _address(entry: str) -> str:
+    return folded(parse_address(entry))
 
 
 def _pair(entry: str) -> tuple[str, str]:

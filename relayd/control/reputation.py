@@ -1,0 +1,167 @@
+"""The verbs of reputation: who stands where and why, and what operators decide.
+
+In: the running relay's reputation, the trail of changes.  Out: JSON-able rows.
+"""
+
+from concurrent.futures import Future
+from heapq import nlargest
+from typing import Any
+
+from relayd import notation
+from relayd.control.accounts import known
+from relayd.control.verb import Arg, Relay, Verb, then
+from relayd.directory import Change
+from relayd.errors import InputError
+from relayd.reply import printable
+from relayd.reputation import KINDS, STEPS, Key, Standing, Step, named, near, read
+
+_TRAIL = 20  # changes that are shown
+
+
+def _list(relay: Relay, kind: str | None, worst: bool, limit: int) -> list[dict[str, Any]]:
+    signals: dict[str, Any] = {kind: relay.reputation.rules.of(kind).signals() for kind in KINDS}
+
+    def rank(at: Standing) -> tuple[int, float, float]:
+        return at.step, near(at, signals[at.kind]), at.since
+
+    return [_row(relay, at) for at in nlargest(limit, relay.reputation.all(kind or "", bad=not worst), key=rank)]
+
+
+def _row(relay: Relay, at: Standing) -> dict[str, Any]:
+    """``acts`` is the step that it is held to, where that is not as far as its counts would put it; ``near``: how much
+    of the share that is allowed it has reached today."""
+    reputation = relay.reputation
+    return {
+        "subject": printable(named(at.key)),
+        "step": STEPS[at.step],
+        "acts": reputation.acts(at),
+        "since": at.since or None,
+        "until": at.until or None,
+        "by": at.by if at.step else "",
+        "pace": at.pace or None,
+        "near": round(near(at, reputation.rules.of(at.kind).signals()), 2),
+        "why": printable(at.why),
+    }
+
+
+def _show(relay: Relay, subject: str) -> "Future[dict[str, Any]]":
+    key = _key(subject)
+    shown = relay.reputation.show(key, relay.now())
+    if shown is None:
+        raise InputError("subject", f"nothing is known of {subject}: nothing was sent for it lately")
+    at, counts = shown
+    row = {**_row(relay, at), "share": relay.reputation.share(*key), **counts}
+
+    def trail(changes: list[Change]) -> dict[str, Any]:
+        told = [{"time": c.time, "who": c.who, "verb": c.verb, **c.arguments, "result": c.result} for c in changes]
+        return {**row, "changes": told}
+
+    return then(relay.directory.changes(_TRAIL, named(key)), trail)
+
+
+def _release(relay: Relay, subject: str, reason: str, who: str) -> "Future[dict[str, Any]]":
+    key = _key(subject)
+    shown = relay.reputation.show(key, relay.now())
+    if shown is None or not shown[0].step:
+        raise InputError("subject", f"{subject} is not held back: relayctl reputation list shows who is")
+    return _put(relay, key, "good", reason, who, None)
+
+
+def _hold(relay: Relay, subject: str, reason: str, who: str, **given: Any) -> "Future[dict[str, Any]]":
+    return _put(relay, _there(relay, subject), "hold", reason, who, given["for"])
+
+
+def _block(relay: Relay, subject: str, reason: str, who: str, **given: Any) -> "Future[dict[str, Any]]":
+    return _put(relay, _there(relay, subject), "block", reason, who, given["for"])
+
+
+def _put(relay: Relay, key: Key, step: Step, reason: str, who: str, seconds: float | None) -> "Future[dict[str, Any]]":
+    until = relay.now() + seconds if seconds else 0.0
+    try:
+        done = relay.reputation.put(key, step, reason, who, relay.now(), until)
+    except ValueError as error:
+        raise InputError("subject", str(error)) from None
+    shown = relay.reputation.show(key, relay.now())
+    assert shown
+    return then(done, lambda _: _row(relay, shown[0]))
+
+
+def _key(subject: str) -> Key:
+    try:
+        return read(subject)
+    except ValueError as error:
+        raise InputError("subject", str(error)) from None
+
+
+def _there(relay: Relay, subject: str) -> Key:
+    """A subject that can be held back by hand."""
+    kind, name = key = _key(subject)
+    if kind == "source":
+        raise InputError("subject", "a source is not held: relayctl source drain takes it out of use")
+    if kind in ("account", "client"):
+        known(relay, name.partition("/")[0], "subject")
+    elif kind == "connection" and relay.directory.connection(name) is None and not name.startswith("relay:"):
+        near = notation.nearest(name, (row.login for row in relay.directory.connections()))
+        raise InputError("subject", f"there is no connection {name!r}{near}")
+    return key
+
+
+_SUBJECT = Arg(
+    "subject",
+    "account:NAME, client:ACCOUNT/CLIENT, connection:LOGIN, domain:NAME or source:SOURCE/GROUP",
+    positional=True,
+    required=True,
+)
+_REASON = Arg("reason", "why, for those who wonder later", required=True)
+_FOR = Arg("for", "how long; without it, until it is released", "duration")
+
+VERBS: tuple[Verb, ...] = (
+    Verb(
+        name="reputation list",
+        help="who is slowed, held or blocked for what was sent, and why; the worst first",
+        handler=_list,
+        args=(
+            Arg("kind", "only these", choices=KINDS),
+            Arg("worst", "those too who stand well, the nearest to what is allowed first", "bool", default=False),
+            Arg("limit", "how many at most", "int", default=50),
+        ),
+        example="reputation list --kind client --worst",
+    ),
+    Verb(
+        name="reputation show",
+        help="where a subject stands, who changed it, and what is counted of it: in the last hour and day, and before",
+        handler=_show,
+        args=(_SUBJECT,),
+        example="reputation show account:crm",
+    ),
+    Verb(
+        name="reputation release",
+        help="hold a subject back no more: it is judged by what it sends from now on",
+        handler=_release,
+        args=(_SUBJECT, _REASON),
+        role="operate",
+        effect="change",
+        signed=True,
+        example='reputation release --reason "the list was cleaned" connection:login1',
+    ),
+    Verb(
+        name="reputation hold",
+        help="keep what is queued for a subject, and what comes, until it is released",
+        handler=_hold,
+        args=(_SUBJECT, _REASON, _FOR),
+        role="operate",
+        effect="change",
+        signed=True,
+        example='reputation hold --reason "looks like phishing" --for 4h client:crm/shop.example',
+    ),
+    Verb(
+        name="reputation block",
+        help="take no more mail for a subject, and keep what is queued",
+        handler=_block,
+        args=(_SUBJECT, _REASON, _FOR),
+        role="operate",
+        effect="change",
+        signed=True,
+        example='reputation block --reason "phishing" domain:bad.example',
+    ),
+)
