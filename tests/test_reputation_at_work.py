@@ -71,7 +71,8 @@ def test_what_goes_out_counts_for_everybody_behind_it(relay: Running):
     ("reply", "counter"),
     [
         ("550 5.1.1 no such user", "unknown"),
-        ("550 5.7.1 go away", "failed"),
+        ("552 5.3.4 message too big", "failed"),
+        ("550 5.7.1 your address is blocked", "blocked"),
         ("450 4.2.1 later", "deferred"),
     ],
 )

@@ -48,18 +48,8 @@ from relayd.quotas import parse_limits
 A = TypeVar("A")
 R = TypeVar("R")
 
-_STEPS = [
-    "schema",
-    "domains",
-    "senders",
-    "tenancy",
-    "balances",
-    "drains",
-    "warmups",
-    "reactions",
-    "tokens",
-    "reputation",
-]
+_STEPS = ("schema", "domains", "senders", "tenancy", "balances")
+_STEPS += ("drains", "warmups", "reactions", "tokens", "reputation")
 # Scripts that bring a file of version n (the key) to n + 1.
 UPGRADES: dict[int, str] = {
     version: (Path(__file__).parent / f"{step}.sql").read_text("utf-8") for version, step in enumerate(_STEPS)
