@@ -90,17 +90,6 @@ def test_a_report_to_the_sender_counts_for_nobody(relay: Running):
     assert counted(relay, "account", "crm")["unknown"] == 1
 
 
-def test_what_a_classifier_says_goes_before_the_code(relay: Running):
-    relay.node.courier.bearing = lambda reply, mx, stage: "spam" if "buy" in reply.text else None
-    relay.mx.says["RCPT"] = "550 5.1.1 you said buy"
-    relay.send()
-    relay.reactor.until(lambda: relay.node.courier.scheduler.memory.loaded == 0)
-    assert counted(relay, "account", "crm")["spam"] == 1
-
-
-# Steps.
-
-
 def test_a_connection_with_too_many_unknown_recipients_blocks_itself_and_an_operator_activates_it(relay: Running):
     node = relay.node
     added = node.directory.add_connection("login1", account="crm", hash=SSHA, now=node.now())

@@ -48,7 +48,7 @@ from relayd.quotas import parse_limits
 A = TypeVar("A")
 R = TypeVar("R")
 
-_STEPS = ("schema", "domains", "senders", "tenancy", "balances")
+_STEPS: tuple[str, ...] = ("schema", "domains", "senders", "tenancy", "balances")
 _STEPS += ("drains", "warmups", "reactions", "tokens", "reputation")
 # Scripts that bring a file of version n (the key) to n + 1.
 UPGRADES: dict[int, str] = {
