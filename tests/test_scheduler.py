@@ -18,6 +18,8 @@ from relayd.queue.reasons import why
 from relayd.queue.scheduler import Scheduler
 from relayd.queue.state import Path, Stream
 from relayd.shaping.limits import Layer, Limits, Terms, rate
+from relayd.shaping.reactions import Active, Reactions
+from relayd.shaping.rules import Ceiling, On, Rule, Rules, Seen
 from tests.spool_kit import NOW, Mail
 
 NEVER = 9e15
@@ -33,7 +35,8 @@ class Relay:
         self.pools = Pools({n: Source(n) for n in [*weights, "t1"]}, {"p": weights, "q": {"t1": 1}})
         self.layers: dict[str, tuple[Layer, ...]] = {}  # of accounts
         self._streams: dict[tuple[str, str], Stream] = {}
-        self.scheduler = Scheduler(self.stream, self.pools, sessions)
+        self.reactions = Reactions(Rules())
+        self.scheduler = Scheduler(self.stream, self.pools, sessions, self.reactions)
         self.limits = Limits(limit)
         self.terms: Terms | None = None
         self.mail = Mail(self.now)
@@ -53,6 +56,20 @@ class Relay:
             return STREAMS[name]
         made = msgspec.structs.replace(STREAMS[name], layers=self.layers[account])
         return self._streams.setdefault((account, name), made)
+
+    def react(self, rule: Rule, site: str = "x.example", *, source: str = "s1", account: str = "crm") -> Active:
+        """The site answers a delivery with what meets the rule."""
+        self.reactions.rules = Rules([rule])
+        seen = Seen("", site, site, source, account, f"mx.{site}", "dot", 451, "", "too much", self.now)
+        verdict = self.reactions.seen(seen)
+        self.scheduler.reshaped((*verdict.began, *verdict.ended), self.now)
+        self.settle_down()
+        return verdict.began[0]
+
+    def lift(self, reaction: Active) -> None:
+        assert self.reactions.lift(reaction.id) == reaction
+        self.scheduler.reshaped([reaction], self.now)
+        self.settle_down()
 
     # The disk.
 
@@ -803,6 +820,43 @@ def test_the_clients_of_a_customer_share_its_turn() -> None:
     for account in streams:
         relay.receive(*["x.example"] * 60, account=account)
     assert Counter(d.message.account for d in relay.send(60)) == {"big": 40, "shop1": 10, "shop2": 10}
+
+
+# Reactions.
+
+
+def suspends(on: On = "path", duration: float = 3600.0, *, move: bool = True) -> Rule:
+    return Rule(name="stop", action="suspend", codes=("4xx",), on=on, duration=duration, move=move)
+
+
+def limits(on: On = "path", duration: float = 3600.0, **most: Any) -> Rule:
+    return Rule(name="slow", action="limit", codes=("4xx",), on=on, duration=duration, limits=Ceiling(**most))
+
+
+def test_mail_for_another_site_of_a_suspended_account_waits_too(relay: Relay) -> None:
+    relay.terms = Terms(relay.limits, group="big")
+    relay.receive("x.example")
+    assert len(relay.send()) == 1
+    reaction = relay.react(suspends("account"), "big")
+    made = relay.receive("new.example", "x.example")
+    assert went(relay, 20, 1.0) == []
+    assert "account crm at big is suspended" in relay.why("new.example")
+    relay.lift(reaction)
+    assert sorted(d.id for d in relay.send()) == [d.id for d in made]
+
+
+def test_what_a_suspended_account_is_handed_back_waits(relay: Relay) -> None:
+    (delivery,) = relay.receive("x.example")
+    relay.settle_down()
+    relay.connect()
+    (path,) = relay.open
+    assert relay.take(path) is delivery
+    reaction = relay.react(suspends("account"))
+    del relay.taken[delivery.id]
+    relay.scheduler.give_back(path, delivery, relay.now)
+    assert relay.send() == []
+    relay.lift(reaction)
+    assert relay.send() == [delivery]
 
 
 # Pools by domain.

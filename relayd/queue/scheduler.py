@@ -440,7 +440,8 @@ class Scheduler:
         queue = self.queues[delivery.queue]
         site = self.sites.get(path.site)
         let_go = site is None or site.paths.get(path.source) is not path
-        if let_go or self.pools.choose(self.pool_of(queue), path.source, set(), peek=True) != path.source:
+        held = queue.held and queue.rest_until > now
+        if let_go or held or self.pools.choose(self.pool_of(queue), path.source, set(), peek=True) != path.source:
             self._place(queue, delivery, now)  # the path was let go of meanwhile, or its source drained
             return
         self._push(path, queue, delivery, first=True)
@@ -644,6 +645,9 @@ class Scheduler:
     def _make_ready(self, queue: Queue, delivery: Delivery, now: float) -> None:
         site = queue.site
         assert site is not None
+        if queue.held and queue.rest_until > now:
+            self._evict(queue, delivery)
+            return
         if self.memory.overflows(queue) and not self._urgent(queue):
             self._evict(queue, delivery)
             self.memory.wait(queue)
