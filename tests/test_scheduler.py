@@ -859,6 +859,22 @@ def test_what_a_suspended_account_is_handed_back_waits(relay: Relay) -> None:
     assert relay.send() == [delivery]
 
 
+def test_what_leaves_memory_while_its_queue_is_read_is_read_again(relay: Relay) -> None:
+    made = relay.receive("x.example")
+    relay.settle_down()
+    queue = relay.scheduler.queues[made[0].queue]
+    queue.more = True
+    relay.scheduler.source_back(relay.now)
+    relay.collect()
+    (pull,) = relay.asked
+    assert isinstance(pull, Pull) and pull.but == [made[0].id]
+    relay.asked.clear()
+    reaction = relay.react(suspends("account"))
+    relay.scheduler.pulled(pull.queue, [], pull.limit, relay.now)
+    relay.lift(reaction)
+    assert relay.send() == made
+
+
 # Pools by domain.
 
 

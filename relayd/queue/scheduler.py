@@ -803,6 +803,7 @@ class Scheduler:
         """Leaves a delivery to the disk, where it is: it comes again when its queue is read again."""
         self.memory.remove(queue, delivery)
         queue.more = True
+        queue.again = queue.pulling  # which may have read past it
 
     def sessions_allowed(self, path: Path, *, in_line: bool = False) -> int:
         """How many a path may have; ``in_line``: for mail that is not priority mail, which has the last one of several
