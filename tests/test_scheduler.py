@@ -875,6 +875,32 @@ def test_what_leaves_memory_while_its_queue_is_read_is_read_again(relay: Relay) 
     assert relay.send() == made
 
 
+def test_a_limit_on_an_account_that_is_lifted_holds_no_more(relay: Relay) -> None:
+    relay.store(*["x.example"] * 20)
+    relay.tick()
+    reaction = relay.react(limits("account", rate=rate("1/h")))
+    assert len(relay.send()) <= 1
+    relay.lift(reaction)
+    went(relay, 5, 1.0)
+    assert len(relay.gone) == 20
+
+
+def test_a_limit_on_an_account_holds_at_a_site_that_is_seen_only_now(relay: Relay) -> None:
+    relay.react(limits("account", rate=rate("1/h")))
+    relay.receive(*["x.example"] * 20)
+    assert len(relay.send()) == 1
+
+
+def test_the_rate_of_an_account_is_not_begun_anew_by_a_reaction_on_its_path_or_a_reload(relay: Relay) -> None:
+    relay.layers["slow"] = (Layer("account slow", account=Limits(rate=rate("1/h"))),)
+    relay.receive("x.example", account="slow")
+    assert len(relay.send()) == 1
+    relay.react(limits("path", rate=rate("100/s")))
+    relay.scheduler.reconfigure(relay.stream, relay.pools, 2000, relay.now)
+    relay.receive("x.example", account="slow")
+    assert went(relay, 3, 1.0) == []
+
+
 # Pools by domain.
 
 

@@ -768,27 +768,32 @@ class Scheduler:
                         self._equip(path, site, now)
                         if path.rest_until > now:
                             self.reassign(path, now)
-                for name in list(site.queues):
-                    if reaction.account:
-                        self._heed_account(self.queues[name], now)
-                    self._pull(self.queues[name], now)
+                for queue in [self.queues[name] for name in site.queues]:
+                    if reaction.account == queue.account:
+                        self._heed_account(queue, now)
+                        self._relimit(queue.lane, site, now)
+                    if reaction.account in ("", queue.account):
+                        self._pull(queue, now)
+
+    def _relimit(self, lane: str, site: Site, now: float) -> None:
+        """Other limits hold for a lane: what waits for the old ones looks at the new."""
+        for path in list(site.paths.values()):
+            self.limiter.renew(path, lane, now)
+            path.ready.call(lane)
+            self._work(path, now)
 
     def _heed_account(self, queue: Queue, now: float) -> None:
         """Whether the queue's account may send to its site is looked at anew."""
         assert queue.site
         held = self.reactions.holds("", queue.site.group, queue.account, now)
-        if not (held or queue.held):
-            return
         own = [reaction for reaction in held if reaction.account and now < reaction.until]
         suspended = [reaction for reaction in own if reaction.action == "suspend"]
-        for path in queue.site.paths.values():
-            path.starts.pop(queue.lane, None)
-            self._metered = self._metered or bool(own)
-            owner = self.stream_of(queue).account or queue.account
-            for delivery in path.ready.drop(owner, queue.lane) if suspended else ():
-                self._evict(self.queues[delivery.queue], delivery)
-            path.ready.call(queue.lane)
+        self._metered = self._metered or bool(own)
         if suspended:
+            owner = self.stream_of(queue).account or queue.account
+            for path in queue.site.paths.values():
+                for delivery in path.ready.drop(owner, queue.lane):
+                    self._evict(self.queues[delivery.queue], delivery)
             longest = max(suspended, key=lambda reaction: reaction.until)
             self._hold(queue, longest.until, f"account {queue.account} at {queue.site.group} is {longest.words(now)}")
         elif queue.held:
