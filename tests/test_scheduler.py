@@ -901,6 +901,51 @@ def test_the_rate_of_an_account_is_not_begun_anew_by_a_reaction_on_its_path_or_a
     assert went(relay, 3, 1.0) == []
 
 
+def test_where_a_source_is_suspended_a_new_site_s_mail_goes_by_another_of_its_pool() -> None:
+    relay = Relay(s1=1, s2=1)
+    relay.react(suspends("source"))
+    relay.receive(*["new.example"] * 4)
+    assert {path.source for path in relay.opening + relay.open} <= {"s2"}
+    assert len(relay.send()) == 4
+
+
+def test_a_path_that_had_failed_and_is_suspended_goes_on_when_that_is_lifted(relay: Relay) -> None:
+    relay.receive("x.example")
+    relay.settle_down()
+    for delivery in relay.fail(relay.opening[0]):
+        relay.finish(delivery, again=relay.now + 1)
+    reaction = relay.react(suspends(duration=86400.0))
+    relay.tick(120)
+    assert relay.send() == []
+    relay.lift(reaction)
+    relay.tick(61)
+    relay.tick(1)
+    assert len(relay.send()) == 1
+
+
+def test_a_session_that_was_being_opened_ends_no_suspension(relay: Relay) -> None:
+    relay.receive("x.example")
+    relay.settle_down()
+    for delivery in relay.fail(relay.opening[0]):
+        relay.finish(delivery, again=relay.now + 1)
+    relay.tick(61)
+    assert len(relay.opening) == 1
+    relay.react(suspends())
+    relay.connect()
+    relay.receive("x.example")
+    assert relay.send() == []
+
+
+def test_what_a_suspended_account_has_goes_when_a_reload_ends_the_reaction(relay: Relay) -> None:
+    made = relay.receive("x.example")
+    relay.settle_down()
+    reaction = relay.react(suspends("account"))
+    assert relay.send() == []
+    assert relay.reactions.reconfigure(Rules()) == (reaction,)
+    relay.scheduler.reconfigure(relay.stream, relay.pools, 2000, relay.now)
+    assert relay.send() == made
+
+
 # Pools by domain.
 
 

@@ -106,6 +106,8 @@ class Scheduler:
         self.sessions_limit = sessions
         for queue in self.queues.values():
             queue.site_until = 0.0
+            if queue.held:  # by what may not be any more
+                queue.held, queue.rest_until = False, 0.0
         self._metered = False
         for site in list(self.sites.values()):
             for path in list(site.paths.values()):
@@ -307,9 +309,10 @@ class Scheduler:
             self._rest(path, opens, f"it is outside the hours {path.meter.limits.hours}")
         return opens > now
 
-    def _rest(self, path: Path, until: float, reason: str) -> None:
-        """The path is not used until then."""
-        path.rest_until, path.reason = until, reason
+    def _rest(self, path: Path, until: float, reason: str, failures: int = 0) -> None:
+        """The path is not used until then; ``failures``: so many in a row are the reason.  Without any, no session that
+        gets through ends it."""
+        path.rest_until, path.reason, path.failures = until, reason, failures
         heappush(self._resting, (until, "site", path.site))
 
     def _may_start(self, path: Path, now: float, *, urgent: bool, busy: bool = False) -> bool:
@@ -504,10 +507,9 @@ class Scheduler:
             path.pushed_back(others, now + CAP)
             return []
         if path.rest_until <= now:
-            path.failures += 1
+            failures = path.failures + 1
             path.window = 1
-            self._rest(path, now + self._rest_after(path.site, path.failures, now), reason)
-        path.reason = reason
+            self._rest(path, now + self._rest_after(path.site, failures, now), reason, failures)
         return path.ready.clear()
 
     def _works(self, name: str, now: float) -> None:
@@ -665,6 +667,9 @@ class Scheduler:
         if path is None:
             path = site.paths[source] = Path(source, site.name, site.terms)
             self._equip(path, site, now)
+            if path.rest_until > now:  # from the start: perhaps not all others do
+                self._make_ready(queue, delivery, now)
+                return
         self._push(path, queue, delivery)
         self._work(path, now)
 
