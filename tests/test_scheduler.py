@@ -946,6 +946,23 @@ def test_what_a_suspended_account_has_goes_when_a_reload_ends_the_reaction(relay
     assert relay.send() == made
 
 
+def test_a_site_that_comes_to_belong_to_a_provider_is_forgotten_like_any(relay: Relay) -> None:
+    relay.receive("x.example")
+    assert len(relay.send()) == 1
+    relay.terms = Terms(relay.limits, group="big")
+    relay.scheduler.reconfigure(relay.stream, relay.pools, 2000, relay.now)
+    relay.receive("x.example")
+    assert len(relay.send()) == 1
+    relay.react(suspends("site"), "big")
+    assert "suspended" in relay.scheduler.sites["x.example"].paths["s1"].reason
+    relay.tick(3700)
+    for path in list(relay.open):
+        relay.close(path)
+    relay.tick(room.LINGER + 1)
+    relay.tick(3600)
+    assert relay.scheduler.sites == {}
+
+
 # Pools by domain.
 
 

@@ -232,7 +232,9 @@ class Scheduler:
             queue.site.share.add(len(queue.loaded), queue.bytes)
         queue.site.hosts = hosts
         if queue.site.terms != terms:
+            self._leave_group(queue.site)
             queue.site.terms = terms
+            self._groups.setdefault(queue.site.group, {})[site] = queue.site
             for path in queue.site.paths.values():
                 self._equip(path, queue.site, now)
         queue.site_until = until
@@ -944,10 +946,13 @@ class Scheduler:
         if not site.paths:
             del self.sites[name]
             self._failing.discard(name)
-            group = self._groups[site.group]
-            del group[name]
-            if not group:
-                del self._groups[site.group]
+            self._leave_group(site)
+
+    def _leave_group(self, site: Site) -> None:
+        group = self._groups[site.group]
+        del group[site.name]
+        if not group:
+            del self._groups[site.group]
 
 
 def _changes_at(reaction: Active, now: float) -> float:
