@@ -963,6 +963,21 @@ def test_a_site_that_comes_to_belong_to_a_provider_is_forgotten_like_any(relay: 
     assert relay.scheduler.sites == {}
 
 
+def test_a_lane_whose_stream_came_to_be_priority_mail_meanwhile_loses_nothing(
+    relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared(relay, source=Limits(rate=rate("10/s")))
+    relay.store(*["x.example"] * 5, *["y.example"] * 5, stream="urgent")
+    relay.tick()
+    monkeypatch.setitem(STREAMS, "urgent", Stream("p", 50))
+    relay.receive(*["x.example"] * 5, stream="urgent")
+    went(relay, 1)
+    monkeypatch.setitem(STREAMS, "urgent", Stream("p", 90))
+    relay.receive(*["x.example"] * 5, stream="urgent")
+    went(relay, 3)
+    assert len(relay.gone) == 20
+
+
 # Pools by domain.
 
 
