@@ -978,6 +978,41 @@ def test_a_lane_whose_stream_came_to_be_priority_mail_meanwhile_loses_nothing(
     assert len(relay.gone) == 20
 
 
+def test_turns_of_those_who_are_gone_cost_nothing_of_a_rate() -> None:
+    relay = Relay(2)
+    shared(relay, source=Limits(rate=rate("10/s")))
+    relay.store(*[f"d{n}.example" for n in range(40)] * 4)
+    went(relay, 1)
+    for n in range(0, 39):
+        relay.react(suspends(), f"d{n}.example")
+    relay.store(*["other.example"] * 200)
+    before = len(relay.gone)
+    went(relay, 10)
+    assert len(relay.gone) - before >= 78  # one may have had its turn, which is kept for two seconds
+
+
+def test_priority_mail_does_not_wait_for_a_turn_that_is_not_used() -> None:
+    relay = Relay(2)
+    shared(relay, source=Limits(rate=rate("10/s")))
+    relay.store(*[f"d{n}.example" for n in range(10)] * 4)
+    went(relay, 1)
+    # from now on nobody's session opens, but the one of priority mail
+    for path in list(relay.open):
+        relay.close(path)
+    for _ in range(10):
+        relay.tick(0.1)
+    (urgent,) = relay.receive("other.example", stream="urgent")
+    for _ in range(8):
+        relay.tick(0.1)
+        relay.opening = [p for p in relay.opening if p.site == "other.example"]
+        relay.connect()
+        for path in relay.open:
+            if (found := relay.take(path)) is not None:
+                assert found is urgent
+                return
+    raise AssertionError("it waits still")
+
+
 # Pools by domain.
 
 

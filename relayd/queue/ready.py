@@ -200,6 +200,9 @@ class ReadyQueue:
             if not owner.urgent:
                 self._urgent.pop(owner.name, None)
 
+    def parked(self, name: str) -> bool:
+        return name in self._parked
+
     def drop(self, account: str, name: str) -> list[Delivery]:
         """Takes all of a lane."""
         parked = self._parked.pop(name, None)

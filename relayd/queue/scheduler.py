@@ -410,6 +410,8 @@ class Scheduler:
         starting, soon = meter.call(now)
         for path, lane in starting:
             path.ready.call(lane)
+            if path.rest_until > now:
+                meter.line.started((path, lane))  # or its turn would be kept
             self._work(path, now)
         for path, _ in soon:
             if not path.opening and path.rest_until <= now:
