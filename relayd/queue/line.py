@@ -89,17 +89,17 @@ class Line(Generic[W]):
         self._count += 1
 
     def call(self, now: float, most: int, soon: int) -> tuple[list[tuple[W, str]], list[tuple[W, str]]]:
-        """Those who may start now, so many with those who have not used their turn yet; and of the next ones, so many,
-        those who have no session."""
+        """Those who may start now, so many with those whose turn it is already and who have a session to use it; and of
+        the next ones, so many, those who have no session."""
         self._called = {place: since for place, since in self._called.items() if now < since + PATIENCE}
         found: list[tuple[W, str]] = []
         while len(found) < most and self._urgent:
             if _waits(place := self._urgent.popleft()):
                 found.append(place)
-        self._called |= dict.fromkeys(found, now)
-        while len(self._called) < most and (head := self._head()):
+        most -= sum(1 for place in self._called if place[0].idle)
+        while len(found) < most and (head := self._head()):
             found.append(self._in_turn(*head))
-            self._called[found[-1]] = now
+        self._called |= dict.fromkeys(found, now)
         return found, self._next(soon)
 
     def lets(self, place: tuple[W, str], *, called: bool) -> bool:
