@@ -666,6 +666,19 @@ def went(relay: Relay, seconds: float, step: float = 0.10001) -> list[Delivery]:
     return sent
 
 
+def test_a_session_that_ends_where_all_are_in_use_is_for_priority_mail_first() -> None:
+    relay = Relay(2)
+    shared(relay, source=Limits(connections=2))
+    relay.receive(*[f"u{n}.example" for n in range(2)], stream="urgent")
+    relay.settle_down()
+    relay.receive(*[f"d{n}.example" for n in range(3)])
+    relay.settle_down()
+    relay.receive("late.example", stream="urgent")
+    assert len(relay.send()) == 2
+    relay.close(relay.open[0])
+    assert [path.site for path in relay.opening] == ["late.example"]
+
+
 def test_what_goes_by_a_source_keeps_its_rate_whatever_number_of_sites_it_goes_to() -> None:
     relay = Relay(2)
     shared(relay, source=Limits(rate=rate("10/s")))
@@ -1011,6 +1024,32 @@ def test_priority_mail_does_not_wait_for_a_turn_that_is_not_used() -> None:
                 assert found is urgent
                 return
     raise AssertionError("it waits still")
+
+
+def test_sessions_of_two_sources_that_wait_for_their_connection_rate_cost_no_more_with_time() -> None:
+    relay = Relay(20, s1=1, s2=1)
+    relay.limits = Limits(20, connection_rate=rate("20/min"))
+    relay.store(*["x.example"] * 64)
+    for _ in range(12):
+        relay.receive("x.example")
+        relay.tick(1)
+    assert len(relay.scheduler._resting) < 20
+
+
+def test_sessions_at_a_source_s_connection_rate_are_opened_in_the_order_in_which_they_were_wanted() -> None:
+    relay = Relay(20)
+    shared(relay, source=Limits(connection_rate=rate("1/s")))
+    relay.receive("m.example")
+    relay.settle_down()
+    relay.receive(*["z.example"] * 5)
+    relay.settle_down()
+    relay.receive(*["a.example"] * 5)
+    relay.settle_down()
+    opened = []
+    for _ in range(4):
+        relay.tick(1.01)
+        opened = [path.site for path in relay.opening]
+    assert opened[:3] == ["m.example", "z.example", "a.example"]
 
 
 # Pools by domain.

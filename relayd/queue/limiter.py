@@ -66,7 +66,8 @@ class Limiter:
         shared += path.slowed
         for meter in path.meters:
             meter.used -= path.sessions
-            meter.idle.pop(path, None)
+            for paths in (meter.idle, *meter.hungry):
+                paths.pop(path, None)
         path.meters = (path.meter, *shared)
         for meter in path.meters:
             meter.used += path.sessions
@@ -97,7 +98,7 @@ class Limiter:
     def _starts(self, path: Path, site: Site, owner: str, pool: str, own: tuple[Layer, ...]) -> Iterator[Meter[Path]]:
         yield from path.slowed
         if site.terms.limits.bytes:
-            yield self._meter(path.meter.name, Limits(bytes=site.terms.limits.bytes))
+            yield self._meter(f"mail to {path.meter.name}", Limits(bytes=site.terms.limits.bytes))
         for layer in site.terms.layers:
             if layer.source is not NONE:
                 yield self._meter(f"source {path.source} in {layer.name}", layer.source)

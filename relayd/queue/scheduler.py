@@ -405,8 +405,10 @@ class Scheduler:
             heappush(self._resting, (when, "meter", meter.name))
 
     def _call(self, meter: Meter[Path], now: float) -> None:
-        """Those whose turn it is at a meter may start."""
+        """Those whose turn it is at a meter may start, or open a session."""
         meter.wakes_at = NEVER
+        self._waking.pop(meter.name, None)
+        self._feed_hungry(meter, now)
         starting, soon = meter.call(now)
         for path, lane in starting:
             path.ready.call(lane)
@@ -477,7 +479,7 @@ class Scheduler:
 
     def idle(self, path: Path, now: float) -> None:
         """A session of the path has nothing to do: it ends if others want one and may not have it."""
-        if self._hungry or any(meter.hungry for meter in path.meters):
+        if self._hungry or any(meter.crowded for meter in path.meters):
             self._decisions.append(Retire(path))
         for meter in path.meters[1:]:
             meter.idle[path] = None
@@ -489,12 +491,7 @@ class Scheduler:
         self.sessions -= 1
         for meter in path.meters:
             meter.used -= 1
-            while meter.hungry:
-                hungry = next(iter(meter.hungry))
-                del meter.hungry[hungry]
-                self._work(hungry, now)
-                if hungry in meter.hungry:
-                    break
+            self._feed_hungry(meter, now)
         self._work(path, now)
         while self._hungry and self.sessions < self.sessions_limit:
             hungry = next(iter(self._hungry))
@@ -564,7 +561,6 @@ class Scheduler:
                 for path in self.sites[name].paths.values() if name in self.sites else ():
                     self._work(path, now)
             elif (meter := self._waking.get(name)) and meter.wakes_at <= when:
-                del self._waking[name]
                 self._call(meter, now)
 
     def tick(self, now: float) -> None:
@@ -866,15 +862,25 @@ class Scheduler:
         """Whether all the path's meters allow one more session; if not it is looked at again when they may."""
         for meter in path.meters:
             wait = meter.wait_to_open(now, in_line=in_line)
-            if wait == NEVER:
-                meter.hungry[path] = None
-                if idle := next(iter(meter.idle), None):
-                    self._decisions.append(Retire(idle))
-            elif wait > 0:
-                heappush(self._resting, (now + wait, "pace", path.site))
             if wait > 0:
+                meter.hungry[in_line][path] = None
+                self._wake(meter, now + wait)
+                if wait == NEVER and (idle := next(iter(meter.idle), None)):
+                    self._decisions.append(Retire(idle))
                 return False
         return True
+
+    def _feed_hungry(self, meter: Meter[Path], now: float) -> None:
+        """Those who want a session of the meter's have theirs in turn, as far as it allows."""
+        for in_line, hungry in enumerate(meter.hungry):
+            while hungry:
+                wait = meter.wait_to_open(now, in_line=bool(in_line))
+                if wait > 0:
+                    self._wake(meter, now + wait)
+                    break
+                path = next(iter(hungry))
+                del hungry[path]
+                self._work(path, now)
 
     def _pull(self, queue: Queue, now: float) -> None:
         if not queue.more or queue.pulling or self.stopping:
