@@ -1052,6 +1052,21 @@ def test_sessions_at_a_source_s_connection_rate_are_opened_in_the_order_in_which
     assert opened[:3] == ["m.example", "z.example", "a.example"]
 
 
+def test_mail_whose_domain_moves_to_another_site_while_it_waits_for_a_rate_goes(relay: Relay) -> None:
+    shared(relay, source=Limits(rate=rate("1/h")))
+    relay.store(*["x.example"] * 3)
+    relay.tick()
+    assert len(relay.send()) == 1
+    for path in list(relay.open):
+        relay.close(path)
+    relay.sites["x.example"] = "moved"
+    relay.tick(301)
+    relay.receive("x.example")
+    relay.settle_down()
+    went(relay, 4 * 3600, 10.0)
+    assert len(relay.gone) == 4
+
+
 # Pools by domain.
 
 

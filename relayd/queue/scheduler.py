@@ -951,6 +951,7 @@ class Scheduler:
                 continue
             self.limiter.let_go(path, now)
             del site.paths[path.source]
+            self.reassign(path, now)  # of domains that have gone to another site
         if not site.paths:
             del self.sites[name]
             self._failing.discard(name)
