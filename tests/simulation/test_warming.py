@@ -107,7 +107,7 @@ def test_mail_that_a_cap_and_a_suspension_hold_back_says_both_and_goes_with_the_
     x.after = 10**9
     told = reason(world.scheduler, "crm/bulk/x.example", world.now)
     (suspended,) = world.held.values()
-    assert (told.constraint, told.until) == ("pause", suspended.until)
+    assert (told.constraint, told.until) == ("hold", suspended.until)
     assert "warm-up day 1 of 2 of source s2" in told.words and "source s1 suspended" in told.words
     world.wait(HOUR)
     assert x.count() == 200 and days(x, COLD).total() == 5
