@@ -6,7 +6,7 @@ which, and not before, the delivery leaves memory.
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 import msgspec
@@ -110,6 +110,8 @@ class Courier(Service):
         self.setName("courier")
         self.suppressions = suppressions
         self.lists_of = lists_of
+        self.struck: Container[str] = suppressions.struck if suppressions else ()
+        self.delivered: Callable[[Delivery], None] = lambda delivery: None  # to one of those that are struck
         self._cleared: set[int] = set()  # looked up, and on no list: good for one attempt
         self.signer = signer or Signer()
         self.marks: Callable[[Delivery], Marks] = lambda delivery: Marks(delivery.message.envelope.sender)
@@ -532,6 +534,8 @@ class Courier(Service):
         verdict, meaning = NOTHING, None
         if outcome.kind == "delivered":
             path.taken(now)
+            if delivery.recipient.address in self.struck:
+                self.delivered(delivery)
         else:
             if reply is None or reply.code == 421:
                 path.pushed_back(path.at_work - 1, now + CAP)
