@@ -20,14 +20,14 @@ _BATCH = 5000
 _ACCOUNT = "crm"
 
 
-def fill(spool: Path, count: int, due: float, stream: str = "marketing") -> None:
-    """Adds ``count`` messages of one recipient each, spread over DOMAINS, due at ``due`` (unix seconds)."""
+def fill(spool: Path, count: int, due: float, stream: str = "marketing", domains: int = DOMAINS) -> None:
+    """Adds ``count`` messages of one recipient each, spread over so many domains, due at ``due`` (unix seconds)."""
     spool.mkdir(mode=0o700, parents=True, exist_ok=True)
     with contextlib.closing(store.create(spool / "spool.sqlite")) as connection:
         (spool / "spool.sqlite").chmod(0o600)
         connection.execute("PRAGMA synchronous=OFF")  # nobody has been promised this mail
         keeper = store.Store(connection)
-        made = _receptions(count, due, stream)
+        made = _receptions(count, due, stream, domains)
         for start in range(0, count, _BATCH):
             batch = store.Batch()
             batch.receptions = [next(made) for _ in range(min(_BATCH, count - start))]
@@ -40,7 +40,7 @@ def size(spool: Path) -> int:
     return sum(path.stat().st_size for path in spool.rglob("*") if path.is_file())
 
 
-def _receptions(count: int, due: float, stream: str) -> Iterator[store.Reception]:
+def _receptions(count: int, due: float, stream: str, domains: int) -> Iterator[store.Reception]:
     received = time.time() - 7200
     identities = Identities()
     head = b"From: <news@sender.example>\r\nSubject: news\r\nMessage-ID: <%012d@sender.example>\r\n\r\n"
@@ -49,7 +49,7 @@ def _receptions(count: int, due: float, stream: str) -> Iterator[store.Reception
     for number in range(count):
         at = received + number / 1000
         identity = identities.block(at, 1)
-        domain = f"d{number % DOMAINS}.example"
+        domain = f"d{number % domains}.queued.example"
         top = head % number
         message = Message(
             identity, at, _ACCOUNT, _ACCOUNT, stream, envelope, edits, top, body, len(top) + len(body)

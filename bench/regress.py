@@ -1,6 +1,8 @@
 """``make bench-regress REV=...``: CPU a message of a revision against HEAD, in interleaved pairs of short runs.
 
 Both trees come from git, neither is the working copy.  Exit code 1: HEAD needs over 10 per cent more; 2: cannot run.
+``ARGS="--rules 2000 --domains 100000"``: HEAD has so many rules for replies, and mail queued for so many domains whose
+server does not answer; the other has neither.
 """
 
 import argparse
@@ -9,12 +11,13 @@ import os
 import subprocess
 import sys
 import tarfile
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 
-from bench import load, processes, relay, tools
+from bench import backlog, load, processes, relay, tools
 from bench.__main__ import WORK, workplace
 from bench.table import ratio
 
@@ -26,6 +29,8 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("rev", metavar="REV", help="the revision to compare HEAD with, such as HEAD~1")
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--count", type=int, default=3000, help="messages of each run")
+    parser.add_argument("--rules", type=int, default=0, help="rules for replies that HEAD has")
+    parser.add_argument("--domains", type=int, default=0, help="domains for which HEAD has mail queued")
     return parser.parse_args(argv)
 
 
@@ -48,9 +53,19 @@ def _compared(unpacked: tools.Tools, home: Path, given: argparse.Namespace) -> i
         for name, rev in (("base", given.rev), ("head", "HEAD")):
             commit = _tree(rev, home / f"{name}-tree")
             sink = stack.enter_context(load.smtp_sink(unpacked, home / f"{name}-sink"))
-            node = stack.enter_context(relay.started(home / name, sink.port, tree=home / f"{name}-tree"))
+            extra = ""
+            if name == "head" and given.domains:
+                backlog.fill(home / name / "spool", given.domains, time.time() - 60, domains=given.domains)
+                extra += f'[[route]]\ndomain = "*.queued.example"\nvia = "127.0.0.1:{processes.free_port()}"\n'
+            if name == "head":
+                extra += "".join(map(_rule, range(given.rules)))
+            tree = home / f"{name}-tree"
+            node = stack.enter_context(relay.started(home / name, sink.port, extra=extra, tree=tree))
             print(f"{name}: {rev}, {commit[:12]}")
             sides.append((node, sink))
+        processes.until(
+            lambda: all(map(_rests, (node for node, _ in sides))), 120, "both have looked at what is queued"
+        )
         cpu: tuple[list[float], list[float]] = ([], [])
         for turn in range(given.pairs + 1):
             for n in (0, 1) if turn % 2 else (1, 0):
@@ -63,6 +78,21 @@ def _compared(unpacked: tools.Tools, home: Path, given: argparse.Namespace) -> i
     verdict = "well" if found <= ALLOWED else f"TOO MUCH: {ALLOWED:.2f} is allowed"
     print(f"{median(cpu[0]):,.0f} : {median(cpu[1]):,.0f} us of CPU a message, ratio {found:.3f}, {verdict}")
     return 0 if found <= ALLOWED else 1
+
+
+def _rule(number: int) -> str:
+    """One of very many: each provider has some ten."""
+    provider = f"p{number // 10}"
+    table = f'[provider.{provider}]\nmatch = ["*.{provider}.example"]\n' if number % 10 == 0 else ""
+    rule = f'[reaction.r{number}]\nprovider = "{provider}"\ncodes = "4xx"\ntext = "too (fast|many) {number}"\n'
+    return f'{table}{rule}action = "suspend"\nfor = "1h"\n'
+
+
+def _rests(node: relay.Relayd) -> bool:
+    """Whether it does next to nothing."""
+    before = node.cpu()
+    time.sleep(1)
+    return node.cpu() - before < 50_000
 
 
 def _tree(rev: str, directory: Path) -> str:

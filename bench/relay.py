@@ -127,12 +127,13 @@ def started(
     next_hop: int,
     *,
     dkim: Path | None = None,
+    extra: str = "",
     tree: Path = ROOT,
     wrapper: tuple[str, ...] = (),
     wait: bool = True,
 ) -> Iterator[Relayd]:
-    """An instance while the block lasts.  ``dkim``: key file; ``wrapper``: words before the command, such as strace;
-    ``wait``: until it listens."""
+    """An instance while the block lasts.  ``dkim``: key file; ``extra``: more configuration; ``wrapper``: words before
+    the command, such as strace; ``wait``: until it listens."""
     home.mkdir(parents=True, exist_ok=True)
     certificate, key = home / "cert.pem", home / "key.pem"
     if not certificate.exists():
@@ -145,7 +146,7 @@ def started(
             next_hop=next_hop,
         )  # fmt: skip
         text += _DKIM.format(domain=DOMAIN, selector=SELECTOR, key=dkim) if dkim else ""
-        (home / "relayd.toml").write_text(text)
+        (home / "relayd.toml").write_text(text + extra)
         twistd = str(Path(sys.executable).parent / "twistd")
         command = [
             *wrapper,

@@ -23,7 +23,7 @@ from relayd.identity import read, received_at, show
 from relayd.lease import odd
 from relayd.local import replayed
 from relayd.notation import hostname, patterns, show_duration
-from relayd.queue.reasons import Reason
+from relayd.queue.reasons import Reason, reason
 from relayd.queue.scheduler import Scheduler
 from relayd.queue.state import Queue
 from relayd.records import Record, decode
@@ -38,7 +38,7 @@ async def queues(spool: Spool, scheduler: Scheduler, now: float, limit: int) -> 
     rows = []
     for name, count, due in await asked(spool.queue_summary, limit):
         account, stream, domain = name.split("/", 2)
-        why = f"waits for its time, in {due - now:.0f} s" if due > now else scheduler.why(name, now)
+        why = f"waits for its time, in {due - now:.0f} s" if due > now else reason(scheduler, name, now).words
         rows.append({"account": account, "stream": stream, "domain": domain, "count": count, "due": due, "why": why})
     return rows
 
@@ -109,7 +109,7 @@ def _reason(courier: Courier, delivery: Delivery, now: float) -> Reason:
         return Reason(
             "retry", f"it waits {wait:.0f} s for its next try after {delivery.attempts} attempts", delivery.due
         )
-    return courier.scheduler.reason(delivery.queue, now)
+    return reason(courier.scheduler, delivery.queue, now)
 
 
 def replay(spool: Spool, loaded: Config, rules: list[str], since: float) -> "Deferred[dict[str, Any]]":
@@ -151,7 +151,7 @@ async def _why_of_domain(spool: Spool, courier: Courier, now: float, what: str) 
     rows = []
     for name, count, due in await asked(spool.queues_of, domain, QUEUES):
         waits = Reason("retry", f"it waits for its time, in {due - now:.0f} s", due)
-        found = waits if due > now else courier.scheduler.reason(name, now)
+        found = waits if due > now else reason(courier.scheduler, name, now)
         rows.append({"queue": name, "count": count, **_told(found, now)})
     if not rows:
         raise InputError("what", f"no mail to {domain} is queued")

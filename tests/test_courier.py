@@ -12,6 +12,7 @@ from relayd.delivery.routing import Policy, Router, StaticRoute
 from relayd.delivery.session import Timeouts
 from relayd.egress.pools import Pools, Source
 from relayd.identity import show
+from relayd.queue.reasons import why
 from relayd.queue.retry import Schedule
 from relayd.queue.state import Stream
 from relayd.records import decode, encode
@@ -158,7 +159,7 @@ def test_a_delivery_waits_for_no_busy_session_while_others_may_be_opened():
     relay.mx.says["MAIL"] = HANG
     made = relay.send(8)
     assert len(relay.mx.sessions) == 3
-    assert "all 3 sessions" in relay.scheduler.why(made[0].queue, relay.reactor.seconds())
+    assert "all 3 sessions" in why(relay.scheduler, made[0].queue, relay.reactor.seconds())
 
 
 def test_priority_mail_is_not_put_behind_what_a_session_has_under_way_while_another_is_being_opened():
@@ -364,7 +365,7 @@ def test_a_site_that_refuses_everywhere_rests_and_what_is_on_disk_waits_untouche
     relay.courier.received((later,))
     relay.wait(40)
     assert len(relay.reactor.dialled) == 1 and relay.spool.rows[later.id].attempts == 0
-    assert "rests, next try in" in relay.scheduler.why(made[0].queue, relay.reactor.seconds())
+    assert "rests, next try in" in why(relay.scheduler, made[0].queue, relay.reactor.seconds())
     relay.mx.open = 1000
     relay.wait(40)
     assert len(relay.mx.got) == 1 and later.id not in relay.spool.rows
@@ -511,7 +512,7 @@ def test_a_pool_without_any_source_holds_its_mail_and_says_so():
     relay.reactor.missing.add("192.0.2.1")
     (delivery,) = relay.send()
     assert relay.spool.records == []
-    assert "no source of pool 'default'" in relay.scheduler.why(delivery.queue, relay.reactor.seconds())
+    assert "no source of pool 'default'" in why(relay.scheduler, delivery.queue, relay.reactor.seconds())
     relay.reactor.missing.clear()
     relay.pools.out_of_use.clear()
     relay.wait(15)
@@ -545,7 +546,7 @@ def test_a_domain_that_cannot_be_looked_up_now_rests():
     relay.wait(30)
     assert relay.spool.kinds() == ["TransientFailure"] and relay.spool.rows[second.id].attempts == 0
     assert relay.names.asked == ["x.example"]
-    assert "cannot be looked up" in relay.scheduler.why(first[0].queue, relay.reactor.seconds())
+    assert "cannot be looked up" in why(relay.scheduler, first[0].queue, relay.reactor.seconds())
     relay.names.domains["x.example"] = [("mx1.x.example", ("203.0.113.1",))]
     relay.wait(40)
     assert relay.spool.kinds() == ["TransientFailure", "Delivery"]

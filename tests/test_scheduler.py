@@ -14,6 +14,7 @@ from relayd.envelope import UNSTEERED, Delivery, Steering, queue_name
 from relayd.queue import memory
 from relayd.queue import scheduler as room
 from relayd.queue.decisions import Poll, Pull, Retire, Route, Settle, Work
+from relayd.queue.reasons import why
 from relayd.queue.scheduler import Scheduler
 from relayd.queue.state import Path, Stream
 from relayd.shaping.limits import Layer, Limits, Terms, rate
@@ -179,7 +180,7 @@ class Relay:
         self.collect()
 
     def why(self, domain: str = "x.example", stream: str = "news", account: str = "crm") -> str:
-        return self.scheduler.why(queue_name(account, stream, domain), self.now)
+        return why(self.scheduler, queue_name(account, stream, domain), self.now)
 
 
 @pytest.fixture
@@ -1166,7 +1167,7 @@ class Life(RuleBasedStateMachine):
             relay.send()
             for path in list(relay.open):
                 relay.close(path)
-        left = {n: (list(q)[:3], relay.scheduler.why(n, relay.now)) for n, q in relay.disk.items() if q}
+        left = {n: (list(q)[:3], why(relay.scheduler, n, relay.now)) for n, q in relay.disk.items() if q}
         assert left == {}
         assert sorted(relay.gone) == sorted(self.made)
         relay.tick(room.LINGER + 1)

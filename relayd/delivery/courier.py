@@ -530,26 +530,32 @@ class Courier(Service):
         self, session: PeerSession, delivery: Delivery, outcome: Outcome, *, dsn_passed_on: bool = False
     ) -> None:
         """One attempt is over."""
-        path, now, reply, group = session.path, self.wall(), outcome.evidence.reply, _group(session.site)
-        verdict, meaning = NOTHING, None
-        if outcome.kind == "delivered":
-            path.taken(now)
-            if delivery.recipient.address in self.struck:
-                self.delivered(delivery)
-        else:
-            if reply is None or reply.code == 421:
-                path.pushed_back(path.at_work - 1, now + CAP)
-            if reply is not None and reply.code >= 400:
-                verdict = self._react(session, reply, outcome.evidence.stage, delivery)
-                outcome, meaning = self._meant(outcome)
-                if meaning is not None and meaning.decision.hold:
-                    path.pushed_back(path.at_work - 1, now + CAP)
+        if outcome.kind != "delivered":
+            self._failed(session, delivery, outcome)
+            return
+        path = session.path
+        if path.window < path.meter.limits.connections:
+            path.taken(self.wall())
+        if delivery.recipient.address in self.struck:
+            self.delivered(delivery)
         warmup = self.scheduler.warmup
         if warmup is not None and warmup.plan_of(path.source):
-            warmup.outcome(path.source, group, _bearing(outcome, verdict, meaning), now)
-        self.outcomes.finished(
-            delivery, outcome, dsn_passed_on=dsn_passed_on, verdict=verdict, meaning=meaning, group=group
-        )
+            warmup.outcome(path.source, _group(session.site), "delivered", self.wall())
+        self.outcomes.finished(delivery, outcome, dsn_passed_on=dsn_passed_on)
+
+    def _failed(self, session: PeerSession, delivery: Delivery, outcome: Outcome) -> None:
+        """What follows by the rules of reactions goes before what follows from what the reply means."""
+        path, reply, group, now = session.path, outcome.evidence.reply, _group(session.site), self.wall()
+        verdict, meaning = NOTHING, None
+        if reply is not None and reply.code >= 400:
+            verdict = self._react(session, reply, outcome.evidence.stage, delivery)
+            outcome, meaning = self._meant(outcome)
+        if reply is None or reply.code == 421 or (meaning is not None and meaning.decision.hold):
+            path.pushed_back(path.at_work - 1, now + CAP)
+        warmup = self.scheduler.warmup
+        if warmup is not None and warmup.plan_of(path.source):
+            warmup.outcome(path.source, group, _bearing(reply, verdict, meaning), now)
+        self.outcomes.finished(delivery, outcome, verdict=verdict, meaning=meaning, group=group)
 
     def _meant(self, outcome: Outcome) -> tuple[Outcome, Meaning | None]:
         """A failed outcome by what its reply means: its class stands with the evidence, and the decision that follows
@@ -595,11 +601,8 @@ def _group(site: Site) -> str:
     return site.policy.terms.group or site.name
 
 
-def _bearing(outcome: Outcome, verdict: Verdict, meaning: Meaning | None) -> Bearing:
-    """What an outcome says of the source: a refusal because of who sends, a deferral for that reason, or nothing."""
-    reply = outcome.evidence.reply
-    if outcome.kind == "delivered":
-        return "delivered"
+def _bearing(reply: Reply | None, verdict: Verdict, meaning: Meaning | None) -> Bearing:
+    """What a failure says of the source: a refusal because of who sends, a deferral for that reason, or nothing."""
     if reply is None or meaning is None or meaning.cls == "greylist":
         return "other"
     if meaning.decision.blame != "ip" and not (verdict.rule or verdict.began):

@@ -13,7 +13,6 @@ import msgspec
 
 from relayd.envelope import Delivery
 from relayd.notation import patterns
-from relayd.queue.line import Place
 from relayd.queue.meter import Counts, Meter
 from relayd.queue.state import Path, Site, Stream
 from relayd.shaping.limits import NONE, Layer, Limits
@@ -23,10 +22,13 @@ SOON = 0.001  # seconds: of those who find a line
 COOLING = 10_000  # meters without a path that are kept before those that know nothing are forgotten
 
 
+Meters = tuple[Meter[Path], ...]
+
+
 class Refusal(NamedTuple):
     """Who holds a start longest; ``wait``: seconds, without end where a connection has to come free."""
 
-    meter: Meter
+    meter: Meter[Path]
     wait: float
 
 
@@ -36,10 +38,10 @@ class Limiter:
 
     def __init__(self, reactions: Reactions) -> None:
         self._reactions = reactions
-        self._meters: WeakValueDictionary[str, Meter] = WeakValueDictionary()
-        self._cooling: dict[str, Meter] = {}
+        self._meters: WeakValueDictionary[str, Meter[Path]] = WeakValueDictionary()
+        self._cooling: dict[str, Meter[Path]] = {}
         self._most = COOLING
-        self._held: dict[int, tuple[Meter, ...]] = {}  # by delivery, of those that count deliveries under way
+        self._held: dict[int, Meters] = {}  # by delivery, of those that count deliveries under way
         self.used = False  # whether there is any limit but those of paths
 
     # Which meters.
@@ -71,7 +73,7 @@ class Limiter:
                 meter.idle[path] = None
         path.starts.clear()
 
-    def starts(self, path: Path, site: Site, lane: str, stream: Stream, pool: str, now: float) -> tuple[Meter, ...]:
+    def starts(self, path: Path, site: Site, lane: str, stream: Stream, pool: str, now: float) -> Meters:
         """The meters that a start of a lane's delivery has to pass."""
         known = path.starts.get(lane)
         if known is None or known[0] is not stream:
@@ -83,7 +85,7 @@ class Limiter:
             known = path.starts[lane] = (stream, found)
         return known[1]
 
-    def _slowed(self, site: Site, account: str, now: float) -> Iterator[Meter]:
+    def _slowed(self, site: Site, account: str, now: float) -> Iterator[Meter[Path]]:
         """Meters of the reactions by which an account is held to a limit at the site."""
         for reaction in self._reactions.holds("", site.group, account, now):
             if reaction.account and reaction.action == "limit" and now < reaction.until:
@@ -91,7 +93,7 @@ class Limiter:
                 meter.ends_at = reaction.until
                 yield meter
 
-    def _starts(self, path: Path, site: Site, owner: str, pool: str, own: tuple[Layer, ...]) -> Iterator[Meter]:
+    def _starts(self, path: Path, site: Site, owner: str, pool: str, own: tuple[Layer, ...]) -> Iterator[Meter[Path]]:
         yield from path.slowed
         if site.terms.limits.bytes:
             yield self._meter(path.meter.name, Limits(bytes=site.terms.limits.bytes))
@@ -115,7 +117,7 @@ class Limiter:
                 if limits is not NONE:
                     yield self._meter(layer.name + words, limits, "deliveries")
 
-    def _meter(self, name: str, limits: Limits, counts: Counts = "sessions") -> Meter:
+    def _meter(self, name: str, limits: Limits, counts: Counts = "sessions") -> Meter[Path]:
         meter = self._meters.get(name)
         if meter is None:
             meter = self._meters[name] = Meter(name, limits, counts)
@@ -135,7 +137,14 @@ class Limiter:
     # Starts.
 
     def refused(
-        self, meters: tuple[Meter, ...], now: float, size: int, place: Place, *, urgent: bool, called: bool
+        self,
+        meters: Meters,
+        now: float,
+        size: int,
+        place: tuple[Path, str],
+        *,
+        urgent: bool,
+        called: bool,
     ) -> Refusal | None:
         """Whether a delivery may start by all of them; if not, who holds it longest.  ``called``: it has waited in line
         and may go before those who still do, as priority mail may."""
@@ -149,7 +158,7 @@ class Limiter:
                 longest, found = wait, meter
         return Refusal(found, longest) if found else None
 
-    def start(self, delivery: Delivery, meters: tuple[Meter, ...], now: float, size: int, *, urgent: bool) -> None:
+    def start(self, delivery: Delivery, meters: Meters, now: float, size: int, *, urgent: bool) -> None:
         """It starts."""
         for meter in meters:
             meter.spend(now, size, urgent=urgent)
@@ -159,7 +168,7 @@ class Limiter:
             for meter in held:
                 meter.used += 1
 
-    def ended(self, delivery: Delivery) -> tuple[Meter, ...]:
+    def ended(self, delivery: Delivery) -> Meters:
         """It is under way no more.  Gives the meters that have room for another now."""
         held = self._held.pop(delivery.id, ())
         for meter in held:

@@ -9,17 +9,21 @@ lets others go meanwhile.
 from collections import deque
 from heapq import heappop, heappush
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import Generic, Protocol, TypeVar
 
-if TYPE_CHECKING:
-    from relayd.queue.state import Path
 
-Place = tuple["Path", str]  # a lane of a path's ready queue
+class Way(Protocol):
+    """A path; ``idle``: how many of its sessions are."""
+
+    idle: int
+
+
+W = TypeVar("W", bound=Way)
 PATIENCE = 2.0  # seconds for which a turn is kept for who has it
 LOOKED_AT = 8  # accounts, and places of each, of which one is sought that has a session
 
 
-class _Member:
+class _Member(Generic[W]):
     """An account's places."""
 
     __slots__ = ("name", "step", "waiting")
@@ -27,9 +31,9 @@ class _Member:
     def __init__(self, name: str) -> None:
         self.name = name
         self.step = 1.0
-        self.waiting: deque[Place] = deque()
+        self.waiting: deque[tuple[W, str]] = deque()
 
-    def take(self, *, ready: bool) -> Place | None:
+    def take(self, *, ready: bool) -> tuple[W, str] | None:
         """The next place, or the next one that has an idle session."""
         if not ready:
             return self.waiting.popleft()
@@ -40,19 +44,19 @@ class _Member:
         return None
 
 
-class Line:
+class Line(Generic[W]):
     """See the module."""
 
     __slots__ = ("_called", "_clock", "_count", "_members", "_order", "_turn", "_urgent")
 
     def __init__(self) -> None:
-        self._urgent: deque[Place] = deque()
-        self._members: dict[str, _Member] = {}
-        self._order: list[tuple[float, int, _Member]] = []
+        self._urgent: deque[tuple[W, str]] = deque()
+        self._members: dict[str, _Member[W]] = {}
+        self._order: list[tuple[float, int, _Member[W]]] = []
         self._clock = 0.0
         self._turn = 0
         self._count = 0
-        self._called: dict[Place, float] = {}  # those who may start and have not yet, since when
+        self._called: dict[tuple[W, str], float] = {}  # those who may start and have not yet, since when
 
     def __len__(self) -> int:
         return len(self._urgent) + self._count
@@ -62,7 +66,7 @@ class Line:
         """Whether priority mail waits."""
         return bool(self._urgent)
 
-    def join(self, account: str, weight: float, place: Place, *, urgent: bool) -> None:
+    def join(self, account: str, weight: float, place: tuple[W, str], *, urgent: bool) -> None:
         """A lane waits from now on until it is called."""
         if urgent:
             self._urgent.append(place)
@@ -75,7 +79,7 @@ class Line:
         member.waiting.append(place)
         self._count += 1
 
-    def call(self, now: float, most: int, soon: int) -> tuple[list[Place], list[Place]]:
+    def call(self, now: float, most: int, soon: int) -> tuple[list[tuple[W, str]], list[tuple[W, str]]]:
         """Those who may start now, so many with those who have not used their turn yet; and of the next ones, so many,
         those who have no session."""
         self._called = {place: since for place, since in self._called.items() if now < since + PATIENCE}
@@ -85,17 +89,17 @@ class Line:
             self._called[found[-1]] = now
         return found, self._next(soon)
 
-    def lets(self, place: Place, *, called: bool) -> bool:
+    def lets(self, place: tuple[W, str], *, called: bool) -> bool:
         """Whether a lane may start that comes now: it has its turn, nobody waits, or it was ``called`` elsewhere."""
         return called or not self or place in self._called
 
-    def started(self, place: Place) -> None:
+    def started(self, place: tuple[W, str]) -> None:
         """One who was called has started, or waits for something else."""
         self._called.pop(place, None)
 
-    def _in_turn(self) -> Place:
+    def _in_turn(self) -> tuple[W, str]:
         """The place whose turn it is, of the accounts that are furthest behind the first that has a session."""
-        passed: list[tuple[float, _Member]] = []
+        passed: list[tuple[float, _Member[W]]] = []
         found = None
         while found is None and len(passed) < LOOKED_AT and (head := self._head()):
             clock, member = head
@@ -113,9 +117,9 @@ class Line:
             self._back(clock, member)
         return found
 
-    def _next(self, many: int) -> list[Place]:
+    def _next(self, many: int) -> list[tuple[W, str]]:
         """The places of the next so many turns that have no idle session."""
-        found: list[Place] = []
+        found: list[tuple[W, str]] = []
         turns: dict[str, int] = {}
         order = self._order.copy()
         while len(found) < many and order:
@@ -126,7 +130,7 @@ class Line:
                 heappush(order, (clock + member.step, turn, member))
         return [place for place in found if not place[0].idle]
 
-    def _head(self) -> tuple[float, _Member] | None:
+    def _head(self) -> tuple[float, _Member[W]] | None:
         """Takes the account that is furthest behind out of the order."""
         while self._order:
             clock, _, member = heappop(self._order)
@@ -135,6 +139,6 @@ class Line:
             del self._members[member.name]
         return None
 
-    def _back(self, clock: float, member: _Member) -> None:
+    def _back(self, clock: float, member: _Member[W]) -> None:
         self._turn += 1
         heappush(self._order, (clock, self._turn, member))

@@ -5,13 +5,8 @@ Whatever blocks a site, or the mail of an account, blocks no other: a site has a
 full who has much of it waits before who has little.  Queues wait in line by accounts, which take turns.
 """
 
-from collections import OrderedDict, deque
-from typing import TYPE_CHECKING
-
 from relayd.envelope import Delivery
-
-if TYPE_CHECKING:
-    from relayd.queue.state import Queue
+from relayd.queue.state import Queue, Share, Waiting
 
 PULL = 64  # deliveries of one queue in memory
 LOADED = 20_000  # deliveries in memory, all together ...
@@ -23,53 +18,6 @@ PROBE = 4  # deliveries pulled for a path that failed lately
 TWICE = 2  # how often full memory may be for who has a large part of it; for others, and for new mail, once more each
 
 
-class Line:
-    """Queues that want more, by their accounts in turn."""
-
-    def __init__(self) -> None:
-        self._accounts: OrderedDict[str, deque[Queue]] = OrderedDict()
-
-    def __bool__(self) -> bool:
-        return bool(self._accounts)
-
-    def join(self, queue: "Queue") -> None:
-        if not queue.starved:
-            queue.starved = True
-            self._accounts.setdefault(queue.account, deque()).append(queue)
-
-    def next(self) -> "Queue":
-        """There must be one."""
-        account, waiting = self._accounts.popitem(last=False)
-        queue = waiting.popleft()
-        queue.starved = False
-        if waiting:
-            self._accounts[account] = waiting
-        return queue
-
-    def __len__(self) -> int:
-        """How many accounts wait."""
-        return len(self._accounts)
-
-
-class Share:
-    """What one site, or one account, has of it.  ``line``: a site's queues that want more."""
-
-    __slots__ = ("bytes", "line", "loaded")
-
-    def __init__(self) -> None:
-        self.loaded = 0
-        self.bytes = 0
-        self.line = Line()
-
-    def add(self, many: int, size: int) -> None:
-        self.loaded += many
-        self.bytes += size
-
-    def over(self, by: int = 0) -> bool:
-        """Whether it is a part that nobody should have, by so many deliveries."""
-        return (self.loaded - by) * PART >= LOADED or self.bytes * PART >= LOADED_BYTES * (2 if by else 1)
-
-
 class Memory:
     """See the module.  ``coming``: deliveries that pulls under way may bring."""
 
@@ -79,18 +27,18 @@ class Memory:
         self.coming = 0
         self.pulls = 0
         self._accounts: dict[str, Share] = {}
-        self.line = Line()
+        self.waiting = Waiting()
 
     def full(self, times: int = 1) -> bool:
         return self.loaded + self.coming >= LOADED * times or self.bytes >= LOADED_BYTES * times
 
-    def room(self, queue: "Queue", *, urgent: bool, new: bool = False) -> int:
+    def room(self, queue: Queue, *, urgent: bool, new: bool = False) -> int:
         """How many more of a queue may be in it; ``urgent``: it is priority mail; ``new``: for mail just received."""
         if not urgent and self.crowds(queue):
             return 0
         if self.full():
             share = self._accounts.get(queue.account)
-            most = 0 if self.full(TWICE + new + (urgent or share is None or not share.over())) else RESERVE
+            most = 0 if self.full(TWICE + new + (urgent or share is None or not _over(share))) else RESERVE
         elif queue.failures or (queue.site is not None and queue.site.failing):
             most = PROBE
         else:
@@ -102,23 +50,23 @@ class Memory:
         """Whether as many pulls are under way as may be."""
         return self.pulls >= PULLS
 
-    def crowds(self, queue: "Queue") -> bool:
+    def crowds(self, queue: Queue) -> bool:
         """Whether the queue's site has used up its part."""
-        return queue.site is not None and queue.site.share.over()
+        return queue.site is not None and _over(queue.site.share)
 
-    def overflows(self, queue: "Queue") -> bool:
+    def overflows(self, queue: Queue) -> bool:
         """Whether it has more than pulls under way can have brought: what was loaded before the site was known."""
-        return queue.site is not None and queue.site.share.over(PULLS * PULL)
+        return queue.site is not None and _over(queue.site.share, PULLS * PULL)
 
-    def add(self, queue: "Queue", delivery: Delivery) -> None:
+    def add(self, queue: Queue, delivery: Delivery) -> None:
         queue.loaded.add(delivery.id)
         self._count(queue, 1, bytes_of(delivery))
 
-    def remove(self, queue: "Queue", delivery: Delivery) -> None:
+    def remove(self, queue: Queue, delivery: Delivery) -> None:
         queue.loaded.discard(delivery.id)
         self._count(queue, -1, -bytes_of(delivery))
 
-    def _count(self, queue: "Queue", many: int, size: int) -> None:
+    def _count(self, queue: Queue, many: int, size: int) -> None:
         self.loaded += many
         self.bytes += size
         queue.bytes += size
@@ -129,10 +77,15 @@ class Memory:
         if not share.loaded:
             del self._accounts[queue.account]
 
-    def wait(self, queue: "Queue") -> None:
+    def wait(self, queue: Queue) -> None:
         """The queue wants more and may not have it now."""
-        line = queue.site.share.line if queue.site is not None and self.crowds(queue) else self.line
-        line.join(queue)
+        waiting = queue.site.share.waiting if queue.site is not None and self.crowds(queue) else self.waiting
+        waiting.join(queue)
+
+
+def _over(share: Share, by: int = 0) -> bool:
+    """Whether it is a part that nobody should have, by so many deliveries."""
+    return (share.loaded - by) * PART >= LOADED or share.bytes * PART >= LOADED_BYTES * (2 if by else 1)
 
 
 def bytes_of(delivery: Delivery) -> int:

@@ -4,14 +4,11 @@ Enter: limits, starts of deliveries, sessions opened and closed.  Leave: how lon
 limit, and who is called where several paths or accounts share one.
 """
 
-from typing import TYPE_CHECKING, Literal
+from typing import Generic, Literal
 
 from relayd.message.window import Window, stored
-from relayd.queue.line import Line, Place
+from relayd.queue.line import Line, W
 from relayd.shaping.limits import Bucket, Limits, Pace, show_volume
-
-if TYPE_CHECKING:
-    from relayd.queue.state import Path
 
 Counts = Literal["sessions", "deliveries"]
 NEVER = float("inf")  # until something else happens: a session ends, a delivery is done
@@ -19,7 +16,7 @@ AGAIN = 0.05  # seconds after which those in line are called again, if those cal
 LEAD = 0.5  # seconds before its time that one is called: a session may have to be opened
 
 
-class Meter:
+class Meter(Generic[W]):
     """One scope of one layer.  ``name`` says which, as in "source t1 in [provider.gmail]"; ``counts``: what takes one
     of its connections while it is there: an open session, or where a session is not the scope's own, a delivery."""
 
@@ -44,11 +41,11 @@ class Meter:
         self.name = name
         self.counts = counts
         self.used = 0
-        self.hungry: dict[Path, None] = {}  # paths that want a session ...
-        self.idle: dict[Path, None] = {}  # ... and those that have one to spare
+        self.hungry: dict[W, None] = {}  # paths that want a session ...
+        self.idle: dict[W, None] = {}  # ... and those that have one to spare
         self.wakes_at = NEVER
         self.ends_at = NEVER  # from when on it limits nothing
-        self.line = Line()
+        self.line: Line[W] = Line()
         self.limits = Limits()
         self.pace: Pace | None = None
         self.opens: Bucket | None = None
@@ -138,7 +135,7 @@ class Meter:
 
     # The line.
 
-    def call(self, now: float) -> tuple[list[Place], list[Place]]:
+    def call(self, now: float) -> tuple[list[tuple[W, str]], list[tuple[W, str]]]:
         """Those in line whose turn it is: as many as may start now, and those who need a session soon."""
         wait = self.wait(now, 0, urgent=self.line.urgent)
         if self.pace is None:

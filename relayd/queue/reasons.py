@@ -3,15 +3,11 @@
 Enter: the scheduler and a queue's name.  Leave: one ``Reason``.  What is asked is what the scheduler itself goes by.
 """
 
-from typing import TYPE_CHECKING
-
 import msgspec
 
 from relayd.queue.ready import PRIORITY
+from relayd.queue.scheduler import Scheduler
 from relayd.queue.state import Path, Queue
-
-if TYPE_CHECKING:
-    from relayd.queue.scheduler import Scheduler
 
 
 class Reason(msgspec.Struct, frozen=True):
@@ -23,11 +19,13 @@ class Reason(msgspec.Struct, frozen=True):
     until: float = 0.0
 
 
-def reason(scheduler: "Scheduler", name: str, now: float) -> Reason:
+def reason(scheduler: Scheduler, name: str, now: float) -> Reason:
     """What keeps the due deliveries of a queue."""
     queue = scheduler.queues.get(name)
     if queue is None:
         return Reason("", "nothing: it will be taken up at its due time")
+    if queue.held and queue.rest_until > now:
+        return Reason("pause", queue.reason, queue.rest_until)
     if queue.rest_until > now:
         left = f"next try in {queue.rest_until - now:.0f} s"
         return Reason("dns", f"its domain cannot be looked up, {left}: {queue.reason}", queue.rest_until)
@@ -49,7 +47,12 @@ def reason(scheduler: "Scheduler", name: str, now: float) -> Reason:
     return Reason("", f"nothing: it is on its way{_overflow(over, scheduler, queue)}")
 
 
-def _rests(scheduler: "Scheduler", queue: Queue, path: Path, now: float) -> Reason:
+def why(scheduler: Scheduler, name: str, now: float) -> str:
+    """The same in words."""
+    return reason(scheduler, name, now).words
+
+
+def _rests(scheduler: Scheduler, queue: Queue, path: Path, now: float) -> Reason:
     who = _by(scheduler, queue, path)
     left = path.rest_until - now
     if path.failures:
@@ -57,13 +60,13 @@ def _rests(scheduler: "Scheduler", queue: Queue, path: Path, now: float) -> Reas
     return Reason("pause", f"{who} waits, {left:.0f} s more: {path.reason}", path.rest_until)
 
 
-def _starved(scheduler: "Scheduler", queue: Queue) -> str:
+def _starved(scheduler: Scheduler, queue: Queue) -> str:
     if queue.site is None or not scheduler.memory.crowds(queue):
         return "memory for ready deliveries is full, or too many are being read: it is in line"
     return f"{queue.site.share.loaded} deliveries to {queue.site.name} are ready, as many as may be: it is in line"
 
 
-def _binding(scheduler: "Scheduler", queue: Queue, path: Path, now: float) -> Reason | None:
+def _binding(scheduler: Scheduler, queue: Queue, path: Path, now: float) -> Reason | None:
     """The limit that holds the queue back on a path, None if none does."""
     if path.paced_until > now:
         rate = f"the rate {path.meter.limits.rate} of {_by(scheduler, queue, path)}"
@@ -99,11 +102,11 @@ def _slow_start(path: Path, allowed: int) -> str:
     return f" (of {limit}: one more with each delivery it takes)" if allowed < limit - 1 and path.window < limit else ""
 
 
-def _by(scheduler: "Scheduler", queue: Queue, path: Path) -> str:
+def _by(scheduler: Scheduler, queue: Queue, path: Path) -> str:
     over = scheduler.pools.overflow_of(scheduler.pool_of(queue), path.source)
     return f"{path.site} by source {path.source}{_overflow(over, scheduler, queue)}"
 
 
-def _overflow(over: str, scheduler: "Scheduler", queue: Queue) -> str:
+def _overflow(over: str, scheduler: Scheduler, queue: Queue) -> str:
     """Words to add if a path is not by a source of the queue's own pool."""
     return f", of {over!r}, the overflow of pool {scheduler.pool_of(queue)!r}" if over else ""

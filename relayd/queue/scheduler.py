@@ -18,11 +18,10 @@ from relayd.envelope import Delivery
 from relayd.message.steering import starts
 from relayd.queue.decisions import Decision, Poll, Pull, PutOff, Retire, Route, Settle, Work
 from relayd.queue.limiter import Limiter
-from relayd.queue.memory import PULL, RESERVE, TWICE, Line, Memory
+from relayd.queue.memory import PULL, RESERVE, TWICE, Memory
 from relayd.queue.meter import NEVER, Meter
 from relayd.queue.ready import PRIORITY
-from relayd.queue.reasons import Reason, reason
-from relayd.queue.state import Path, Queue, Site, Stream
+from relayd.queue.state import Path, Queue, Site, Stream, Waiting
 from relayd.shaping.limits import Terms
 from relayd.shaping.reactions import STEPS, Active, Reactions
 from relayd.shaping.rules import Rules
@@ -91,7 +90,7 @@ class Scheduler:
         self._lingering: deque[tuple[float, str]] = deque()
         self._resting: list[tuple[float, str, str]] = []
         self.limiter = Limiter(self.reactions)
-        self._waking: dict[str, Meter] = {}  # meters by name, of those that have a time in ``_resting``
+        self._waking: dict[str, Meter[Path]] = {}  # meters by name, of those that have a time in ``_resting``
         self._warm: dict[int, float] = {}  # when deliveries under way by a source in warm-up started
         self._metered = False  # whether any start has more limits than its path's rate
         self._cursor = (-1.0, "")
@@ -273,7 +272,7 @@ class Scheduler:
         been seen to.  ``beside``: how many other sessions of the path work; the last one there may be is for priority
         mail.  ``busy``: the session has something under way, and what it takes waits for that: priority mail does not,
         while the path has, or may have, another session."""
-        if self.stopping or path.rest_until > now or self._closed(path, now):
+        if self.stopping or path.rest_until > now or (path.meter.window and self._closed(path, now)):
             return None
         ready = path.ready
         if busy and ready.urgent and (path.idle or path.opening or path.sessions < self.sessions_allowed(path)):
@@ -387,20 +386,20 @@ class Scheduler:
                 if meter.line:
                     self._wake(meter, now + meter.wait(now, 0, urgent=False))
 
-    def _limits_of(self, path: Path, delivery: Delivery, now: float) -> tuple[Stream, tuple[Meter, ...]]:
+    def _limits_of(self, path: Path, delivery: Delivery, now: float) -> tuple[Stream, tuple[Meter[Path], ...]]:
         queue = self.queues[delivery.queue]
         stream = self.stream_of(queue)
         site = self.sites[path.site]
         return stream, self.limiter.starts(path, site, queue.lane, stream, self.pool_of(queue), now)
 
-    def _wake(self, meter: Meter, when: float) -> None:
+    def _wake(self, meter: Meter[Path], when: float) -> None:
         """Those in line for the meter are called then."""
         if when < meter.wakes_at:
             meter.wakes_at = when
             self._waking[meter.name] = meter
             heappush(self._resting, (when, "meter", meter.name))
 
-    def _call(self, meter: Meter, now: float) -> None:
+    def _call(self, meter: Meter[Path], now: float) -> None:
         """Those whose turn it is at a meter may start."""
         meter.wakes_at = NEVER
         starting, soon = meter.call(now)
@@ -422,7 +421,7 @@ class Scheduler:
             wait = min(wait, pace.wait_to_pass(now))
         if wait > 0 and (path.paced_until <= now or now + wait < path.paced_until):
             path.paced_until = now + wait
-            heappush(self._resting, (path.paced_until, "site", path.site))
+            heappush(self._resting, (path.paced_until, "pace", path.site))
         return wait <= 0
 
     def _ended(self, delivery: Delivery, now: float) -> None:
@@ -534,9 +533,9 @@ class Scheduler:
             queue.more = True
         if queue.more and len(queue.loaded) <= PULL // 2:
             self._pull(queue, now)
-        if queue.site is not None and queue.site.share.line and not self.memory.crowds(queue):
-            self._feed(queue.site.share.line, now)
-        if self.memory.line:
+        if queue.site is not None and queue.site.share.waiting and not self.memory.crowds(queue):
+            self._feed(queue.site.share.waiting, now)
+        if self.memory.waiting:
             self._feed_starved(now)
         if not queue.loaded:
             self._linger(queue, now)
@@ -554,6 +553,9 @@ class Scheduler:
                 self._wake_queue(name, now)
             elif kind == "site":
                 self._wake_site(name, now)
+            elif kind == "pace":
+                for path in self.sites[name].paths.values() if name in self.sites else ():
+                    self._work(path, now)
             elif (meter := self._waking.get(name)) and meter.wakes_at <= when:
                 del self._waking[name]
                 self._call(meter, now)
@@ -573,14 +575,6 @@ class Scheduler:
             self._cursor = (-1.0, "")
             self._rescan = now + RESCAN
         self._poll(now)
-
-    def reason(self, name: str, now: float) -> Reason:
-        """What keeps the due deliveries of a queue."""
-        return reason(self, name, now)
-
-    def why(self, name: str, now: float) -> str:
-        """The same in words."""
-        return self.reason(name, now).words
 
     # Inside.
 
@@ -690,9 +684,13 @@ class Scheduler:
             self._wait_for_source(queue, delivery, now)
             return None
         self._evict(queue, delivery)
-        if warm:
-            until = min(site.paths[source].capped_until for source in warm)
-            self._hold(queue, until, self.warmup.words(warm[0], site.group, now) if self.warmup else "")
+        if warm and self.warmup:
+            mine = self.pools.sources_of(pool)
+            paths = [path for path in site.paths.values() if path.source in mine]
+            until = min(max(path.capped_until, path.rest_until) for path in paths)
+            why = [self.warmup.words(source, site.group, now) for source in warm]
+            why += [f"source {path.source} {path.reason}" for path in paths if path.rest_until > now]
+            self._hold(queue, until, "; ".join(why))
         return None
 
     def _wait_to_warm(self, source: str, site: Site, delivery: Delivery, now: float) -> float:
@@ -771,9 +769,12 @@ class Scheduler:
                         if path.rest_until > now:
                             self.reassign(path, now)
                 for name in list(site.queues):
+                    queue = self.queues[name]
+                    if queue.held:
+                        self._wake_queue(name, now, over=True)
                     if reaction.account:
-                        self._heed_account(self.queues[name], now)
-                    self._pull(self.queues[name], now)
+                        self._heed_account(queue, now)
+                    self._pull(queue, now)
 
     def _heed_account(self, queue: Queue, now: float) -> None:
         """Whether the queue's account may send to its site is looked at anew."""
@@ -858,7 +859,7 @@ class Scheduler:
                 if idle := next(iter(meter.idle), None):
                     self._decisions.append(Retire(idle))
             elif wait > 0:
-                heappush(self._resting, (now + wait, "site", path.site))
+                heappush(self._resting, (now + wait, "pace", path.site))
             if wait > 0:
                 return False
         return True
@@ -889,13 +890,13 @@ class Scheduler:
 
     def _feed_starved(self, now: float) -> None:
         """Those in line for memory have their turns, each account that waits once at most."""
-        line = self.memory.line
+        line = self.memory.waiting
         for _ in range(len(line)):
             if self.memory.busy or self.memory.full(TWICE + 1):
                 break
             self._feed(line, now)
 
-    def _feed(self, line: Line, now: float) -> None:
+    def _feed(self, line: Waiting, now: float) -> None:
         queue = line.next()
         if queue.name in self.queues:
             self._pull(queue, now)

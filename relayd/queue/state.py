@@ -1,10 +1,11 @@
 """What the scheduler keeps in memory: eligible queues, the sites they go to and the paths that lead there."""
 
+from collections import OrderedDict, deque
+
 import msgspec
 
 from relayd.envelope import Delivery, queue_parts
 from relayd.notation import patterns
-from relayd.queue.memory import Share
 from relayd.queue.meter import Meter
 from relayd.queue.ready import ReadyQueue
 from relayd.shaping.limits import Layer, Terms
@@ -75,10 +76,10 @@ class Path:
     def __init__(self, source: str, site: str, terms: Terms = _GENERAL) -> None:
         self.source = source
         self.site = site
-        self.meter = Meter(f"{site} by source {source}", terms.limits)
-        self.meters: tuple[Meter, ...] = (self.meter,)
-        self.slowed: tuple[Meter, ...] = ()
-        self.starts: dict[str, tuple[Stream, tuple[Meter, ...]]] = {}
+        self.meter: Meter[Path] = Meter(f"{site} by source {source}", terms.limits)
+        self.meters: tuple[Meter[Path], ...] = (self.meter,)
+        self.slowed: tuple[Meter[Path], ...] = ()
+        self.starts: dict[str, tuple[Stream, tuple[Meter[Path], ...]]] = {}
         self.stays = False
         self.capped_until = 0.0
         self.review_at = 0.0
@@ -107,6 +108,49 @@ class Path:
         """The site has taken a delivery."""
         if self.window < self.meter.limits.connections and now >= self.window_until:
             self.window += 1
+
+
+class Waiting:
+    """Queues that want more, by their accounts in turn."""
+
+    def __init__(self) -> None:
+        self._accounts: OrderedDict[str, deque[Queue]] = OrderedDict()
+
+    def __bool__(self) -> bool:
+        return bool(self._accounts)
+
+    def join(self, queue: "Queue") -> None:
+        if not queue.starved:
+            queue.starved = True
+            self._accounts.setdefault(queue.account, deque()).append(queue)
+
+    def next(self) -> "Queue":
+        """There must be one."""
+        account, waiting = self._accounts.popitem(last=False)
+        queue = waiting.popleft()
+        queue.starved = False
+        if waiting:
+            self._accounts[account] = waiting
+        return queue
+
+    def __len__(self) -> int:
+        """How many accounts wait."""
+        return len(self._accounts)
+
+
+class Share:
+    """What one site, or one account, has of it.  ``waiting``: a site's queues that want more."""
+
+    __slots__ = ("bytes", "loaded", "waiting")
+
+    def __init__(self) -> None:
+        self.loaded = 0
+        self.bytes = 0
+        self.waiting = Waiting()
+
+    def add(self, many: int, size: int) -> None:
+        self.loaded += many
+        self.bytes += size
 
 
 class Site:

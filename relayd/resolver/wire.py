@@ -147,6 +147,8 @@ async def over_tcp(
 class _Datagrams(DatagramProtocol):
     """The socket of one query."""
 
+    noisy = False
+
     def __init__(self, server: tuple[str, int], query: dns.message.Message) -> None:
         self.done: Deferred[dns.message.Message] = Deferred()
         self.ignored = 0

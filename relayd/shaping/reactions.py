@@ -251,7 +251,7 @@ class Reactions:
             returns_until=until + (min(duration, RETURNS) if rule.action == "suspend" else 0.0),
             forgotten=until + duration,
             step=step,
-            limits=rule.limits.halved(step),
+            limits=before.limits.halved() if before and seen.time < before.until else rule.limits,
             move=rule.move,
             reply=Said(
                 Reply(seen.code, seen.enhanced, text), seen.stage, seen.time, seen.mx, seen.domain, seen.delivery

@@ -58,11 +58,9 @@ class Ceiling(msgspec.Struct, frozen=True, omit_defaults=True):
     connections: int = 0
     connection_rate: Rate | None = None
 
-    def halved(self, times: int) -> "Ceiling":
-        """Half of it, so many times over."""
-        share = 0.5 ** min(times, 10)
-        slower = (self.rate and self.rate.part(share), self.connection_rate and self.connection_rate.part(share))
-        return Ceiling(slower[0], max(1, int(self.connections * share)) if self.connections else 0, slower[1])
+    def halved(self) -> "Ceiling":
+        slower = (self.rate and self.rate.part(0.5), self.connection_rate and self.connection_rate.part(0.5))
+        return Ceiling(slower[0], (self.connections + 1) // 2, slower[1])
 
     def words(self) -> str:
         parts = [

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import pytest
 
 from relayd.delivery.routing import Policy, StaticRoute
+from relayd.queue.reasons import why
 from relayd.shaping.limits import Limits, Terms
 from tests.hostile.peer import Session, both, close, in_turn, silent
 from tests.hostile.relay import HEAD, STAGE, Relay
@@ -402,7 +403,7 @@ def test_a_site_that_cannot_be_reached_is_left_alone_for_a_while(relay: Relay):
     (late,) = relay.send("c@x.example")
     relay.loop.wait(30)
     assert relay.courier._sessions_made - tries <= 1  # the session to the good host is none
-    assert "rests" in relay.scheduler.why(late.queue, relay.loop.seconds())
+    assert "rests" in why(relay.scheduler, late.queue, relay.loop.seconds())
     # What the disk had taken before the site was found silent has met that; what came a commit later waits unharmed.
     met = [records[-1] for records in map(relay.records, made) if records]
     assert met and all(record.evidence.stage == "connect" for record in met)

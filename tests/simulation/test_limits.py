@@ -5,6 +5,7 @@ from random import Random
 
 import pytest
 
+from relayd.queue.reasons import why
 from relayd.queue.state import Stream
 from relayd.shaping.limits import Layer, Limits, Terms, rate
 from tests.simulation.providers import Limiter, Provider, densest
@@ -250,7 +251,7 @@ def test_the_tightest_of_several_limits_holds() -> None:
     world.backlog(5000)
     world.wait(1800)
     assert x.violations == 0 and x.count() >= 0.95 * 1500
-    assert "50/m" in world.scheduler.why("crm/bulk/x.example", world.now)
+    assert "50/m" in why(world.scheduler, "crm/bulk/x.example", world.now)
 
 
 @pytest.mark.parametrize("pace", ["10/s", "1000/h"])

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from relayd.delivery.outcomes import Rules
+from relayd.queue.reasons import why
 from relayd.queue.retry import Schedule
 from relayd.shaping.rules import parse
 from tests.simulation.providers import Blocklister, Greylister, Limiter, Picky, Provider
@@ -45,7 +46,7 @@ def test_a_site_where_every_source_is_blocked_is_left_alone_until_the_suspension
     relay.restart()
     relay.wait(4.5 * HOUR)
     assert len(x.connections) == connections and sum(x.refusals.values()) == refused
-    assert "suspended" in relay.scheduler.why("crm/bulk/x.example", relay.now)
+    assert "suspended" in why(relay.scheduler, "crm/bulk/x.example", relay.now)
     assert "Bounce" not in relay.spool.kinds()
 
 

@@ -5,7 +5,9 @@ from collections import Counter
 import pytest
 
 from relayd.delivery.outcomes import Rules
+from relayd.queue.reasons import reason
 from relayd.queue.retry import Schedule
+from relayd.shaping.rules import parse
 from relayd.warmup import DAY, Plan
 from relayd.warmup.plan import parse_caps
 from tests.simulation.providers import Blocklister, Provider
@@ -92,3 +94,20 @@ def test_a_provider_that_blocks_the_new_source_takes_it_a_day_back_or_holds_it(p
     (standing,) = world.warmup.standings("s2", world.now)
     assert standing.day <= 10  # without trouble it would be the eleventh
     assert by_day[6] <= CURVE[5]  # the day after is no step up
+
+
+def test_mail_that_a_cap_and_a_suspension_hold_back_says_both_and_goes_with_the_first_to_end() -> None:
+    rule = parse("blocked", {"codes": "550", "text": "blocked", "action": "suspend", "for": "5m", "defer": True})
+    world = World(sources=2, plans={"s2": Plan(caps=(5, 10))}, rules=PATIENT, reactions=(rule,), lull=30.0)
+    world.wait(DAY - world.now % DAY)
+    x = Blocklister(world.reactor, after=20, seconds=60.0, permanent=True, only="192.0.2.1")
+    world.serve(x, "x.example")
+    world.backlog(200)
+    world.wait(120)
+    x.after = 10**9
+    told = reason(world.scheduler, "crm/bulk/x.example", world.now)
+    (suspended,) = world.held.values()
+    assert (told.constraint, told.until) == ("pause", suspended.until)
+    assert "warm-up day 1 of 2 of source s2" in told.words and "source s1 suspended" in told.words
+    world.wait(HOUR)
+    assert x.count() == 200 and days(x, COLD).total() == 5
