@@ -4,7 +4,8 @@ Enter: a ``Config``.  Leave: sources and pools, streams, routes, doors and limit
 """
 
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,9 @@ from relayd.envelope import FALLBACK
 from relayd.guard import Settings as GuardSettings
 from relayd.listener import Limits as DoorLimits
 from relayd.listener import ListenerService, SMTPServerFactory
+from relayd.mailroom import Mailroom
 from relayd.message.dkim import Key, load_key
-from relayd.reception import Allowed, Relay, RelayDoor
+from relayd.reception import Allowed, Relay, RelayDoor, ReturnsDoor
 from relayd.resolver import Resolver, ResolverSettings
 from relayd.sandbox import Sandbox
 from relayd.signing import Rules as SigningRules
@@ -36,7 +38,7 @@ from relayd.streams import Streams
 from relayd.tls import ClientTLS, ServerTLS, trust
 from relayd.validation import Lists, read_lists
 from relayd.verification import Source as Seen
-from relayd.verification import Subject
+from relayd.verification import Subject, returning
 
 # Addresses that only this machine or its own network sees.
 _LOCAL = (
@@ -49,6 +51,8 @@ _LOCAL = (
     "fc00::/7",
     "fe80::/10",
 )
+
+_KEPT = 30 * 86400.0  # seconds that records are there
 
 
 def pools(loaded: config.Config) -> Pools:
@@ -172,6 +176,11 @@ def courier_settings(loaded: config.Config, streams: Streams) -> Settings:
     )
 
 
+def records_kept(loaded: config.Config) -> float:
+    """Seconds: as long as anything can come back, if it comes to us."""
+    return max(_KEPT, loaded.feedback.accept) if loaded.feedback.domain else _KEPT
+
+
 def guard_settings(loaded: config.Config) -> GuardSettings:
     return GuardSettings(**msgspec.structs.asdict(loaded.login))
 
@@ -224,7 +233,7 @@ def door_limits(door: config.Listener) -> DoorLimits:
 
 
 def server_settings(loaded: config.Config, door: config.Listener) -> ServerSettings:
-    login = door.service != "relay"
+    login = door.service in ("submissions", "submission")
     return ServerSettings(
         hostname=loaded.node.name,
         service="relayd",
@@ -240,15 +249,31 @@ def server_settings(loaded: config.Config, door: config.Listener) -> ServerSetti
 
 
 def listener(
-    reactor: Any, loaded: config.Config, door: config.Listener, relay: Relay, tls: ServerTLS | None
+    reactor: Any, loaded: config.Config, door: config.Listener, relay: Relay, mailroom: Mailroom, tls: ServerTLS | None
 ) -> ListenerService:
     """One listener with its door; not open yet."""
-    allowed = tuple(Allowed(entry.net, entry.account, entry.stream) for entry in door.allow)
-    policy = RelayDoor(relay, server_settings(loaded, door), allowed)
+    settings = server_settings(loaded, door)
+    policy: RelayDoor | ReturnsDoor
+    if door.service == "feedback":
+        tokens, ours = relay.directory.tokens, _ours(relay.directory, loaded.feedback.domain)
+        policy = ReturnsDoor(relay, settings, lambda: tokens.keys, ours, mailroom.keep)
+    else:
+        allowed = tuple(Allowed(entry.net, entry.account, entry.stream) for entry in door.allow)
+        policy = RelayDoor(relay, settings, allowed)
     factory = SMTPServerFactory(reactor, policy, door_limits(door), tls, secure=door.service == "submissions")
     service = ListenerService(reactor, f"{door.service} {door.listen}", door.listen, factory)
     service.drain = loaded.node.drain
     return service
+
+
+def _ours(directory: Directory, own: str) -> Callable[[], set[str]]:
+    """The domains of our return paths, gathered anew when the directory has changed."""
+
+    @lru_cache(maxsize=1)
+    def gathered(version: int) -> set[str]:
+        return returning(own, (account.zone for account in directory.accounts()))
+
+    return lambda: gathered(directory.version)
 
 
 def sandbox(reactor: Any, loaded: config.Config) -> ListenerService:

@@ -27,6 +27,7 @@ from relayd.reputation import Rules as ReputationRules
 from relayd.returnpath import ACCEPT
 from relayd.shaping import limits, rules
 from relayd.shaping.rules import Rule
+from relayd.suppression import Policy, parse_policy
 from relayd.tables import ConfigError, Fault, File, Reader, parsed
 from relayd.validation import OFF, Rules, parse_rules, read_lists, read_traps
 from relayd.warmup import Plan
@@ -286,15 +287,17 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
     pools of classes that have their own; ``pool_for``: the pools of mail to a domain, or "*.suffix" for those below
     one, or to mail hosts so called; ``lists``: the suppression lists that stop it, by name, the relay's, the
     account's and the connection's alike (none: one called like the stream, and "all"); ``feeds``: the one that takes up
-    who unsubscribes from it; ``unsubscribe``: whether its mail says where to ("header"); ``limits``: the most messages
-    and recipients in a time, of each account; ``fallback``: the next hop of what failed ``fallback_after`` times."""
+    who complains about it or unsubscribes ("": the first of ``lists`` but for "all"); ``suppress``: what else puts
+    addresses on lists; ``unsubscribe``: whether its mail says where to ("header"); ``limits``: the most messages and
+    recipients in a time, of each account; ``fallback``: the next hop of what failed ``fallback_after`` times."""
 
     pool: str = "default"
     risk: Literal["low", "normal", "high"] = "normal"
     risk_pools: Annotated[dict[str, str], _risk_pools] = {}
     pool_for: Annotated[dict[str, str], _pool_for] = {}
     lists: Annotated[tuple[str, ...], notation.list_of(notation.name)] = ()
-    feeds: str = ""
+    feeds: Annotated[str, notation.name] = ""
+    suppress: Annotated[Policy, parse_policy] = Policy()
     unsubscribe: Literal["header", "none"] = "none"
     limits: Annotated[Limits, parse_limits] = Limits()
     priority: Annotated[int, notation.whole(0, 100)] = 50
@@ -650,6 +653,10 @@ def _check(config: Config, fault: _Report) -> None:
                 _known(other, config.pool, "pool", lambda text, n=name, k=key: fault(f"stream.{n}", k, text))  # type: ignore[misc]
         if stream.unsubscribe == "header" and not config.feedback.domain:
             fault(f"stream.{name}", "unsubscribe", "needs [feedback] domain, where those who unsubscribe write to")
+        if stream.feeds == "all":
+            fault(
+                f"stream.{name}", "feeds", f"all stops every stream, not only this one: write {name!r}, or another list"
+            )
         if stream.fallback:
             _known(stream.fallback, config.fallback, "fallback", partial(fault, f"stream.{name}", "fallback"))
     for name in config.dkim:
@@ -728,15 +735,16 @@ def _overlap(one: notation.Endpoint, other: notation.Endpoint) -> bool:
 
 
 def _check_service(config: Config, door: Listener, report: Callable[[str, str], None]) -> None:
-    if door.service == "feedback":
-        report("service", "feedback is not available yet")
-    elif door.service == "relay":
+    if door.service == "relay":
         _check_relay(config, door, report)
-    else:
-        if not config.tls:
-            report("service", f"{door.service} needs a [tls] table with certificate and key")
-        for key in (key for key in ("allow", "account", "stream") if getattr(door, key)):
-            report(key, "belongs to a relay listener only")
+        return
+    if door.service == "feedback":
+        if not config.feedback.domain:
+            report("service", "feedback needs [feedback] domain: the domain of our return paths, whose MX leads here")
+    elif not config.tls:
+        report("service", f"{door.service} needs a [tls] table with certificate and key")
+    for key in (key for key in ("allow", "account", "stream") if getattr(door, key)):
+        report(key, "belongs to a relay listener only")
 
 
 def _check_relay(config: Config, door: Listener, report: Callable[[str, str], None]) -> None:

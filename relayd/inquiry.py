@@ -5,7 +5,6 @@ to be asked.
 """
 
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -31,6 +30,7 @@ from relayd.records import Record, decode
 from relayd.resolver import ResolveError, Resolver
 from relayd.shaping.limits import SCOPES, show_limits
 from relayd.spool import Audit, Spool
+from relayd.waiting import asked, ended
 
 
 async def queues(spool: Spool, scheduler: Scheduler, now: float, limit: int) -> list[dict[str, Any]]:
@@ -208,7 +208,7 @@ async def audit(spool: Spool, balances: Balances) -> dict[str, Any]:
     before = dict(balances.leases)
     found: Audit = await asked(spool.audit)
     faults = found.faults + odd(before, found.leases, balances.leases)
-    faults += await _done(balances.audit())
+    faults += await ended(balances.audit())
     days = [
         {"day": line.day, "account": line.account, "stream": line.stream, **line.terms, "queued": line.queued}
         for line in found.lines
@@ -229,22 +229,3 @@ async def _domain_fault(resolver: Resolver, domain: str) -> str:
     except ResolveError as error:
         return type(error).__name__
     return ""
-
-
-def asked(question: Callable[..., None], *args: Any) -> "Deferred[Any]":
-    """A question that is answered by a call, as a Deferred of its answer."""
-    answer: Deferred[Any] = Deferred()
-
-    def done(result: Any) -> None:
-        if isinstance(result, Exception):
-            answer.errback(result)
-        else:
-            answer.callback(result)
-
-    question(*args, done)
-    return answer
-
-
-def _done(future: "Future[Any]") -> "Deferred[Any]":
-    """A change of the directory, which ends on the main thread, as a Deferred."""
-    return asked(lambda done: future.add_done_callback(lambda future: done(future.exception() or future.result())))

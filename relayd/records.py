@@ -27,9 +27,13 @@ RecordKind = Literal[
     "Unknown",
     "DomainVerified",
     "DomainFailing",
+    "OutOfBand",
+    "Complaint",
+    "Unsubscribe",
 ]
 
-# The term each kind adds to, and whether the delivery leaves the queue by it.  Events of a domain add to none.
+# The term each kind adds to, and whether the delivery leaves the queue by it.  Events of a domain,
+# and what comes back of a delivery after it has left, add to none.
 TERM_OF: dict[RecordKind, str] = {
     "Reception": "received",
     "Rejection": "rejected",
@@ -46,10 +50,29 @@ IN_TERMS = ("received", "generated", "transferred_in")
 OUT_TERMS = ("delivered", "bounced", "expired", "cancelled", "suppressed", "dropped", "transferred_out")
 
 
+class Feedback(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """What a message that came back was, and how far it can be believed.  ``id`` is that of our 250; ``report`` one of
+    ``feedback.Kind``, ``type`` what a complaint's report calls it; ``token``: "valid", or why it counts for nothing
+    ("none", "forged", "expired"); ``recipient`` whom it names; ``repeated``: as much was heard before."""
+
+    id: str
+    report: str
+    token: str
+    type: str = ""
+    recipient: str = ""
+    reporter: str = ""
+    subject: str = ""
+    peer: str = ""
+    helo: str = ""
+    size: int = 0
+    repeated: bool = False
+
+
 class Record(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """One event.  Times are unix seconds; ids are as users see them; ``recipients`` of a Reception are in the order of
     the delivery ids, which follow the message id one by one.  ``track_id``, ``tags`` and ``meta`` are the sender's own
-    words of the message (``envelope.Steering``); ``domain`` is the sender domain that an event is of."""
+    words of the message (``envelope.Steering``); ``domain`` is the sender domain that an event is of;
+    ``quiet`` the recipients of a Reception of whose failure its sender wants no report (RFC 3461)."""
 
     kind: RecordKind
     time: float
@@ -73,6 +96,8 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     evidence: Evidence | None = None
     domain: str = ""
     note: str = ""
+    quiet: tuple[str, ...] = ()
+    feedback: Feedback | None = None
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):

@@ -38,12 +38,14 @@ from relayd.delivery.sources import check_sources
 from relayd.destinations import Destinations
 from relayd.directory import AccountStream, Change, Directory, SenderDomain, Verifier
 from relayd.domainwatch import DomainWatch
-from relayd.envelope import Message, queue_name
+from relayd.echoes import Event
+from relayd.envelope import Delivery, Message, queue_name
 from relayd.errors import InputError
 from relayd.guard import Guard
 from relayd.identity import DAY, Identities
 from relayd.lease import Lease
 from relayd.listener import ListenerService
+from relayd.mailroom import Mailroom
 from relayd.pulse import pulse
 from relayd.purse import Purse
 from relayd.queue.scheduler import Scheduler
@@ -57,11 +59,12 @@ from relayd.shaping.rules import Rules
 from relayd.signing import WORKERS, Crew, Keyring, Signer
 from relayd.spool import Spool, SpoolError
 from relayd.streams import Streams, shown
-from relayd.suppression import Suppressions
+from relayd.suppression import Lesson, Suppressions
 from relayd.tls import ServerTLS
 from relayd.transport import quicken_loop
 from relayd.validation import read_traps
 from relayd.verification import Subject, returns_to
+from relayd.waiting import asked
 from relayd.warmup import Warmup
 
 _SWITCH = (
@@ -151,7 +154,7 @@ class Node(Service):
         loaded, reactor, post = self.config, self.reactor, self.reactor.callFromThread
         self.started = self.now()
         self.tls = ServerTLS(loaded.tls.certificate, loaded.tls.key) if loaded.tls else None
-        self.spool = Spool(Path(loaded.node.spool), post, self._spool_fault)
+        self.spool = Spool(Path(loaded.node.spool), post, self._spool_fault, assembly.records_kept(loaded))
         directory = Path(loaded.node.spool) / "directory.sqlite"
         self.directory = Directory(directory, post, loaded.accounts(), self.now())
         self.directory.tokens.configure(loaded.feedback.accept)
@@ -165,6 +168,7 @@ class Node(Service):
         self.reputation = Reputation(reputations.stored, reputations.keep, self.directory.lineage)
         self._judge_by(loaded)
         self.suppressions = Suppressions(Path(loaded.node.spool) / "suppression.sqlite", post)
+        self.suppressions.remember = loaded.feedback.accept
         self._scrypt = ThreadPoolExecutor(2, "scrypt")
         self.guard = Guard(assembly.guard_settings(loaded))
         self.verifier = Verifier(self._password_of, self._scrypt.submit, post, reactor.seconds, self._renew_hash)
@@ -220,6 +224,20 @@ class Node(Service):
         self.reputation.changed = self._turned
         self.warmup.woken = self._warmed
         self.courier.outcomes.refunds = self.directory.balances.refunds
+        self.courier.outcomes.heard = self.heard
+        self.courier.delivered = self._redeem
+        self.mailroom = Mailroom(
+            self.spool,
+            self.suppressions,
+            self.courier.outcomes,
+            lambda: self.directory.tokens.keys,
+            lambda: self.courier.classifier,
+            self.streams.finding,
+            self.heard,
+            self.courier.received,
+            self.now,
+            post,
+        )
         self.relay = Relay(
             loaded.node.name,
             self.spool,
@@ -269,7 +287,7 @@ class Node(Service):
         signal.signal(signal.SIGTERM, lambda *_: self.reactor.callFromThread(stop))
 
     def _listener(self, loaded: config.Config, door: config.Listener) -> ListenerService:
-        return assembly.listener(self.reactor, loaded, door, self.relay, self.tls)
+        return assembly.listener(self.reactor, loaded, door, self.relay, self.mailroom, self.tls)
 
     def _open(self, listeners: list[ListenerService]) -> None:
         """Opens all of them or none.  Raises RuntimeError."""
@@ -321,6 +339,7 @@ class Node(Service):
         await deferToThreadPool(self.reactor, threads, self.spool.stop)
         await deferToThreadPool(self.reactor, threads, self._scrypt.shutdown)
         await deferToThreadPool(self.reactor, threads, self._signing.stop)
+        await deferToThreadPool(self.reactor, threads, self.mailroom.stop)
         await deferToThreadPool(self.reactor, threads, self.suppressions.close)
         self.directory.close()
         self.log.info("relayd has stopped: everything accepted is on disk")
@@ -332,6 +351,19 @@ class Node(Service):
             await returned.addTimeout(_RETURNED, self.reactor)
         except TimeoutError:
             self.log.warn("The leases of balances did not return in time; they will at the next start")
+
+    # What the world says of what we sent.
+
+    def heard(self, event: Event) -> None:
+        """Every failed attempt, and all that came back later and counts, passes by here."""
+        finding = None if event.late else self.streams.finding(event)  # what came back late has been learnt from
+        if finding is not None:
+            self.suppressions.learn(Lesson(finding), event.time)
+
+    def _redeem(self, delivery: Delivery) -> None:
+        """A success of somebody against whom something was said."""
+        message = delivery.message
+        self.suppressions.redeem(self.streams.bounces(message.account, message.stream), delivery.recipient.address)
 
     # The pulse.
 
@@ -573,6 +605,7 @@ class Node(Service):
             self.directory.ensure_account(account, now=self.now())
         self.guard.settings = assembly.guard_settings(loaded)
         self.directory.tokens.configure(loaded.feedback.accept)
+        self.suppressions.remember = loaded.feedback.accept
         self._ask_at(checker, loaded)
         self.keyring.rules = signing
         self.lists = lists
@@ -665,8 +698,8 @@ class Node(Service):
         return self._routes.find(domain) is not None
 
     async def lease(self, account: str) -> tuple[Lease, int]:
-        found: tuple[Lease, int] = await inquiry.asked(self.spool.lease_today, account, int(self.now() // DAY))
+        found: tuple[Lease, int] = await asked(self.spool.lease_today, account, int(self.now() // DAY))
         return found
 
     async def book(self, account: str) -> None:
-        await inquiry.asked(self.purse.want, account, 0, self.now())
+        await asked(self.purse.want, account, 0, self.now())

@@ -13,6 +13,7 @@ from relayd import config
 from relayd.config import Config
 from relayd.delivery.outcomes import Life, Rules
 from relayd.directory import Account, AccountStream, Directory
+from relayd.echoes import Event
 from relayd.errors import InputError
 from relayd.notation import show_duration
 from relayd.queue.retry import Schedule
@@ -20,15 +21,20 @@ from relayd.queue.state import Stream as Scheduling
 from relayd.quotas import show_limits
 from relayd.shaping.limits import Layer
 from relayd.submission import Stream, list_names
+from relayd.suppression import Finding, finding
+from relayd.suppression.policy import shown as shown_policy
 from relayd.tables import overridden
 
 _RISKS = ("low", "normal", "high")
 
 
 class Resolved(msgspec.Struct, frozen=True):
-    """One stream of one account.  ``settings`` are all its keys, defaults included."""
+    """One stream of one account.  ``settings`` are all its keys, defaults included; ``bounces`` and ``feeds`` the full
+    names of the lists that take up bounces, and complaints and unsubscribes."""
 
     settings: config.Stream
+    bounces: str
+    feeds: str
     incoming: Stream
     scheduling: Scheduling
     rules: Rules
@@ -86,6 +92,15 @@ class Streams:
             names = self._lists[key] = list_names(short, self._directory.lineage(account), login)
         return names
 
+    def finding(self, event: Event) -> Finding | None:
+        """What an event says against its recipient, by the stream's policy."""
+        found = self.of(event.account, event.stream)
+        return finding(found.settings.suppress, event, found.bounces, found.feeds)
+
+    def bounces(self, account: str, stream: str) -> str:
+        """The full name of the suppression list that takes up bounces."""
+        return self.of(account, stream).bounces
+
     def named(self, account: str, names: tuple[str, ...]) -> tuple[str, ...]:
         """A connection's streams that there are; the default stream if there are none."""
         known = tuple(n for n in names if n in self._config.stream or self._directory.stream(account, n))
@@ -100,6 +115,8 @@ class Streams:
         pools = {merged.pool, *merged.risk_pools.values(), *merged.pool_for.values()}
         if merged.unsubscribe == "header" and not self._config.feedback.domain:
             return "its unsubscribe needs [feedback] domain"
+        if merged.feeds == "all":
+            return "its feeds is all, which stops every stream: name a list of its own"
         if merged.fallback and merged.fallback not in self._config.fallback:
             return f"there is no fallback {merged.fallback!r}"
         return next((f"there is no pool {pool!r}" for pool in pools if pool not in self._config.pool), "")
@@ -136,8 +153,13 @@ class Streams:
         if own and not self.fault(own):
             settings = self._merged(own)
         lists = settings.lists or (template, "all")
+        feeds = settings.feeds or next((name for name in lists if name != "all"), template)
+        lists = tuple(dict.fromkeys((*lists, feeds)))
+        bounces = settings.suppress.list or ("all" if "all" in lists else lists[0])
         return Resolved(
             settings,
+            f"account:{account}/{bounces}",
+            f"account:{account}/{feeds}",
             Stream(
                 name,
                 settings.validation,
@@ -176,6 +198,8 @@ def shown(found: Resolved) -> dict[str, object]:
         **rows,
         "schedule": [show_duration(wait) for wait in found.settings.schedule],
         "expire": show_duration(found.settings.expire),
+        "suppress": shown_policy(found.settings.suppress, found.bounces.rpartition("/")[2]),
+        "feeds": found.feeds.rpartition("/")[2],
         "pool": found.scheduling.pool,
         "pool_for": found.scheduling.pools,
         "lists": found.incoming.lists,

@@ -170,7 +170,8 @@ def reception(
     recipients = tuple(recipient.address for recipient in to)
     note = f"from {session.peer} ({trace.safe_name(session.helo)}) by {session.protocol} {tls}".rstrip()
     note += f"; {warning}" if warning else ""
-    record = of_message("Reception", message, message.received, recipients=recipients, note=note)
+    quiet = tuple(recipient.address for recipient in to if recipient.notify and "FAILURE" not in recipient.notify)
+    record = of_message("Reception", message, message.received, recipients=recipients, note=note, quiet=quiet)
     return record, Entry(day_of(message.id), message.account, message.stream, "received", len(recipients))
 
 

@@ -21,9 +21,10 @@ FLOORS: dict[str, list[str]] = {
     ],
     # Twisted lives only from here on.
     "shell": [
-        "pulse resolver tls transport",
+        "pulse resolver tls transport waiting",
         "blocklists control credentials domainwatch listener",
         "delivery reception sandbox",
+        "mailroom",
     ],
     "assembly": ["tables", "config", "destinations local streams", "assembly ctl inquiry quickstart", "service"],
 }

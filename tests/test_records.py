@@ -28,8 +28,9 @@ def test_a_spoilt_line_is_told(line: bytes) -> None:
         decode(line)
 
 
-def test_every_kind_but_those_of_a_domain_adds_to_a_term() -> None:
-    assert set(get_args(RecordKind)) - set(TERM_OF) == {"DomainVerified", "DomainFailing"}
+def test_every_kind_adds_to_a_term_but_those_of_a_domain_and_those_of_what_comes_back() -> None:
+    events = {"DomainVerified", "DomainFailing", "OutOfBand", "Complaint", "Unsubscribe"}
+    assert set(get_args(RecordKind)) - set(TERM_OF) == events
 
 
 def test_no_term_is_both_in_and_out() -> None:

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from relayd.identity import lower_bound, show
 from relayd.spool import segments as room
 from relayd.spool.segments import Checkpoint, Mover, advance, blocks, checkpoint_of, find_lines, read_records
 from relayd.spool.store import Batch, Store, connect, create
-from tests.spool_kit import Mail
+from tests.spool_kit import NOW, Mail
 
 
 class Records:
@@ -300,3 +301,49 @@ def test_a_record_that_is_moved_while_it_is_looked_for_is_found(records: Records
     monkeypatch.setattr(room, "open", moved, raising=False)
     assert find_lines(reading, records.directory, b"Reception", 0) == records.lines
     reading.close()
+
+
+def test_the_reception_of_a_delivery_is_found_in_segments_and_outbox(records: Records) -> None:
+    made = []
+    for step in range(40):
+        records.mail.now = NOW + 7 * step
+        for _ in range(20):
+            one = records.mail.reception(*["x.example"] * (1 + step % 3))
+            batch = Batch()
+            batch.receptions.append(one)
+            records.store.apply(batch)
+            made.append(one)
+        if step < 39:
+            records.mover.move()
+    for one in made:
+        for delivery in one.deliveries:
+            found = room.reception(records.connection, records.directory, delivery.id)
+            assert found is not None and found.message == show(one.message.id)
+    assert room.reception(records.connection, records.directory, made[0].message.id) is None
+    assert room.reception(records.connection, records.directory, made[-1].deliveries[-1].id + 1) is None
+    assert room.reception(records.connection, records.directory, lower_bound(NOW + 3)) is None
+
+
+def test_looking_for_one_reception_reads_little_of_a_large_segment(records: Records, monkeypatch) -> None:
+    made = []
+    for step in range(300):
+        records.mail.now = NOW + 30 * step
+        batch = Batch()
+        batch.receptions += [records.mail.reception() for _ in range(50)]
+        records.store.apply(batch)
+        made.append(batch.receptions[7])
+    records.mover.move()
+    size = records.files()[0].stat().st_size
+    monkeypatch.setattr(room, "_LOOK", 4096)
+    read = 0
+
+    def counted(lines: bytes) -> float | None:
+        nonlocal read
+        read += len(lines)
+        return time(lines)
+
+    time = room._time
+    monkeypatch.setattr(room, "_time", counted)
+    found = room.reception(records.connection, records.directory, made[200].deliveries[0].id)
+    assert found is not None and found.message == show(made[200].message.id)
+    assert read < size / 20

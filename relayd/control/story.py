@@ -54,7 +54,7 @@ def _message(records: list[Record], queued: list[Delivery]) -> dict[str, Any]:
 def _delivery(
     id_: str, to: str, queued: Delivery | None, records: list[Record], why: Callable[[Delivery], str]
 ) -> dict[str, Any]:
-    own = [record for record in records if record.delivery == id_]
+    own = [record for record in records if record.delivery == id_ and record.feedback is None]
     row: dict[str, Any] = {"id": id_, "recipient": to, "attempts": own[-1].attempts if own else 0, "due": None}
     if queued is not None:
         return row | {"state": "queued", "attempts": queued.attempts, "due": queued.due, "why": why(queued)}
@@ -76,6 +76,9 @@ _STATES = {
 def words(record: Record) -> str:
     """One record in a sentence: stage, server, its words, TLS, next try."""
     seen = record.evidence
+    if back := record.feedback:
+        said = f": {seen.words()}" if seen else ""
+        return f"{back.report} from {back.reporter or back.peer}{', as before' if back.repeated else ''}{said}"
     if seen is None:
         return record.note
     where = seen.peer if seen.peer.startswith(seen.mx) else f"{seen.mx} {seen.peer}".strip()

@@ -6,7 +6,7 @@ which, and not before, the delivery leaves memory.
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 import msgspec
@@ -33,7 +33,7 @@ from relayd.queue.meter import NEVER
 from relayd.queue.scheduler import CAP, Scheduler
 from relayd.queue.state import Path
 from relayd.reply import Reply
-from relayd.reputation import Counter, Reputation, Who, bearing
+from relayd.reputation import Counter, Reputation, bearing
 from relayd.resolver import ResolveError
 from relayd.shaping.reactions import NOTHING, Active, Verdict
 from relayd.shaping.rules import Seen
@@ -112,6 +112,8 @@ class Courier(Service):
         self.setName("courier")
         self.suppressions = suppressions
         self.lists_of = lists_of
+        self.struck: Container[str] = suppressions.struck if suppressions else ()
+        self.delivered: Callable[[Delivery], None] = lambda delivery: None  # to one of those that are struck
         self._cleared: set[int] = set()  # looked up, and on no list: good for one attempt
         self.signer = signer or Signer()
         self.marks: Callable[[Delivery], Marks] = lambda delivery: Marks(delivery.message.envelope.sender)
@@ -535,26 +537,43 @@ class Courier(Service):
         self, session: PeerSession, delivery: Delivery, outcome: Outcome, *, dsn_passed_on: bool = False
     ) -> None:
         """One attempt is over."""
-        path, reply, group = session.path, outcome.evidence.reply, _group(session.site)
-        verdict, meaning = NOTHING, None
         if outcome.kind != "delivered":
-            if reply is None or reply.code == 421:
-                path.pushed_back(path.at_work - 1, self.wall() + CAP)
-            if reply is not None and reply.code >= 400:
-                verdict = self._react(session, reply, outcome.evidence.stage, delivery)
-                outcome, meaning = self._meant(outcome)
-                if meaning is not None and meaning.decision.hold:
-                    path.pushed_back(path.at_work - 1, self.wall() + CAP)
-        elif path.window < path.meter.limits.connections:
+            self._failed(session, delivery, outcome)
+            return
+        path = session.path
+        if path.window < path.meter.limits.connections:
             path.taken(self.wall())
+        if delivery.recipient.address in self.struck:
+            self.delivered(delivery)
         warmup = self.scheduler.warmup
         if warmup is not None and warmup.plan_of(path.source):
-            warmup.outcome(path.source, group, _bearing(outcome, verdict, meaning), self.wall())
-        if delivery.message.connection != REPORTER and (what := _counts_as(outcome, meaning)):
-            self.reputation.event(_who(delivery.message, path.source, group), what, self.wall())
-        self.outcomes.finished(
-            delivery, outcome, dsn_passed_on=dsn_passed_on, verdict=verdict, meaning=meaning, group=group
-        )
+            warmup.outcome(path.source, _group(session.site), "delivered", self.wall())
+        self._count(delivery, path.source, _group(session.site), "delivered")
+        self.outcomes.finished(delivery, outcome, dsn_passed_on=dsn_passed_on)
+
+    def _failed(self, session: PeerSession, delivery: Delivery, outcome: Outcome) -> None:
+        """What follows by the rules of reactions goes before what follows from what the reply means."""
+        path, reply, group, now = session.path, outcome.evidence.reply, _group(session.site), self.wall()
+        verdict, meaning = NOTHING, None
+        if reply is not None and reply.code >= 400:
+            verdict = self._react(session, reply, outcome.evidence.stage, delivery)
+            outcome, meaning = self._meant(outcome)
+        if reply is None or reply.code == 421 or (meaning is not None and meaning.decision.hold):
+            path.pushed_back(path.at_work - 1, now + CAP)
+        warmup = self.scheduler.warmup
+        if warmup is not None and warmup.plan_of(path.source):
+            warmup.outcome(path.source, group, _bearing(reply, verdict, meaning), now)
+        if reply is not None and meaning is not None:
+            what = bearing(meaning.cls, reply.permanent, meaning.decision.blame)
+            self._count(delivery, path.source, group, what)
+        self.outcomes.finished(delivery, outcome, verdict=verdict, meaning=meaning, group=group)
+
+    def _count(self, delivery: Delivery, source: str, group: str, what: Counter | None) -> None:
+        """For the reputation of everybody who is behind a delivery; our own reports are nobody's."""
+        message = delivery.message
+        if what and message.connection != REPORTER:
+            who = source, group, message.account, message.client, message.connection, message.envelope.sender
+            self.reputation.event(who, what, self.wall())
 
     def _meant(self, outcome: Outcome) -> tuple[Outcome, Meaning | None]:
         """A failed outcome by what its reply means: its class stands with the evidence, and the decision that follows
@@ -600,23 +619,8 @@ def _group(site: Site) -> str:
     return site.policy.terms.group or site.name
 
 
-def _who(message: Message, source: str = "", group: str = "") -> Who:
-    return source, group, message.account, message.client, message.connection, message.envelope.sender
-
-
-def _counts_as(outcome: Outcome, meaning: Meaning | None) -> Counter | None:
-    """What an outcome says of who sends, and by which source; nothing, if it is one without an answer."""
-    if outcome.kind == "delivered":
-        return "delivered"
-    reply = outcome.evidence.reply
-    return bearing(meaning.cls, reply.permanent, meaning.decision.blame) if meaning and reply else None
-
-
-def _bearing(outcome: Outcome, verdict: Verdict, meaning: Meaning | None) -> Bearing:
-    """What an outcome says of the source: a refusal because of who sends, a deferral for that reason, or nothing."""
-    reply = outcome.evidence.reply
-    if outcome.kind == "delivered":
-        return "delivered"
+def _bearing(reply: Reply | None, verdict: Verdict, meaning: Meaning | None) -> Bearing:
+    """What a failure says of the source: a refusal because of who sends, a deferral for that reason, or nothing."""
     if reply is None or meaning is None or meaning.cls == "greylist":
         return "other"
     if meaning.decision.blame != "ip" and not (verdict.rule or verdict.began):

@@ -147,7 +147,7 @@ class Outcomes:
         elif due:
             report = self._delay_report(delivery, outcome.evidence, attempts, now)
         else:
-            report = self._report(_REPORT_OF.get(kind), delivery, outcome.evidence, attempts, now)
+            report = self.report(_REPORT_OF.get(kind), delivery, outcome.evidence, attempts, now)
         source = outcome.evidence.source
         if due and verdict.move is not None:
             source = self.scheduler.another_source(delivery, source, verdict.move) or source
@@ -241,7 +241,7 @@ class Outcomes:
         """A recipient who is on a stop-list by now gets nothing, and this is no attempt."""
         now = self.wall()
         evidence = Evidence(stage="queue", error=why)
-        report = self._report("failed", delivery, evidence, delivery.attempts, now)
+        report = self.report("failed", delivery, evidence, delivery.attempts, now)
         self._keep(delivery, "suppressed", evidence, delivery.attempts, None, now, report)
 
     def put_off(self, delivery: Delivery, due: float, why: str = "") -> None:
@@ -260,7 +260,7 @@ class Outcomes:
         """Its life is over, and no attempt of now is the reason."""
         last = delivery.last or "it was never tried"
         evidence = Evidence(stage="queue", error=f"not delivered in time; last: {printable(last)}")
-        report = self._report("expired", delivery, evidence, delivery.attempts, now)
+        report = self.report("expired", delivery, evidence, delivery.attempts, now)
         self._keep(delivery, "expired", evidence, delivery.attempts, None, now, report)
 
     # Reports to senders.
@@ -269,9 +269,9 @@ class Outcomes:
         message = delivery.message
         if delivery.told or now - starts(message.steering, message.received) < self.settings.delay_report:
             return None
-        return self._report("delayed", delivery, evidence, attempts, now)
+        return self.report("delayed", delivery, evidence, attempts, now)
 
-    def _report(
+    def report(
         self, kind: dsn.Kind | None, delivery: Delivery, evidence: Evidence, attempts: int, now: float
     ) -> Reception | None:
         """The report of an outcome as a message to its sender, if one is wanted."""

@@ -9,21 +9,28 @@ A feed reads whole lines from its own checkpoint (segment, offset) and never bey
 """
 
 import os
+import re
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 
+from relayd.identity import received_at, show
+from relayd.records import Record, decode
 from relayd.spool.files import sync_directory
 
 SEGMENT_BYTES = 64 << 20
 SEGMENT_SECONDS = 86400
 _AT_ONCE = 4 << 20  # bytes of records moved in one go
+_EARLY, _LATE = 5.0, 60.0  # seconds that records may be older than those before them; that one may wait for its commit
+_LOOK = 64 << 10  # bytes that are read at a time in looking for one
+_RECEPTION = b'{"kind":"Reception"'
+_TIME = re.compile(rb'"time":([0-9.e+]+)')
 
 Submit = Callable[[Any, Callable[[Any], Any] | None], None]
 
@@ -227,14 +234,61 @@ def find_lines(connection: sqlite3.Connection, directory: Path, text: bytes, sin
     return [line for block in blocks(connection, directory, since) if text in block for line in _with(text, block)]
 
 
+def reception(connection: sqlite3.Connection, directory: Path, identity: int) -> Record | None:
+    """The Reception of the message that a delivery is of.  It stands where records of that moment do, which are looked
+    for by halves: they lie in the order of their commits."""
+    moment = received_at(identity)
+    # A message and its deliveries are of one millisecond: but for its last bits, the id begins alike.
+    needle = b'"message":"' + show(identity)[:10].encode()
+    segments, outbox = _view(connection)
+    first = max((i for i, (name, _) in enumerate(segments) if int(name[:10]) <= moment), default=0)
+    for name, size in segments[first : first + 2]:
+        with open(directory / name, "rb") as file:
+            file.seek(_place(file, size, moment - _EARLY))
+            while (left := size - file.tell()) > 0:
+                block = file.read(min(left, _LOOK))
+                block += file.readline() if left > _LOOK else b""
+                if found := _received(_with(needle, block), identity):
+                    return found
+                if (time := _time(block)) is None or time > moment + _LATE:
+                    break
+    return _received([line for (lines,) in outbox for line in _with(needle, lines)], identity)
+
+
+def _received(lines: list[bytes], identity: int) -> Record | None:
+    for line in lines:
+        if line.startswith(_RECEPTION):
+            record = decode(line)
+            if 0 < identity - int(record.message, 16) <= len(record.recipients):
+                return record
+    return None
+
+
+def _place(file: BinaryIO, size: int, moment: float) -> int:
+    """Where a line begins before which none is of that moment or later."""
+    low, high = 0, size
+    while high - low > _LOOK:
+        middle = (low + high) // 2
+        file.seek(middle)
+        file.readline()
+        at = file.tell()
+        time = _time(file.readline())
+        if at < high and time is not None and time < moment:
+            low = at
+        else:
+            high = middle
+    return low
+
+
+def _time(lines: bytes) -> float | None:
+    """Of the first line."""
+    found = _TIME.search(lines)
+    return float(found[1]) if found else None
+
+
 def blocks(connection: sqlite3.Connection, directory: Path, since: float) -> Iterator[bytes]:
     """All record lines that may be of ``since`` or later, oldest first, many at a time."""
-    connection.execute("BEGIN")  # one view of both: what is moved meanwhile is neither missed nor found twice
-    try:
-        segments = connection.execute("SELECT name, bytes FROM segment WHERE bytes > 0 ORDER BY name").fetchall()
-        outbox = connection.execute("SELECT lines FROM outbox ORDER BY seq").fetchall()
-    finally:
-        connection.execute("COMMIT")
+    segments, outbox = _view(connection)
     later = [i for i, (name, _) in enumerate(segments) if int(name[:10]) > since]
     first = max(0, later[0] - 1) if later else len(segments) - 1
     for name, size in segments[max(0, first) :]:
@@ -248,6 +302,16 @@ def blocks(connection: sqlite3.Connection, directory: Path, since: float) -> Ite
                 yield block
     for (lines,) in outbox:
         yield lines
+
+
+def _view(connection: sqlite3.Connection) -> tuple[list[tuple[str, int]], list[tuple[bytes]]]:
+    """(segments, outbox), one view of both: what is moved meanwhile is neither missed nor found twice."""
+    connection.execute("BEGIN")
+    try:
+        segments = connection.execute("SELECT name, bytes FROM segment WHERE bytes > 0 ORDER BY name").fetchall()
+        return segments, connection.execute("SELECT lines FROM outbox ORDER BY seq").fetchall()
+    finally:
+        connection.execute("COMMIT")
 
 
 def _with(text: bytes, block: bytes) -> list[bytes]:

@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from relayd.spool.bodies import Bodies
 from relayd.spool.files import sync_directory
 from relayd.spool.landing import Landing
 from relayd.spool.ledger import Audit, audit, lost_contents
-from relayd.spool.segments import Checkpoint, Mover, advance, blocks, checkpoint_of, find_lines, read_records
+from relayd.spool.segments import Checkpoint, Mover, advance, blocks, checkpoint_of, find_lines, read_records, reception
 from relayd.spool.writer import Done, Post, Settle, Writer
 
 
@@ -50,6 +51,7 @@ class Spool:
         self._moving = store.connect(path, readonly=True)
         self._pool = ThreadPoolExecutor(3, "spool-file")
         self._read_pool = ThreadPoolExecutor(1, "spool-reader")
+        self._find_pool = ThreadPoolExecutor(1, "spool-find")  # what comes back waits for no operator's question
         self._long_pool = ThreadPoolExecutor(2, "spool-long")  # an inspection need not wait for an audit
         self._stopping = False
         self.bodies = Bodies(self.directory / "bodies", self._pool, post)
@@ -77,7 +79,7 @@ class Spool:
         self.mover.join()
         self.writer.stop()
         self.writer.join()
-        for pool in (self._pool, self._read_pool, self._long_pool):
+        for pool in (self._pool, self._read_pool, self._find_pool, self._long_pool):
             pool.shutdown()
         self._reading.close()
         self._moving.close()
@@ -163,6 +165,15 @@ class Spool:
         """``done(lines)``: the record lines that hold ``text``, oldest first, looking from
         about ``since`` (unix seconds) on: for an operator's question."""
         self._look(lambda connection: find_lines(connection, self._segments, text, since), done)
+
+    def find_reception(self, delivery: int, done: Done) -> None:
+        """``done(record)``: the Reception of the message that a delivery is of, None where there is none."""
+
+        def work() -> Any:
+            with closing(store.connect(self._path, readonly=True)) as connection:
+                return reception(connection, self._segments, delivery)
+
+        self._find_pool.submit(self._answer, done, work)
 
     def read_through(self, since: float, read: Callable[[Iterator[bytes]], Any], done: Done) -> None:
         """``done(read(blocks))``: what ``read``, called on another thread, makes of all record lines that may be of

@@ -160,6 +160,16 @@ def remove(db: sqlite3.Connection, name: str, kind: Kind, value: str) -> tuple[K
     return key, Row(*rows[0]).entry(name)
 
 
+def forgive(db: sqlite3.Connection, name: str, address: str) -> list[Key]:
+    """Takes out that a mailbox is full, if that is why the address is on the list; gives the keys."""
+    row = db.execute("SELECT id FROM lists WHERE name = ?", (name,)).fetchone()
+    gone = "DELETE FROM entries WHERE list = ? AND value = ? AND kind = 'address' AND reason = 'full' RETURNING mark"
+    marks = db.execute(gone, (row[0], address)).fetchall() if row else []
+    keys = [Key(row[0], address, "address", mark) for (mark,) in marks]
+    _count(db, keys, -1)
+    return keys
+
+
 def sweep(db: sqlite3.Connection, now: float, most: int) -> list[Key]:
     """Deletes up to ``most`` entries that are over or whose list is removed; gives their keys."""
     over = _taken(db, "expires > 0 AND expires <= ?", "expires, list, value, kind", now, most)

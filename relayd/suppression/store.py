@@ -19,10 +19,11 @@ from relayd import notation
 from relayd.address import AddressError, folded, parse_address
 from relayd.database import Post, Worker, opened, reading
 from relayd.errors import InputError
-from relayd.suppression import disk
+from relayd.suppression import disk, strikes
 from relayd.suppression.entries import Entry, Kind, Reason, covering, from_row, normal
 from relayd.suppression.filter import Filter
 from relayd.suppression.patterns import Patterns, grams
+from relayd.suppression.strikes import Learnt, Lesson
 
 Done = Callable[[Entry | Exception | None], None]
 _Question = tuple[disk.Probe, dict[int, str], Done]
@@ -31,7 +32,7 @@ MAX_PAGE = 1000
 _SWEEP = 1000  # entries that a sweep deletes at most
 _QUESTIONS = 200  # that one job answers at most
 _FAULTS = 10  # of an import that are told
-_SCRIPTS = [(Path(__file__).parent / "schema.sql").read_text("utf-8")]
+_SCRIPTS = [(Path(__file__).parent / file).read_text("utf-8") for file in ("schema.sql", "strikes.sql")]
 
 
 class SuppressionList(msgspec.Struct, frozen=True):
@@ -87,12 +88,17 @@ class Suppressions:
 
     Changes raise InputError at once for a malformed argument; the Future fails with InputError for what only the
     database knows, and with sqlite3.Error when the disk refuses.  ``fault`` says what the chores that nobody waits for
-    ran into, "" if all is well.
+    ran into, "" if all is well.  ``struck`` are addresses against which something was said that may yet be taken back;
+    ``remember`` is for how many seconds after its reception a delivery is heard of.
     """
 
     def __init__(self, path: str | Path, post: Post) -> None:
         self.fault = ""
+        self.remember = 60 * 86400.0
         db = opened(path, _SCRIPTS)
+        self.struck = strikes.struck(db)
+        self._lessons: list[tuple[Lesson, Future[bool]]] = []
+        self._learning = False
         self._lists = {row[1]: _Known(*row) for row in disk.lists(db)}
         self._by_id = {known.id: known for known in self._lists.values()}
         self._filter: Filter | None = None
@@ -258,6 +264,56 @@ class Suppressions:
 
         return self._writer.run(lambda db: disk.remove(db, name, form, normalised), swap)
 
+    # What is learnt from outcomes and from what comes back.
+
+    def learn(self, lesson: Lesson, now: float) -> "Future[bool]":
+        """Does what follows from it, with all that comes meanwhile in one go; gives whether it was new."""
+        future: Future[bool] = Future()
+        self._lessons.append((lesson, future))
+        if lesson.finding and not lesson.finding.late and len(self.struck) < strikes.STRUCK:
+            self.struck.add(lesson.finding.entry.value)
+        if not self._learning:
+            self._learn(now)
+        return future
+
+    def _learn(self, now: float) -> None:
+        asked, self._lessons = self._lessons[:_QUESTIONS], self._lessons[_QUESTIONS:]
+        self._learning = bool(asked)
+        if asked:
+            lessons = [lesson for lesson, _ in asked]
+            learnt = self._writer.run(lambda db: strikes.learn(db, lessons, int(now)), self._learnt)
+            learnt.add_done_callback(lambda done: self._told(asked, done, now))
+
+    def _learnt(self, learnt: Learnt) -> list[bool]:
+        for row in learnt.lists:
+            if row[1] not in self._lists:
+                self._lists[row[1]] = self._by_id[row[0]] = _Known(*row)
+        self._came(learnt.written.added)
+        return learnt.fresh
+
+    def _told(self, asked: list[tuple[Lesson, "Future[bool]"]], done: "Future[list[bool]]", now: float) -> None:
+        self._learn(now)
+        error = done.exception()
+        self.fault = f"suppression lists: {error}" if error else ""
+        for n, (_, future) in enumerate(asked):
+            if error:
+                future.set_exception(error)
+            else:
+                future.set_result(done.result()[n])
+
+    def redeem(self, name: str, address: str) -> "Future[int]":
+        """A delivery to one of those that are ``struck``: takes back what was said against it for this list, unless it
+        lasts; gives how many entries went."""
+        value = folded(address)
+
+        def swap(redeemed: tuple[list[disk.Key], bool]) -> int:
+            keys, left = redeemed
+            if not left:
+                self.struck.discard(value)
+            return self._went(keys)
+
+        return self._writer.run(lambda db: strikes.redeem(db, name, value), swap)
+
     def search(self, address: str, *, now: float) -> "Future[list[Entry]]":
         """The entries of all lists that stop the address."""
         try:
@@ -310,9 +366,17 @@ class Suppressions:
         """Deletes some of what is over, or of lists removed, and gives how many; to be called every second or so.  If
         the filter could not be filled at the start, tries that again."""
         if self._chore.done():
-            sweep = self._writer.run(lambda db: disk.sweep(db, now, _SWEEP), self._went) if self.ready else self._load()
-            self._chore = self._watched(sweep)
+            self._chore = self._watched(self._swept(now) if self.ready else self._load())
         return self._chore
+
+    def _swept(self, now: float) -> "Future[int]":
+        remembered = self.remember
+
+        def job(db: sqlite3.Connection) -> list[disk.Key]:
+            strikes.sweep(db, now, remembered)
+            return disk.sweep(db, now, _SWEEP)
+
+        return self._writer.run(job, self._went)
 
     def _load(self) -> "Future[int]":
         """Fills the filter.  On the writer's thread, so that what is changed meanwhile comes after it."""

@@ -8,7 +8,7 @@ Floors within: asking < policy (SPF's records), dmarc < spf < checks, zones.
 from relayd.verification.asking import Asking, Found, Question
 from relayd.verification.checks import check, proved, records
 from relayd.verification.findings import Finding, Publish, Source, Subject
-from relayd.verification.zones import returns_to
+from relayd.verification.zones import returning, returns_to
 
 __all__ = [
     "Asking",
@@ -21,5 +21,6 @@ __all__ = [
     "check",
     "proved",
     "records",
+    "returning",
     "returns_to",
 ]

@@ -28,6 +28,11 @@ def returns_to(own: str, zone: str, findings: Iterable[Finding], *, signed: bool
     return own if signed else ""
 
 
+def returning(own: str, zones: Iterable[str]) -> set[str]:
+    """The domains of all our return paths: the relay's own, and those of zones."""
+    return {own, *map(_bounce, filter(None, zones))}
+
+
 def _bounce(zone: str) -> str:
     return f"bounce.{zone}"
 
