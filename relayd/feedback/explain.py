@@ -27,14 +27,13 @@ Verify = Callable[[tuple[Clue, ...]], str]  # the state of the token in them, in
 
 # Whoever this is said of cannot be reached there, today or later.
 _NEVER = ("recipient_unknown", "domain_unknown", "domain_no_mail")
-# What a class is as a status where the report gives none (RFC 3463).  Waiting in vain leaves hope: class 4.
+# What a class is as a status where the report gives none (RFC 3463).
 _DETAIL = {
     "recipient_unknown": "1.1", "domain_unknown": "1.2", "domain_no_mail": "1.10", "mailbox_full": "2.2",
     "mailbox_disabled": "2.1", "message_too_big": "3.4", "network": "4.1", "expired": "4.7", "content_spam": "7.1",
     "content_virus": "7.1", "policy": "7.1", "sender_rejected": "7.1", "relay_denied": "7.1", "ip_blocked": "7.1",
     "ip_ptr": "7.25", "auth_failure": "7.26",
 }  # fmt: skip
-_PASSING = ("network", "expired")
 
 # The four kinds that scoring knows; the report's own word stands beside.
 _KINDS: dict[Kind, str] = {"complaint": "arf", "unsubscribe": "arf", "challenge": "not-bounce", "other": "not-bounce"}
@@ -53,22 +52,35 @@ def judged(report: Report, classify: Classify) -> list[Judged]:
     """The recipients of a bounce or a delay, judged; of any other report there is nothing to judge."""
     if report.kind not in ("bounce", "delay"):
         return []
-    return [_judged(one, classify) for one in report.recipients if one.action in ("failed", "delayed")]
+    return [_judged(one, report, classify) for one in report.recipients if one.action in ("failed", "delayed")]
 
 
-def _judged(one: Recipient, classify: Classify) -> Judged:
+def _judged(one: Recipient, report: Report, classify: Classify) -> Judged:
     severity = one.status[:1] or ("4" if one.action == "delayed" else "5")
-    verdict = classify(
-        Reply(one.code, one.status or f"{severity}.0.0", one.diagnostic), one.remote_mta, one.stage or ""
-    )
+    reply = Reply(one.code, one.status or f"{severity}.0.0", one.diagnostic)
+    verdict = classify(reply, one.remote_mta or _own_mta(one, report), _stage(one))
     status = one.status or _implied(one, verdict.cls, severity)
     hard = one.action == "failed" and status.startswith("5") and verdict.cls in _NEVER
     return Judged(one, status, hard, verdict)
 
 
+def _own_mta(one: Recipient, report: Report) -> str:
+    """The reporter's host where it reports on a recipient of its own domain: it is the server that refused."""
+    domain = one.final.rpartition("@")[2].lower()
+    host = report.reporter.rpartition("@")[2].lower()
+    return host if domain and f".{host}".endswith("." + domain) else ""
+
+
+def _stage(one: Recipient) -> str:
+    """At which command a server refused.  Where neither the report nor a status of addresses (X.1.Y) tells, nothing
+    vouches that it was RCPT: it is taken for the later one, at which filters speak."""
+    told = one.status[1:3] == ".1" or not one.status.endswith(".0.0") and one.status
+    return one.stage or ("dot" if one.code and not told else "")
+
+
 def _implied(one: Recipient, cls: str, severity: str) -> str:
     """A status for a report that gives none."""
-    first = str(one.code)[0] if one.code else "4" if cls in _PASSING else severity
+    first = str(one.code)[0] if one.code else severity
     return f"{first}.{_DETAIL.get(cls, '0.0')}"
 
 

@@ -124,7 +124,10 @@ def _completed(found: list[Recipient], notice: str) -> list[Recipient]:
     """Some reporters give the server's words, or the command that they answered, only to people."""
     if all((one.diagnostic and one.stage) or one.action not in ("failed", "delayed") for one in found):
         return found
-    told = {one.final.lower(): one for one in prose.recipients(notice, frozenset(), "")}
+    said = prose.recipients(notice, frozenset(), "")
+    if len(found) == 1 and len(said) <= 1:  # people may be told of another name of the same
+        return [_with(found[0], said[0] if said else prose.unnamed(found[0].final, notice))]
+    told = {one.final.lower(): one for one in said}
     return [_with(one, told.get(one.final.lower())) for one in found]
 
 
