@@ -71,7 +71,9 @@ def test_a_reply_without_codes_is_transient_and_one_with_an_enhanced_code_as_sev
 
 def test_an_unknown_user_that_is_only_heard_of_after_the_content_is_a_filter() -> None:
     assert judged(550, "5.1.1", "user unknown", stage="rcpt").cls == "recipient_unknown"
-    assert judged(550, "5.1.1", "user unknown", stage="dot").cls == "recipient_filtered"
+    assert judged(550, "5.2.1", "user unknown", stage="rcpt").cls == "recipient_unknown"
+    assert judged(550, "", "user unknown", stage="dot").cls == "recipient_filtered"
+    assert judged(550, "5.1.1", "user unknown", stage="dot").cls == "recipient_unknown"
 
 
 def test_a_bare_550_is_an_unknown_user_only_as_an_answer_to_rcpt() -> None:

@@ -17,7 +17,7 @@ _MANY = 20  # statuses of a text that are looked at
 # The command that a reply answered: as Postfix, Exim, DragonFly and qmail put it, or as sessions are quoted.  DATA
 # tells nothing there: sendmail quotes it with the answers to all that it sent in one go.
 _ANSWERED = re.compile(
-    r"(?:in (?:reply|response) to|reply to|after|did not like our|following|step:|smtp command|refused to accept)"
+    r"(?:in (?:reply|response) to|reply to|after|did not like our|following|step:|smtp:|smtp command|refused to accept)"
     r"[^\n]{0,30}?\b(end of data|final data|data send|rcpt|mail from|data|initial connection|ehlo|helo|starttls)\b"
     r"|>>> (rcpt|mail from)|(not like recipient|\[rcpt_to\]|rejected recipient)|(after i sent the message|\(data\))",
     re.IGNORECASE,

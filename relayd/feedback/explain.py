@@ -52,30 +52,23 @@ def judged(report: Report, classify: Classify) -> list[Judged]:
     """The recipients of a bounce or a delay, judged; of any other report there is nothing to judge."""
     if report.kind not in ("bounce", "delay"):
         return []
-    return [_judged(one, report, classify) for one in report.recipients if one.action in ("failed", "delayed")]
+    return [_judged(one, classify) for one in report.recipients if one.action in ("failed", "delayed")]
 
 
-def _judged(one: Recipient, report: Report, classify: Classify) -> Judged:
+def _judged(one: Recipient, classify: Classify) -> Judged:
     severity = one.status[:1] or ("4" if one.action == "delayed" else "5")
     reply = Reply(one.code, one.status or f"{severity}.0.0", one.diagnostic)
-    verdict = classify(reply, one.remote_mta or _own_mta(one, report), _stage(one))
+    # Where nobody names the server, the recipient's domain does as well.
+    verdict = classify(reply, one.remote_mta or one.final.rpartition("@")[2], _stage(one))
     status = one.status or _implied(one, verdict.cls, severity)
     hard = one.action == "failed" and status.startswith("5") and verdict.cls in _NEVER
     return Judged(one, status, hard, verdict)
 
 
-def _own_mta(one: Recipient, report: Report) -> str:
-    """The reporter's host where it reports on a recipient of its own domain: it is the server that refused."""
-    domain = one.final.rpartition("@")[2].lower()
-    host = report.reporter.rpartition("@")[2].lower()
-    return host if domain and f".{host}".endswith("." + domain) else ""
-
-
 def _stage(one: Recipient) -> str:
-    """At which command a server refused.  Where neither the report nor a status of addresses (X.1.Y) tells, nothing
-    vouches that it was RCPT: it is taken for the later one, at which filters speak."""
-    told = one.status[1:3] == ".1" or not one.status.endswith(".0.0") and one.status
-    return one.stage or ("dot" if one.code and not told else "")
+    """At which command a server refused.  Where neither the report nor a status of addresses or commands (X.1.Y, X.5.Y)
+    tells, nothing vouches that it was RCPT: it is taken for the later one, at which filters speak."""
+    return one.stage or ("" if one.status[1:3] in (".1", ".5") else "dot")
 
 
 def _implied(one: Recipient, cls: str, severity: str) -> str:

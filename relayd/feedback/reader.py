@@ -8,6 +8,7 @@ from relayd.feedback import prose, statuses
 from relayd.feedback.codes import codes, merged
 from relayd.feedback.complaints import complaint_of
 from relayd.feedback.mime import Fields, Part, fields_of, parts, split, value, words
+from relayd.feedback.notices import notice_in
 from relayd.feedback.report import Action, Clue, Complaint, Kind, Recipient, Report
 from relayd.feedback.wording import (
     ANSWER,
@@ -98,6 +99,9 @@ def _returned(part: Part) -> Fields:
 
 
 def _structured(leaves: list[Part], notice: str) -> tuple[str, list[Recipient]]:
+    notice_of_ses = notice_in(leaves[0].text()) if leaves else None
+    if notice_of_ses:
+        return "", notice_of_ses.recipients()
     words_only, fields, _ = _FIELDS.split(notice, maxsplit=1) if _FIELDS.search(notice) else (notice, "", "")
     texts = [part.text() for part in leaves if part.kind in _STATUS_KINDS] + ([notice] if fields else [])
     for text in texts:
@@ -168,6 +172,8 @@ def _unstructured(
         return "challenge", []
     answered = value(head, "auto-submitted").lower().startswith("auto-")
     told = FAILED.search(opening) or DELAYED.search(opening) or any(codes(opening)[:2])
+    if ANSWER.match(subject) and FAILED.search(subject) and (forwarded := _forwarded(leaves)):
+        return _kind_of({one.action for one in forwarded}), forwarded
     if not (daemon or ((failing or not head) and told)):
         return ("auto-reply" if answered else "other"), []
     own = frozenset(filter(None, (_address(value(head, "to")).lower(), envelope_recipient.lower())))
