@@ -19,7 +19,7 @@ def complaint_of(head: Fields, leaves: list[Part], original: Fields, subject: st
     for part in leaves[:1]:
         notice = notice_in(part.text())
         if notice and (fields := notice.complaint_fields()):
-            return _complaint(tuple(fields), original)
+            return _complaint(fields, original)
     for returned in (original, head):  # one provider forwards the message itself, with this field on top
         told = value(returned, "x-hmxmroriginalrecipient")
         if told or (COMPLAINT.match(subject) and returned):

@@ -3,6 +3,7 @@
 import msgspec
 
 from relayd.feedback import statuses
+from relayd.feedback.mime import Fields
 from relayd.feedback.report import Recipient
 
 _SPLIT = "!\n "  # where long lines were broken on the way
@@ -43,19 +44,24 @@ class Notice(msgspec.Struct):
         reached = [_Address(one, "delivered", "2.0.0") for one in (self.delivery.recipients if self.delivery else [])]
         told = (self.bounce.bounced_recipients if self.bounce else []) + reached
         groups = (
-            {"final-recipient": a.email_address, "action": a.action, "status": a.status, "diagnostic-code": a.diagnostic_code}
-            for a in told[: statuses.MAX_RECIPIENTS]
+            {
+                "final-recipient": one.email_address,
+                "action": one.action,
+                "status": one.status,
+                "diagnostic-code": one.diagnostic_code,
+            }
+            for one in told[: statuses.MAX_RECIPIENTS]
         )
         return [one for one in map(statuses.recipient, groups) if one]
 
-    def complaint_fields(self) -> list[tuple[str, str]]:
+    def complaint_fields(self) -> Fields:
         """The fields that a feedback report (RFC 5965) would have; none if it is no complaint."""
         told = self.complaint
         if told is None:
-            return []
+            return ()
         fields = [("original-rcpt-to", one.email_address) for one in told.complained_recipients]
         fields += [("feedback-type", told.complaint_feedback_type or "abuse"), ("user-agent", told.user_agent or "")]
-        return [*fields, ("arrival-date", told.arrival_date or "")]
+        return (*fields, ("arrival-date", told.arrival_date or ""))
 
 
 def notice_in(text: str) -> Notice | None:
@@ -65,5 +71,5 @@ def notice_in(text: str) -> Notice | None:
         return None
     try:
         return msgspec.json.decode(text[: text.rfind("}") + 1].replace(_SPLIT, ""), type=Notice)
-    except (msgspec.DecodeError, UnicodeError):
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
         return None

@@ -99,9 +99,9 @@ def _returned(part: Part) -> Fields:
 
 
 def _structured(leaves: list[Part], notice: str) -> tuple[str, list[Recipient]]:
-    notice_of_ses = notice_in(leaves[0].text()) if leaves else None
-    if notice_of_ses:
-        return "", notice_of_ses.recipients()
+    told = notice_in(leaves[0].text()) if leaves else None
+    if told:
+        return "", told.recipients()
     words_only, fields, _ = _FIELDS.split(notice, maxsplit=1) if _FIELDS.search(notice) else (notice, "", "")
     texts = [part.text() for part in leaves if part.kind in _STATUS_KINDS] + ([notice] if fields else [])
     for text in texts:
