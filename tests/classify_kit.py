@@ -6,6 +6,9 @@ Sample = tuple[int, str, str, str]  # code, enhanced code, words, provider
 
 SAMPLES: dict[Class, tuple[Sample, ...]] = {
     "recipient_unknown": (
+        (550, "", "<anna@ezweb.example>: User unknown", "mx.au.com"),
+        (0, "5.0.0", "Invalid final delivery userid: anna@dest.example", ""),
+        (0, "5.0.0", "User anna not listed in public Name & Address Book", ""),
         (550, "5.1.1", "<nobody@dest.example>: Recipient address rejected: User unknown in virtual alias table", ""),
         (550, "", "No such recipient here", ""),
         (550, "", "sorry, no mailbox here by that name (#5.1.1 - chkuser)", ""),
@@ -53,6 +56,9 @@ SAMPLES: dict[Class, tuple[Sample, ...]] = {
         (550, "5.1.6", "Recipient no longer on server", ""),
     ),
     "recipient_filtered": (
+        (550, "", ": User unknown", "mx.au.com"),
+        (0, "5.0.0", "Each of the following recipients was rejected by a remote mail server.", "ezweb.ne.jp"),
+        (554, "5.7.0", "Content header error (state 18).", ""),
         (550, "5.7.1", "Recipient does not want to receive mail from you", ""),
         (550, "", "Your message was refused by the recipient's filter rule", ""),
         (550, "5.2.0", "User unknown", ""),
@@ -63,6 +69,8 @@ SAMPLES: dict[Class, tuple[Sample, ...]] = {
         (550, "", "Письмо отклонено получателем", ""),
     ),
     "mailbox_full": (
+        (0, "5.0.0", "The number of messages in recipient's mailbox exceeded the limit", ""),
+        (0, "5.0.0", "Le destinataire n'a plus d'espace", ""),
         (452, "4.2.2", "The recipient's inbox is out of storage space", "gmail"),
         (552, "5.2.2", "Mailbox size limit exceeded", ""),
         (550, "", "anna's mailbox is full", ""),
@@ -86,6 +94,7 @@ SAMPLES: dict[Class, tuple[Sample, ...]] = {
         (554, "", "Recipient mailbox has exceeded its quota", ""),
     ),
     "mailbox_disabled": (
+        (0, "5.0.0", "The account is temporarily limited.", ""),
         (550, "5.2.1", "The email account that you tried to reach is disabled", "gmail"),
         (554, "", "This address no longer accepts mail", ""),
         (550, "", "Account has been suspended", ""),
@@ -108,6 +117,8 @@ SAMPLES: dict[Class, tuple[Sample, ...]] = {
         (550, "5.2.1", "", ""),
     ),
     "domain_unknown": (
+        (0, "5.0.0", "all host address lookups failed permanently", ""),
+        (0, "5.0.0", 'unrouteable mail domain "dest.example"', ""),
         (550, "5.1.2", "Host unknown", ""),
         (550, "", "Unrouteable address", ""),
         (553, "5.1.2", "dest.example: no such domain", ""),
@@ -117,6 +128,8 @@ SAMPLES: dict[Class, tuple[Sample, ...]] = {
         (550, "", "Host or domain name not found. Name service error for name=dest.example type=A", ""),
     ),
     "domain_no_mail": (
+        (0, "5.4.4", "Couldn't find a mail exchanger for it (#5.4.4)", ""),
+        (0, "5.0.0", "an MX or SRV record indicated no SMTP service", ""),
         (556, "5.1.10", "Recipient domain has null MX", ""),
         (521, "", "dest.example does not accept mail", ""),
         (550, "5.1.10", "", ""),
@@ -285,6 +298,8 @@ SAMPLES: dict[Class, tuple[Sample, ...]] = {
         (550, "5.7.1", "DKIM signature invalid", ""),
     ),
     "sender_rejected": (
+        (0, "5.0.0", "Die Gruppe ist nicht vorhanden. Hilfe: https://groups.google.com/support/", ""),
+        (0, "5.0.0", "This address is not yours. Learn more: https://support.google.com/mail/?p=CustomFromDenied", ""),
         (553, "5.1.8", "Domain of sender address news@shop.example does not exist", ""),
         (450, "4.1.8", "<news@shop.example>: Sender address rejected: Domain not found", ""),
         (550, "", "Sender verify failed", ""),
@@ -334,6 +349,7 @@ SAMPLES: dict[Class, tuple[Sample, ...]] = {
         (454, "", "TLS not available due to temporary reason", ""),
     ),
     "protocol": (
+        (0, "5.0.0", "malformed address: <anna@dest.example> may not follow bob", ""),
         (503, "5.5.1", "Bad sequence of commands", ""),
         (500, "", "unrecognized command", ""),
         (501, "", "Syntax error in parameters", ""),
@@ -342,6 +358,8 @@ SAMPLES: dict[Class, tuple[Sample, ...]] = {
         (502, "", "", ""),
     ),
     "network": (
+        (0, "4.0.0", "DNS Error: DNS type 'mx' lookup of dest.example responded with code NXDOMAIN", ""),
+        (0, "4.4.7", "Deferred: host name lookup failure. Could not be delivered for 8 hours", ""),
         (451, "4.4.1", "Connection timed out", ""),
         (554, "5.4.6", "Too many hops", ""),
         (550, "", "mail loop detected", ""),
@@ -350,6 +368,8 @@ SAMPLES: dict[Class, tuple[Sample, ...]] = {
         (451, "4.4.0", "DNS query failed", "outlook"),
     ),
     "remote_system": (
+        (0, "5.3.0", 'Command died with status 9: "/usr/bin/filter"', ""),
+        (0, "5.0.0", "127", ""),
         (451, "4.3.0", "Temporary system problem. Try again later", "gmail"),
         (452, "4.3.1", "Insufficient system storage", ""),
         (451, "", "Requested action aborted: local error in processing", ""),
@@ -362,6 +382,9 @@ SAMPLES: dict[Class, tuple[Sample, ...]] = {
         (431, "", "Not enough disk space", ""),
     ),
     "expired": (
+        (0, "4.4.1", "connect to mx.dest.example: Connection timed out", ""),
+        (0, "4.4.7", "being unable to connect successfully to the destination mail server", ""),
+        (0, "5.0.0", "the message has been frozen", ""),
         (550, "5.4.7", "Delivery time expired", ""),
         (550, "4.4.7", "Message expired in queue", ""),
         (554, "", "retry timeout exceeded", ""),

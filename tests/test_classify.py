@@ -71,7 +71,9 @@ def test_a_reply_without_codes_is_transient_and_one_with_an_enhanced_code_as_sev
 
 def test_an_unknown_user_that_is_only_heard_of_after_the_content_is_a_filter() -> None:
     assert judged(550, "5.1.1", "user unknown", stage="rcpt").cls == "recipient_unknown"
-    assert judged(550, "5.1.1", "user unknown", stage="dot").cls == "recipient_filtered"
+    assert judged(550, "5.2.1", "user unknown", stage="rcpt").cls == "recipient_unknown"
+    assert judged(550, "", "user unknown", stage="dot").cls == "recipient_filtered"
+    assert judged(550, "5.1.1", "user unknown", stage="dot").cls == "recipient_unknown"
 
 
 def test_a_bare_550_is_an_unknown_user_only_as_an_answer_to_rcpt() -> None:
@@ -116,7 +118,7 @@ def test_every_verdict_has_the_decision_of_its_class_and_severity(cls: str) -> N
     for code, enhanced, words, provider in SAMPLES[cls]:  # type: ignore[index]
         verdict = judged(code, enhanced, words, provider)
         blame = rules[verdict.rule].blame if verdict.rule else None
-        assert verdict.decision == decide(verdict.cls, code >= 500, blame)
+        assert verdict.decision == decide(verdict.cls, code >= 500 or (not code and enhanced.startswith("5")), blame)
 
 
 def test_an_unknown_user_is_suppressed_at_once_a_full_mailbox_for_a_time_and_a_blocked_ip_nobody() -> None:
@@ -365,7 +367,7 @@ def test_at_least_95_in_100_of_the_corpus_are_classified_as_their_labels_say() -
             if verdict.cls != row["category"]:
                 wrong.append((row["id"], row["category"], verdict.cls))
     assert counted > 200
-    assert len(wrong) <= counted * 0.05, wrong
+    assert len(wrong) <= counted * 0.045, wrong
 
 
 # The manual.

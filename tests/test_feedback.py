@@ -406,3 +406,37 @@ def test_names_without_a_domain_are_the_reporter_s_own() -> None:
 def test_a_bounce_that_names_nobody_is_taken_to_be_of_the_original_s_recipient() -> None:
     found = report("\nThis was not delivered.\n\nReceived: from x\nTo: Anna <anna@client.example>\nSubject: offer\n")
     assert [one.final for one in found.recipients] == ["anna@client.example"]
+
+
+def test_a_report_that_a_person_forwards_within_the_text_is_read() -> None:
+    quoted = "Final-Recipient: rfc822; anna@client.example\nAction: failed\nStatus: 5.1.1\n"
+    text = "Look at this:\n\n" + "".join(f"> {line}\n" for line in f"From: x\nTo: y\nDate: z\n\n{quoted}".split("\n"))
+    found = report(
+        f"\n{text}", subject="Fwd: Undelivered mail", head="From: Bob <bob@crm.example>\nTo: us@relay.example\n"
+    )
+    assert (found.kind, [one.final for one in found.recipients]) == ("bounce", ["anna@client.example"])
+
+
+def test_an_address_that_is_only_the_name_of_another_is_no_recipient() -> None:
+    found = report("\nThese addresses failed:\n\n  bob@crm.example <anna@client.example>: malformed address\n")
+    assert [one.final for one in found.recipients] == ["anna@client.example"]
+
+
+def test_the_number_of_a_name_is_no_reply_while_there_is_one() -> None:
+    found = report("\nThese addresses failed:\n\n  anna@client.example\n    222: host mx.one.example: 550 no\n")
+    assert found.recipients[0].code == 550
+
+
+def test_a_transcript_tells_which_command_was_answered() -> None:
+    lines = "While talking to mx.one.example:\n>>> RCPT To:<anna@client.example>\n<<< 550 nobody\n"
+    found = report(f"\n   ----- Transcript of session follows -----\n{lines}")
+    assert (found.recipients[0].final, found.recipients[0].stage) == ("anna@client.example", "rcpt")
+
+
+def test_the_only_recipient_s_reason_is_found_under_another_name_of_it() -> None:
+    fields = "Final-Recipient: rfc822; anna@host.client.example\nAction: failed\nStatus: 5.0.0\n"
+    found = status_report(
+        fields, words="The following addresses failed:\n\n<anna@client.example>\n    550 5.2.2 full\n"
+    )
+    (one,) = found.recipients
+    assert (one.final, one.code, one.status) == ("anna@host.client.example", 550, "5.2.2")

@@ -64,7 +64,7 @@ class Classifier:
         for place, pattern in self._candidates(words):
             rule = self.rules[place]
             if (
-                (not rule.code or str(code) in rule.code or f"{severity}xx" in rule.code)
+                (not rule.code or str(code or "") in rule.code or f"{severity}xx" in rule.code)
                 and (not rule.provider or provider in rule.provider)
                 and (not rule.stage or stage in rule.stage)
                 and (not rule.enhanced or _covers(rule.enhanced, enhanced))

@@ -18,7 +18,7 @@ from relayd.errors import InputError
 from relayd.notation import nearest, patterns
 from relayd.outcome import Stage
 
-_CODE = re.compile(r"[45](?:\d\d|xx)")
+_CODE = re.compile(r"|[45](?:\d\d|xx)")
 _ENHANCED = re.compile(r"|[45*]\.(?:\d{1,3}|\*)\.(?:\d{1,3}(?:-\d{1,3})?|\*)")
 _SECTIONS = ("words", "providers", "rule")
 STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -128,7 +128,7 @@ def _check(rule: Rule, words: dict[str, str], providers: Iterable[str]) -> None:
         text.pattern(source, words)
     for code in rule.code:
         if not _CODE.fullmatch(code):
-            raise ValueError(f'code is {code!r}: write "550" or "5xx"')
+            raise ValueError(f'code is {code!r}: write "550", "5xx" or "" for none')
     for code in rule.enhanced:
         if not _ENHANCED.fullmatch(code):
             raise ValueError(f'enhanced is {code!r}: write "5.7.1", "*.2.2", "5.7.*", "5.7.606-649" or "" for none')

@@ -9,8 +9,8 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
-_MOST = 1024  # characters of a reply that are read
-_KEPT = 512  # and of its normal form: RFC 5321 section 4.5.3.1.5 gives a line as many octets
+_MOST = 2048  # characters of a reply that are read
+_KEPT = 1024  # and of its normal form: a few lines (RFC 5321 section 4.5.3.1.5: 512 octets each)
 _NEAR = 60  # characters between two parts that are near
 _ESCAPED = re.compile(r"\\x([0-9a-f]{2})")  # as ``reply.printable`` shows bytes that are not UTF-8
 # The look-behinds stand after the first character, so that a search begins at digits only.

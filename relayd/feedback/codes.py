@@ -17,7 +17,7 @@ _MANY = 20  # statuses of a text that are looked at
 # The command that a reply answered: as Postfix, Exim, DragonFly and qmail put it, or as sessions are quoted.  DATA
 # tells nothing there: sendmail quotes it with the answers to all that it sent in one go.
 _ANSWERED = re.compile(
-    r"(?:in (?:reply|response) to|reply to|after|did not like our|following|step:|smtp command|refused to accept)"
+    r"(?:in (?:reply|response) to|reply to|after|did not like our|following|step:|smtp:|smtp command|refused to accept)"
     r"[^\n]{0,30}?\b(end of data|final data|data send|rcpt|mail from|data|initial connection|ehlo|helo|starttls)\b"
     r"|>>> (rcpt|mail from)|(not like recipient|\[rcpt_to\]|rejected recipient)|(after i sent the message|\(data\))",
     re.IGNORECASE,
@@ -43,7 +43,9 @@ def codes(text: str) -> tuple[int, str, int]:
     both = _BOTH.search(text)
     if both and both[1][0] == both[2][0]:
         return int(both[1]), _cause(both[2], text, both.end()), both.start()
-    reply = _CODE.search(text)
+    # What is no failure, but looks like a reply, is the name of something else while there is a failure.
+    replies = list(islice(_CODE.finditer(text), _MANY))
+    reply = next((one for one in replies if one[1][0] != "2"), replies[0] if replies else None)
     code, start = (int(reply[1]), reply.start(1)) if reply else (0, len(text))
     found = list(islice(_STATUS.finditer(text), _MANY))
     status = next((one for one in found if not code or one[1] == str(code)[0]), found[0] if found else None)

@@ -1,6 +1,7 @@
 """Complaints: feedback reports (RFC 5965, RFC 6591) and the ways of telling that some providers keep to themselves."""
 
 from relayd.feedback.mime import Fields, Part, fields_of, value
+from relayd.feedback.notices import notice_in
 from relayd.feedback.report import Complaint
 from relayd.feedback.statuses import address_in
 from relayd.feedback.wording import COMPLAINT
@@ -15,6 +16,10 @@ def complaint_of(head: Fields, leaves: list[Part], original: Fields, subject: st
     for part in leaves:
         if part.kind in _REPORT:
             return _complaint(fields_of(part.text().lstrip("\n")), original)
+    for part in leaves[:1]:
+        notice = notice_in(part.text())
+        if notice and (fields := notice.complaint_fields()):
+            return _complaint(fields, original)
     for returned in (original, head):  # one provider forwards the message itself, with this field on top
         told = value(returned, "x-hmxmroriginalrecipient")
         if told or (COMPLAINT.match(subject) and returned):

@@ -27,14 +27,13 @@ Verify = Callable[[tuple[Clue, ...]], str]  # the state of the token in them, in
 
 # Whoever this is said of cannot be reached there, today or later.
 _NEVER = ("recipient_unknown", "domain_unknown", "domain_no_mail")
-# What a class is as a status where the report gives none (RFC 3463).  Waiting in vain leaves hope: class 4.
+# What a class is as a status where the report gives none (RFC 3463).
 _DETAIL = {
     "recipient_unknown": "1.1", "domain_unknown": "1.2", "domain_no_mail": "1.10", "mailbox_full": "2.2",
     "mailbox_disabled": "2.1", "message_too_big": "3.4", "network": "4.1", "expired": "4.7", "content_spam": "7.1",
     "content_virus": "7.1", "policy": "7.1", "sender_rejected": "7.1", "relay_denied": "7.1", "ip_blocked": "7.1",
     "ip_ptr": "7.25", "auth_failure": "7.26",
 }  # fmt: skip
-_PASSING = ("network", "expired")
 
 # The four kinds that scoring knows; the report's own word stands beside.
 _KINDS: dict[Kind, str] = {"complaint": "arf", "unsubscribe": "arf", "challenge": "not-bounce", "other": "not-bounce"}
@@ -58,17 +57,23 @@ def judged(report: Report, classify: Classify) -> list[Judged]:
 
 def _judged(one: Recipient, classify: Classify) -> Judged:
     severity = one.status[:1] or ("4" if one.action == "delayed" else "5")
-    verdict = classify(
-        Reply(one.code, one.status or f"{severity}.0.0", one.diagnostic), one.remote_mta, one.stage or ""
-    )
+    reply = Reply(one.code, one.status or f"{severity}.0.0", one.diagnostic)
+    # Where nobody names the server, the recipient's domain does as well.
+    verdict = classify(reply, one.remote_mta or one.final.rpartition("@")[2], _stage(one))
     status = one.status or _implied(one, verdict.cls, severity)
     hard = one.action == "failed" and status.startswith("5") and verdict.cls in _NEVER
     return Judged(one, status, hard, verdict)
 
 
+def _stage(one: Recipient) -> str:
+    """At which command a server refused.  Where neither the report nor a status of addresses or commands (X.1.Y, X.5.Y)
+    tells, nothing vouches that it was RCPT: it is taken for the later one, at which filters speak."""
+    return one.stage or ("" if one.status[1:3] in (".1", ".5") else "dot")
+
+
 def _implied(one: Recipient, cls: str, severity: str) -> str:
     """A status for a report that gives none."""
-    first = str(one.code)[0] if one.code else "4" if cls in _PASSING else severity
+    first = str(one.code)[0] if one.code else severity
     return f"{first}.{_DETAIL.get(cls, '0.0')}"
 
 

@@ -17,12 +17,12 @@ from relayd.reply import printable
 
 MAX_LINES = 4000
 _MAX_LINE = 1000
-_MAX_DIAGNOSTIC = 1024
+_MAX_DIAGNOSTIC = 2048
 _MAX_BLOCK = 200  # lines that may tell of one recipient
 
 _ADDRESS = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.\-]{1,64}@[A-Za-z0-9_\-]{1,63}(?:\.[A-Za-z0-9_\-]{1,63}){1,12}"
 _ADDRESSES = re.compile(rf"(?<![\w.!#$%&'*+/=?^`{{|}}~@\-]){_ADDRESS}")
-_QUOTE = re.compile(r"^(?:[>|] ?){1,5}")
+_QUOTE = re.compile(r"^(?!>>> [A-Z]{4}\b)(?:[>|] ?){1,5}")  # nor the commands of a transcript
 # What may stand before an address at the start of a line, and behind it.
 _START = re.compile(
     r"[\s*•·\-–>\]]{0,40}(?:\d{1,3}[.)]\s{1,4})?[\[<(\"'「]{0,3}(?:smtp:|mailto:|rfc822;?\s?)?$", re.IGNORECASE
@@ -44,6 +44,7 @@ _SENDER = re.compile(
     r"|remitente|envoy[eé] par|差出人|发件人)\W{0,6}$|envelope-(?:from|sender)\W{0,3}$|https?://\S{0,200}$",
     re.IGNORECASE,
 )
+_PHRASE = re.compile(r"[\"']?\s{1,4}<[^<>\s]{1,64}@[^<>\s]{1,255}>")  # behind an address that is only a name
 _ROLE = re.compile(
     r"(?:postmaster|mailer-daemon|abuse|no-?reply|hostmaster|support|helpdesk|webmaster)@", re.IGNORECASE
 )
@@ -158,7 +159,7 @@ def _weighed(line: str, number: int, own: frozenset[str]) -> list[Place]:
     for match in _ADDRESSES.finditer(line):
         address = match[0].strip("'`")
         before, behind = line[: match.start()], line[match.end() :]
-        if _SENDER.search(before[-220:]) or "...@" in address:  # somebody shortened it
+        if _SENDER.search(before[-220:]) or _PHRASE.match(behind) or "...@" in address:  # somebody shortened it
             continue
         if _LABEL.search(before[-80:]) or _REPLY.search(before[-20:]):
             weight, indent_here = 3.0, 0

@@ -8,6 +8,7 @@ from relayd.feedback import prose, statuses
 from relayd.feedback.codes import codes, merged
 from relayd.feedback.complaints import complaint_of
 from relayd.feedback.mime import Fields, Part, fields_of, parts, split, value, words
+from relayd.feedback.notices import notice_in
 from relayd.feedback.report import Action, Clue, Complaint, Kind, Recipient, Report
 from relayd.feedback.wording import (
     ANSWER,
@@ -98,6 +99,9 @@ def _returned(part: Part) -> Fields:
 
 
 def _structured(leaves: list[Part], notice: str) -> tuple[str, list[Recipient]]:
+    told = notice_in(leaves[0].text()) if leaves else None
+    if told:
+        return "", told.recipients()
     words_only, fields, _ = _FIELDS.split(notice, maxsplit=1) if _FIELDS.search(notice) else (notice, "", "")
     texts = [part.text() for part in leaves if part.kind in _STATUS_KINDS] + ([notice] if fields else [])
     for text in texts:
@@ -124,7 +128,10 @@ def _completed(found: list[Recipient], notice: str) -> list[Recipient]:
     """Some reporters give the server's words, or the command that they answered, only to people."""
     if all((one.diagnostic and one.stage) or one.action not in ("failed", "delayed") for one in found):
         return found
-    told = {one.final.lower(): one for one in prose.recipients(notice, frozenset(), "")}
+    said = prose.recipients(notice, frozenset(), "")
+    if len(found) == 1 and len(said) <= 1:  # people may be told of another name of the same
+        return [_with(found[0], said[0] if said else prose.unnamed(found[0].final, notice))]
+    told = {one.final.lower(): one for one in said}
     return [_with(one, told.get(one.final.lower())) for one in found]
 
 
@@ -165,6 +172,8 @@ def _unstructured(
         return "challenge", []
     answered = value(head, "auto-submitted").lower().startswith("auto-")
     told = FAILED.search(opening) or DELAYED.search(opening) or any(codes(opening)[:2])
+    if ANSWER.match(subject) and FAILED.search(subject) and (forwarded := _forwarded(leaves)):
+        return _kind_of({one.action for one in forwarded}), forwarded
     if not (daemon or ((failing or not head) and told)):
         return ("auto-reply" if answered else "other"), []
     own = frozenset(filter(None, (_address(value(head, "to")).lower(), envelope_recipient.lower())))

@@ -33,7 +33,7 @@ def recipients(text: str) -> tuple[str, list[Recipient]]:
     found: list[Recipient] = []
     for group in _groups(text):
         reporter = reporter or _mta(group.get("reporting-mta", ""))
-        one = _recipient(group)
+        one = recipient(group)
         if one:
             found.append(one)
             if len(found) == MAX_RECIPIENTS:
@@ -64,7 +64,8 @@ def _groups(text: str) -> Iterator[Group]:
     yield group
 
 
-def _recipient(group: Group) -> Recipient | None:
+def recipient(group: Group) -> Recipient | None:
+    """The recipient of a group of fields, None where it names none or tells nothing."""
     final = address_in(group.get("final-recipient", ""))
     original = address_in(group.get("original-recipient", ""))
     final = final or address_in(group.get("x-actual-recipient", "")) or original

@@ -33,7 +33,7 @@ FAILED = _any(r"""
     processing error
     (?:could|can|was|were|ha(?:s|ve))(?: ?no|n')t(?: yet)?(?: be(?:en)?| able to)? (?:deliver|sen[dt]|reach|process)
     bounced?\b|rejected|permanent(?:ly)? (?:fail|error|fatal)|(?:trouble|problem) delivering|error sending
-    has been delayed
+    has been delayed|are not (?:a )?member
     (?:user|recipient|mailbox|address|host|domain)\b.{0,30}\b(?:unknown|not (?:found|exist|listed)|invalid|unavailable)
     (?:user|recipient|mailbox|account|folder|quota)\b.{0,30}\b(?:full|disabled|over ?quota|exceed)|message looping
     (?:unknown|invalid|no such|bad|illegal) (?:user|recipient|mailbox|address|account|host|domain|final delivery)
