@@ -572,8 +572,7 @@ class Courier(Service):
         """For the reputation of everybody who is behind a delivery; our own reports are nobody's."""
         message = delivery.message
         if what and message.connection != REPORTER:
-            who = source, group, message.account, message.client, message.connection, message.envelope.sender
-            self.reputation.event(who, what, self.wall())
+            self.reputation.event(_who(message, source, group), what, self.wall())
 
     def _meant(self, outcome: Outcome) -> tuple[Outcome, Meaning | None]:
         """A failed outcome by what its reply means: its class stands with the evidence, and the decision that follows
@@ -617,6 +616,10 @@ class Courier(Service):
 
 def _group(site: Site) -> str:
     return site.policy.terms.group or site.name
+
+
+def _who(message: Message, source: str = "", group: str = "") -> Who:
+    return source, group, message.account, message.client, message.connection, message.envelope.sender
 
 
 def _bearing(reply: Reply | None, verdict: Verdict, meaning: Meaning | None) -> Bearing:
