@@ -33,7 +33,7 @@ from relayd.queue.meter import NEVER
 from relayd.queue.scheduler import CAP, Scheduler
 from relayd.queue.state import Path
 from relayd.reply import Reply
-from relayd.reputation import Counter, Reputation, bearing
+from relayd.reputation import Counter, Reputation, Who, bearing
 from relayd.resolver import ResolveError
 from relayd.shaping.reactions import NOTHING, Active, Verdict
 from relayd.shaping.rules import Seen
