@@ -1067,6 +1067,16 @@ def test_mail_whose_domain_moves_to_another_site_while_it_waits_for_a_rate_goes(
     assert len(relay.gone) == 4
 
 
+def test_the_rate_of_a_path_is_not_begun_anew_by_each_step_in_which_it_comes_back(relay: Relay) -> None:
+    relay.limits = Limits(20, rate("100/h burst 50"))
+    relay.store(*["x.example"] * 400)
+    relay.tick()
+    assert len(relay.send()) <= 50
+    relay.react(suspends(duration=10.0))
+    went(relay, 100, 1.0)
+    assert len(relay.gone) <= 50 + 3
+
+
 # Pools by domain.
 
 
