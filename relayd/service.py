@@ -205,6 +205,7 @@ class Node(Service):
             self._lists_of,
         )
         self.directory.drains.changed = self._heed_drains
+        self.directory.shaped = self._heed_shaping
         self.courier.reacted = self._reacted
         self.warmup.woken = self._warmed
         self.courier.outcomes.refunds = self.directory.balances.refunds
@@ -351,6 +352,11 @@ class Node(Service):
             self.scheduler.source_gone(name, now)
         if before.keys() - self.pools.drained.keys():
             self.scheduler.source_back(now)
+        self.courier.perform()
+
+    def _heed_shaping(self) -> None:
+        """An account's own limits have changed."""
+        self.scheduler.relimited(self.now())
         self.courier.perform()
 
     def _reacted(self, began: tuple[Active, ...], ended: tuple[Active, ...]) -> None:

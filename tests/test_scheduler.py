@@ -1077,6 +1077,18 @@ def test_the_rate_of_a_path_is_not_begun_anew_by_each_step_in_which_it_comes_bac
     assert len(relay.gone) <= 50 + 3
 
 
+def test_limits_of_an_account_that_are_taken_away_hold_no_more(relay: Relay) -> None:
+    relay.layers["slow"] = (Layer("account slow", account=Limits(rate=rate("1/d"))),)
+    relay.store(*["x.example"] * 5, account="slow")
+    went(relay, 3, 1.0)
+    assert len(relay.gone) == 1
+    relay.layers["slow"] = ()
+    relay._streams.clear()
+    relay.scheduler.relimited(relay.now)
+    went(relay, 3, 1.0)
+    assert len(relay.gone) == 5
+
+
 # Pools by domain.
 
 

@@ -129,6 +129,14 @@ class Scheduler:
             if source in site.paths:
                 self.reassign(site.paths[source], now)
 
+    def relimited(self, now: float) -> None:
+        """Accounts have other limits of their own: who waits for those of before looks at them."""
+        self._metered = True
+        for site in list(self.sites.values()):
+            for path in list(site.paths.values()):
+                path.ready.call_all()
+                self._work(path, now)
+
     def decisions(self) -> list[Decision]:
         """Takes what has been decided since the last call, in order."""
         decided, self._decisions = self._decisions, []
