@@ -23,7 +23,7 @@ from relayd.queue.meter import NEVER, Meter
 from relayd.queue.ready import PRIORITY
 from relayd.queue.state import Path, Queue, Site, Stream, Waiting
 from relayd.shaping.limits import Terms
-from relayd.shaping.reactions import STEPS, Active, Reactions
+from relayd.shaping.reactions import Active, Reactions, changes_at
 from relayd.shaping.rules import Rules
 from relayd.warmup import Warmup
 
@@ -759,7 +759,7 @@ class Scheduler:
         self._metered = self._metered or self.limiter.used or warms
         path.paced_until = 0.0
         path.ready.call_all()
-        path.review_at = min((_changes_at(reaction, now) for reaction in held), default=NEVER)
+        path.review_at = min((changes_at(reaction, now) for reaction in held), default=NEVER)
         if path.review_at < NEVER:
             heappush(self._resting, (path.review_at, "site", site.name))
         suspended = [reaction for reaction in held if reaction.action == "suspend" and now < reaction.until]
@@ -970,14 +970,6 @@ class Scheduler:
         del group[site.name]
         if not group:
             del self._groups[site.group]
-
-
-def _changes_at(reaction: Active, now: float) -> float:
-    """When a reaction comes to mean something else: its end, and then each step in which its path comes back."""
-    if now < reaction.until:
-        return reaction.until
-    step = (reaction.returns_until - reaction.until) / len(STEPS)
-    return reaction.until + step * (int((now - reaction.until) / step) + 1)
 
 
 def _size_of(delivery: Delivery) -> int:
