@@ -785,6 +785,16 @@ def test_outside_its_hours_a_site_is_not_read_and_says_when_they_begin() -> None
     assert len(relay.send()) == len(made)
 
 
+def test_hours_that_a_reload_takes_away_hold_back_nothing_more() -> None:
+    relay = Relay()
+    relay.limits = Limits(20, hours=time.strftime("%H:%M-24:00", time.gmtime(relay.now + 3600)))
+    relay.receive(*["x.example"] * 3)
+    assert relay.send() == []
+    relay.limits = Limits(20)
+    relay.scheduler.reconfigure(relay.stream, relay.pools, 2000, relay.now)
+    assert len(relay.send()) == 3
+
+
 def test_a_rate_is_not_begun_anew_when_a_site_was_forgotten_meanwhile() -> None:
     relay = Relay()
     relay.limits = Limits(20, rate("1/h"))

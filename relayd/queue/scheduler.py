@@ -113,6 +113,8 @@ class Scheduler:
             for path in list(site.paths.values()):
                 self._equip(path, site, now)
                 self.reassign(path, now)
+            for name in list(site.queues)[:1]:  # what rests is not read, and learns of other terms so
+                self._reroute(self.queues[name], now)
         self.source_back(now)
 
     def source_back(self, now: float) -> None:
@@ -243,8 +245,10 @@ class Scheduler:
             self._leave_group(queue.site)
             queue.site.terms = terms
             self._groups.setdefault(queue.site.group, {})[site] = queue.site
-            for path in queue.site.paths.values():
+            for path in list(queue.site.paths.values()):
                 self._equip(path, queue.site, now)
+            for other in queue.site.queues:
+                self._pull(self.queues[other], now)
         queue.site_until = until
         queue.routing = False
         queue.failures = 0
@@ -566,7 +570,7 @@ class Scheduler:
             elif kind == "site":
                 self._wake_site(name, now)
             elif kind == "pace":
-                for path in self.sites[name].paths.values() if name in self.sites else ():
+                for path in list(self.sites[name].paths.values()) if name in self.sites else ():
                     self._work(path, now)
             elif (meter := self._waking.get(name)) and meter.wakes_at <= when:
                 self._call(meter, now)
@@ -736,7 +740,7 @@ class Scheduler:
         site = self.sites.get(name)
         if site is None:
             return
-        for path in site.paths.values():
+        for path in list(site.paths.values()):
             if path.rest_until <= now:
                 path.rest_until = 0.0  # over for good, even if the clock steps back
             if path.capped_until <= now:
