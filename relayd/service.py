@@ -219,6 +219,7 @@ class Node(Service):
             self._lists_of,
         )
         self.directory.drains.changed = self._heed_drains
+        self.directory.shaped = self._heed_shaping
         self.courier.reacted = self._reacted
         self.courier.reputation = self.reputation
         self.reputation.changed = self._turned
@@ -403,6 +404,11 @@ class Node(Service):
             self.scheduler.source_gone(name, now)
         if before.keys() - self.pools.drained.keys():
             self.scheduler.source_back(now)
+        self.courier.perform()
+
+    def _heed_shaping(self) -> None:
+        """An account's own limits have changed."""
+        self.scheduler.relimited(self.now())
         self.courier.perform()
 
     def _reacted(self, began: tuple[Active, ...], ended: tuple[Active, ...]) -> None:

@@ -74,9 +74,16 @@ def test_sessions_are_opened_at_their_rate() -> None:
 def test_a_rate_that_stays_the_same_is_not_begun_anew_by_other_limits() -> None:
     meter = Meter("source t1", Limits(rate=rate("1/min")))
     meter.spend(NOW, 1, urgent=False)
-    meter.limit(Limits(connections=5, rate=rate("1/min")))
+    meter.limit(Limits(connections=5, rate=rate("1/min")), NOW)
     assert wait(meter) == pytest.approx(60)
-    meter.limit(Limits(rate=rate("2/min")))
+
+
+def test_a_rate_that_changes_gives_no_more_at_once_to_who_has_had_his() -> None:
+    meter = Meter("source t1", Limits(rate=rate("1/min")))
+    meter.spend(NOW, 1, urgent=False)
+    meter.limit(Limits(rate=rate("2/min")), NOW)
+    assert wait(meter) == pytest.approx(30)
+    meter.limit(Limits(), NOW)
     assert wait(meter) == 0
 
 

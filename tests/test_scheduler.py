@@ -785,6 +785,16 @@ def test_outside_its_hours_a_site_is_not_read_and_says_when_they_begin() -> None
     assert len(relay.send()) == len(made)
 
 
+def test_hours_that_a_reload_takes_away_hold_back_nothing_more() -> None:
+    relay = Relay()
+    relay.limits = Limits(20, hours=time.strftime("%H:%M-24:00", time.gmtime(relay.now + 3600)))
+    relay.receive(*["x.example"] * 3)
+    assert relay.send() == []
+    relay.limits = Limits(20)
+    relay.scheduler.reconfigure(relay.stream, relay.pools, 2000, relay.now)
+    assert len(relay.send()) == 3
+
+
 def test_a_rate_is_not_begun_anew_when_a_site_was_forgotten_meanwhile() -> None:
     relay = Relay()
     relay.limits = Limits(20, rate("1/h"))
@@ -1065,6 +1075,28 @@ def test_mail_whose_domain_moves_to_another_site_while_it_waits_for_a_rate_goes(
     relay.settle_down()
     went(relay, 4 * 3600, 10.0)
     assert len(relay.gone) == 4
+
+
+def test_the_rate_of_a_path_is_not_begun_anew_by_each_step_in_which_it_comes_back(relay: Relay) -> None:
+    relay.limits = Limits(20, rate("100/h burst 50"))
+    relay.store(*["x.example"] * 400)
+    relay.tick()
+    assert len(relay.send()) <= 50
+    relay.react(suspends(duration=10.0))
+    went(relay, 100, 1.0)
+    assert len(relay.gone) <= 50 + 3
+
+
+def test_limits_of_an_account_that_are_taken_away_hold_no_more(relay: Relay) -> None:
+    relay.layers["slow"] = (Layer("account slow", account=Limits(rate=rate("1/d"))),)
+    relay.store(*["x.example"] * 5, account="slow")
+    went(relay, 3, 1.0)
+    assert len(relay.gone) == 1
+    relay.layers["slow"] = ()
+    relay._streams.clear()
+    relay.scheduler.relimited(relay.now)
+    went(relay, 3, 1.0)
+    assert len(relay.gone) == 5
 
 
 # Pools by domain.

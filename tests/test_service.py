@@ -674,6 +674,16 @@ def test_explain_tells_every_limit_with_the_line_it_is_from(relay: Running):
     assert (told["hosts"], told["pool"], told["sources"]) == (["203.0.113.1"], "default", ["s1"])
 
 
+def test_limits_of_an_account_that_are_taken_away_hold_back_nothing_that_waits_for_them(relay: Running):
+    layers = account_layers("crm", {"": {"account": {"rate": "1/d"}}})
+    relay.reactor.until(relay.node.directory.change_account("crm", shaping=layers).done)
+    for _ in range(3):
+        relay.send()
+    relay.reactor.until(lambda: relay.mx.got)
+    relay.reactor.until(relay.node.directory.change_account("crm", shaping=()).done)
+    relay.reactor.until(lambda: len(relay.mx.got) == 3)
+
+
 def test_a_reload_of_shaping_ends_no_session_and_its_limits_hold_at_once(relay: Running):
     relay.mx.says["DOT"] = HANG
     relay.send()

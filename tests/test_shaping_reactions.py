@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from relayd.shaping import reactions as room
 from relayd.shaping.limits import Rate
-from relayd.shaping.reactions import NOTHING, Active, Reactions, share
+from relayd.shaping.reactions import NOTHING, Active, Reactions, changes_at, share
 from relayd.shaping.rules import Rules, Seen, parse
 
 NOW = 1_700_000_000.0
@@ -140,6 +140,17 @@ def test_a_path_comes_back_by_an_eighth_a_quarter_and_a_half_of_its_rate():
     assert steps == [1, 1, 1 / 8, 1 / 8, 1 / 4, 1 / 4, 1 / 2, 1 / 2, 1]
     assert held(reactions, at=17.9 * 60) == ["x"] and held(reactions, at=18 * 60) == []
     assert "coming back, at 0.25 of its rate for another 6m" in active.words(NOW + 720)
+
+
+@given(st.floats(0.0, 1e6), st.floats(1.0, 1e5))
+def test_a_suspension_returns_in_four_changes_each_later_than_the_one_before(at: float, duration: float):
+    reactions = made(x=SUSPEND | {"for": f"{duration:.0f}s"})
+    (active,) = reactions.seen(reply(at=at)).began
+    moments = [NOW + at]
+    while moments[-1] < active.returns_until:
+        moments.append(changes_at(active, moments[-1]))
+        assert moments[-1] > moments[-2]
+    assert [share(active, moment) for moment in moments] == [1, 1 / 8, 1 / 4, 1 / 2, 1]
 
 
 def test_a_long_suspension_comes_back_within_half_an_hour():

@@ -88,6 +88,7 @@ class Directory:
         self._domains = domains.stored(db)
         self.senders = Senders(self._change, senders.stored(db), self.lineage)
         self.version = 0  # rises with every change: what is derived from rows is good as long as it does not
+        self.shaped: Callable[[], None] = lambda: None  # called when an account's limits of what goes out have changed
         self.balances = Balances(db, self._change, self._worker.run)
         self.drains = Drains(db, self._change)
         self.warmups = Warmups(db, self._worker.run)
@@ -171,7 +172,10 @@ class Directory:
             raise InputError("parent", f"{account.parent} is {account.name} itself or below it")
 
     def _keep_account(self, row: Account) -> Account:
+        before = self._accounts.get(row.name)
         self._accounts[row.name] = row
+        if before and before.shaping != row.shaping:
+            self.shaped()
         return row
 
     # Streams of accounts.

@@ -56,15 +56,15 @@ class Limiter:
         slowed = [reaction for reaction in reactions if reaction.action == "limit" and now < reaction.until]
         self.used = self.used or bool(site.terms.layers or limits.bytes or slowed)
         part = min([self.left(path.source, site.group), *(share(reaction, now) for reaction in reactions)])
-        path.meter.limit(msgspec.structs.replace(limits, bytes=None).part(part))
+        path.meter.limit(msgspec.structs.replace(limits, bytes=None).part(part), now)
         shared = [
-            self._meter(f"{scope} {name} in {layer.name}", limits)
+            self._meter(f"{scope} {name} in {layer.name}", limits, now)
             for layer in site.terms.layers
             for scope, names, limits in (("source", [path.source], layer.source), ("pool", pools, layer.pool))
             if limits is not NONE
             for name in names
         ]
-        path.slowed = tuple(self._meter(f"the reaction {r.rule} ({r.id})", _ceiling(r)) for r in slowed)
+        path.slowed = tuple(self._meter(f"the reaction {r.rule} ({r.id})", _ceiling(r), now) for r in slowed)
         shared += path.slowed
         for meter in path.meters:
             meter.used -= path.sessions
@@ -84,7 +84,7 @@ class Limiter:
             account = lane.partition("/")[0]
             found = (
                 *self._slowed(site, account, now),
-                *self._starts(path, site, stream.account or account, pool, stream.layers),
+                *self._starts(path, site, stream.account or account, pool, stream.layers, now),
             )
             known = path.starts[lane] = (stream, found)
         return known[1]
@@ -93,21 +93,25 @@ class Limiter:
         """Meters of the reactions by which an account is held to a limit at the site."""
         for reaction in self._reactions.holds("", site.group, account, now):
             if reaction.account and reaction.action == "limit" and now < reaction.until:
-                meter = self._meter(f"the reaction {reaction.rule} ({reaction.id})", _ceiling(reaction), "deliveries")
+                meter = self._meter(
+                    f"the reaction {reaction.rule} ({reaction.id})", _ceiling(reaction), now, "deliveries"
+                )
                 meter.ends_at = reaction.until
                 yield meter
 
-    def _starts(self, path: Path, site: Site, owner: str, pool: str, own: tuple[Layer, ...]) -> Iterator[Meter[Path]]:
+    def _starts(
+        self, path: Path, site: Site, owner: str, pool: str, own: tuple[Layer, ...], now: float
+    ) -> Iterator[Meter[Path]]:
         yield from path.slowed
         if site.terms.limits.bytes:
-            yield self._meter(f"mail to {path.meter.name}", Limits(bytes=site.terms.limits.bytes))
+            yield self._meter(f"mail to {path.meter.name}", Limits(bytes=site.terms.limits.bytes), now)
         for layer in site.terms.layers:
             if layer.source is not NONE:
-                yield self._meter(f"source {path.source} in {layer.name}", layer.source)
+                yield self._meter(f"source {path.source} in {layer.name}", layer.source, now)
             if layer.pool is not NONE:
-                yield self._meter(f"pool {pool} in {layer.name}", layer.pool)
+                yield self._meter(f"pool {pool} in {layer.name}", layer.pool, now)
             if layer.account is not NONE:
-                yield self._meter(f"account {owner} in {layer.name}", layer.account, "deliveries")
+                yield self._meter(f"account {owner} in {layer.name}", layer.account, now, "deliveries")
         for layer in own:
             if layer.at and layer.at not in (site.terms.group, *patterns(next(iter(site.hosts), ""))):
                 continue
@@ -119,14 +123,14 @@ class Limiter:
             )
             for words, limits in where:
                 if limits is not NONE:
-                    yield self._meter(layer.name + words, limits, "deliveries")
+                    yield self._meter(layer.name + words, limits, now, "deliveries")
 
-    def _meter(self, name: str, limits: Limits, counts: Counts = "sessions") -> Meter[Path]:
+    def _meter(self, name: str, limits: Limits, now: float, counts: Counts = "sessions") -> Meter[Path]:
         meter = self._meters.get(name)
         if meter is None:
             meter = self._meters[name] = Meter(name, limits, counts)
         elif meter.limits is not limits:
-            meter.limit(limits)
+            meter.limit(limits, now)
         return meter
 
     def let_go(self, path: Path, now: float) -> None:

@@ -4,12 +4,13 @@ Enter: limits, starts of deliveries, sessions opened and closed.  Leave: how lon
 limit, and who is called where several paths or accounts share one.
 """
 
-from typing import Generic, Literal
+from typing import Generic, Literal, TypeVar
 
 from relayd.message.window import Window, stored
 from relayd.queue.line import Line, W
 from relayd.shaping.limits import Bucket, Limits, Pace, show_volume
 
+B = TypeVar("B", bound=Bucket)
 Counts = Literal["sessions", "deliveries"]
 NEVER = float("inf")  # until something else happens: a session ends, a delivery is done
 AGAIN = 0.05  # seconds after which those in line are called again, if those called did not go
@@ -51,18 +52,20 @@ class Meter(Generic[W]):
         self.opens: Bucket | None = None
         self.bytes: Bucket | None = None
         self.window: Window | None = None
-        self.limit(limits)
+        self.limit(limits, 0.0)
 
-    def limit(self, limits: Limits) -> None:
-        """Limits from now on; a rate that stays the same goes on where it is."""
+    def limit(self, limits: Limits, now: float) -> None:
+        """Limits from now on.  A rate that stays the same goes on where it is, and who has to wait by one that changes
+        has no more at once by the new one."""
         old, self.limits = self.limits, limits
         if limits.rate != old.rate:
-            self.pace = Pace(limits.rate) if limits.rate else None
+            self.pace = _after(self.pace, Pace(limits.rate) if limits.rate else None, now)
         if limits.connection_rate != old.connection_rate:
-            self.opens = Pace(limits.connection_rate) if limits.connection_rate else None
+            self.opens = _after(self.opens, Pace(limits.connection_rate) if limits.connection_rate else None, now)
         if limits.bytes != old.bytes:
             volume = limits.bytes
-            self.bytes = Bucket(volume, volume.burst or max(1.0, volume.count / volume.period)) if volume else None
+            most = volume and (volume.burst or max(1.0, volume.count / volume.period))
+            self.bytes = _after(self.bytes, Bucket(volume, most) if volume and most else None, now)
         self.window = stored(limits.hours) if limits.hours else None
 
     def knows_nothing(self, now: float) -> bool:
@@ -156,3 +159,9 @@ class Meter(Generic[W]):
         wait = self.wait(now, 0, urgent=self.line.urgent)
         early = self.pace is not None and LEAD + AGAIN < wait < NEVER
         return now + (wait - LEAD if early else wait or AGAIN)
+
+
+def _after(old: Bucket | None, new: B | None, now: float) -> B | None:
+    if old and new:
+        new.follow(old, now)
+    return new

@@ -23,7 +23,7 @@ from relayd.queue.meter import NEVER, Meter
 from relayd.queue.ready import PRIORITY
 from relayd.queue.state import Path, Queue, Site, Stream, Waiting
 from relayd.shaping.limits import Terms
-from relayd.shaping.reactions import STEPS, Active, Reactions
+from relayd.shaping.reactions import Active, Reactions, changes_at
 from relayd.shaping.rules import Rules
 from relayd.warmup import Warmup
 
@@ -115,6 +115,8 @@ class Scheduler:
             for path in list(site.paths.values()):
                 self._equip(path, site, now)
                 self.reassign(path, now)
+            for name in list(site.queues)[:1]:  # what rests is not read, and learns of other terms so
+                self._reroute(self.queues[name], now)
         self.source_back(now)
 
     def source_back(self, now: float) -> None:
@@ -130,6 +132,14 @@ class Scheduler:
         for site in list(self.sites.values()):
             if source in site.paths:
                 self.reassign(site.paths[source], now)
+
+    def relimited(self, now: float) -> None:
+        """Accounts have other limits of their own: who waits for those of before looks at them."""
+        self._metered = True
+        for site in list(self.sites.values()):
+            for path in list(site.paths.values()):
+                path.ready.call_all()
+                self._work(path, now)
 
     def decisions(self) -> list[Decision]:
         """Takes what has been decided since the last call, in order."""
@@ -237,8 +247,10 @@ class Scheduler:
             self._leave_group(queue.site)
             queue.site.terms = terms
             self._groups.setdefault(queue.site.group, {})[site] = queue.site
-            for path in queue.site.paths.values():
+            for path in list(queue.site.paths.values()):
                 self._equip(path, queue.site, now)
+            for other in queue.site.queues:
+                self._pull(self.queues[other], now)
         queue.site_until = until
         queue.routing = False
         queue.failures = 0
@@ -563,7 +575,7 @@ class Scheduler:
             elif kind == "site":
                 self._wake_site(name, now)
             elif kind == "pace":
-                for path in self.sites[name].paths.values() if name in self.sites else ():
+                for path in list(self.sites[name].paths.values()) if name in self.sites else ():
                     self._work(path, now)
             elif (meter := self._waking.get(name)) and meter.wakes_at <= when:
                 self._call(meter, now)
@@ -737,7 +749,7 @@ class Scheduler:
         site = self.sites.get(name)
         if site is None:
             return
-        for path in site.paths.values():
+        for path in list(site.paths.values()):
             if path.rest_until <= now:
                 path.rest_until = 0.0  # over for good, even if the clock steps back
             if path.capped_until <= now:
@@ -760,7 +772,7 @@ class Scheduler:
         self._metered = self._metered or self.limiter.used or warms
         path.paced_until = 0.0
         path.ready.call_all()
-        path.review_at = min((_changes_at(reaction, now) for reaction in held), default=NEVER)
+        path.review_at = min((changes_at(reaction, now) for reaction in held), default=NEVER)
         if path.review_at < NEVER:
             heappush(self._resting, (path.review_at, "site", site.name))
         suspended = [reaction for reaction in held if reaction.action == "suspend" and now < reaction.until]
@@ -990,14 +1002,6 @@ class Scheduler:
         del group[site.name]
         if not group:
             del self._groups[site.group]
-
-
-def _changes_at(reaction: Active, now: float) -> float:
-    """When a reaction comes to mean something else: its end, and then each step in which its path comes back."""
-    if now < reaction.until:
-        return reaction.until
-    step = (reaction.returns_until - reaction.until) / len(STEPS)
-    return reaction.until + step * (int((now - reaction.until) / step) + 1)
 
 
 def _size_of(delivery: Delivery) -> int:

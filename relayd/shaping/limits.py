@@ -109,6 +109,11 @@ class Bucket:
         """So many go now."""
         self._full_at = (self._full_at if self._full_at > now else now) + count * self._each
 
+    def follow(self, other: "Bucket", now: float) -> None:
+        """It takes the place of another: it is full when that would be, or as soon as an empty one."""
+        self._full_at = now + min(other.fills(now), self._deep)
+        self._seen = now
+
     def give_back(self, taken: float, now: float, count: int = 1) -> None:
         """So many that went at ``taken`` did not go after all.  What has been refilled since is not given twice, so
         that the rate holds whatever is given back."""

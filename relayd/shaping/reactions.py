@@ -113,7 +113,18 @@ def share(active: Active, now: float) -> float:
     """The share of its rate that a path has which comes back from a suspension; 1 before and after."""
     if not active.until <= now < active.returns_until:
         return 1.0
-    return STEPS[int((now - active.until) / (active.returns_until - active.until) * len(STEPS))]
+    return STEPS[sum(now >= edge for edge in _edges(active)) - 1]
+
+
+def changes_at(active: Active, now: float) -> float:
+    """When a reaction that holds or returns comes to mean something else: always later than now."""
+    return next(edge for edge in (*_edges(active), active.returns_until) if now < edge)
+
+
+def _edges(active: Active) -> list[float]:
+    """When the steps of its return begin."""
+    step = (active.returns_until - active.until) / len(STEPS)
+    return [active.until + step * n for n in range(len(STEPS))]
 
 
 class Reactions:
