@@ -133,7 +133,7 @@ class Streams:
         lists = settings.lists or (template, "all")
         return Resolved(
             settings,
-            Stream(name, settings.validation, lists, settings.limits, settings.unsigned == "defer"),
+            Stream(name, settings.validation, lists, settings.limits, settings.unsigned == "defer", settings.filter),
             self._scheduling(account, settings),
             Rules(
                 Schedule(settings.schedule, settings.expire, self._config.retry.greylist),

@@ -83,7 +83,7 @@ def example(tmp_path: Path, *, everything: bool) -> str:
 def test_example_loads_as_shipped_and_with_everything_switched_on(tmp_path, everything):
     loaded = load(written(tmp_path, example(tmp_path, everything=everything)))
     assert [door.service for door in loaded.listener] == ["submissions", "submission", "relay"]
-    assert bool(loaded.route) == bool(loaded.sandbox) == bool(loaded.dkim) == bool(loaded.auth) == everything
+    assert bool(loaded.route) == bool(loaded.sandbox) == bool(loaded.dkim) == bool(loaded.auth) == bool(loaded.filter) == everything
 
 
 def test_example_names_every_key_that_exists_and_no_other_default(tmp_path):
@@ -92,6 +92,8 @@ def test_example_names_every_key_that_exists_and_no_other_default(tmp_path):
         config.Node: raw["node"],
         config.TLS: raw["tls"],
         config.Auth: raw["auth"],
+        config.Filter: raw["filter"],
+        config.Suspicion: raw["suspicion"],
         config.Listener: {**raw["listener"][2], **raw["listener"][0]},
         config.Source: raw["source"]["t1"],
         Plan: raw["warmup"]["default"],
@@ -121,6 +123,8 @@ def test_example_names_every_key_that_exists_and_no_other_default(tmp_path):
     assert (loaded.resolver, loaded.retry, loaded.egress) == (config.Resolver(), config.Retry(), config.Egress())
     assert (loaded.login, loaded.blocklists) == (config.Login(), config.Blocklists())
     assert loaded.auth == config.Auth(url=raw["auth"]["url"])
+    assert loaded.filter == config.Filter(url=raw["filter"]["url"])
+    assert loaded.suspicion == config.Suspicion()
     assert msgspec.structs.replace(loaded.warmup["default"], caps_for={}) == Plan()
     assert (loaded.validation, loaded.stream["transactional"].validation) == (config.Validation(), OFF)
     plain = config.Listener(service="submissions", listen="tcp:465")

@@ -21,6 +21,7 @@ from relayd.control import (
     shaping,
     sources,
     suppressions,
+    suspects,
     warmup,
 )
 from relayd.control.verb import Arg, Relay, Verb, then
@@ -354,6 +355,7 @@ VERBS: tuple[Verb, ...] = (
     *sources.VERBS,
     *warmup.VERBS,
     *shaping.VERBS,
+    *suspects.VERBS,
     Verb(
         name="inspect",
         help="a message or delivery: what it is, what happened to it, what it waits for",

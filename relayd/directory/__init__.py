@@ -10,6 +10,7 @@ from relayd.directory.reactions import StoredReactions
 from relayd.directory.rows import Account, AccountStream, Change, SubmissionConnection, domain_name
 from relayd.directory.senders import SenderDomain, Senders, State, judged
 from relayd.directory.store import Directory, NewConnection
+from relayd.directory.suspects import StoredSuspects
 from relayd.directory.warmups import Warmups
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "Senders",
     "State",
     "StoredReactions",
+    "StoredSuspects",
     "SubmissionConnection",
     "Verdict",
     "Verifier",

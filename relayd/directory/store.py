@@ -39,6 +39,7 @@ from relayd.directory.rows import (
     stream_row,
 )
 from relayd.directory.senders import SenderDomain, Senders
+from relayd.directory.suspects import StoredSuspects
 from relayd.directory.warmups import Warmups
 from relayd.errors import InputError
 from relayd.quotas import parse_limits
@@ -46,7 +47,7 @@ from relayd.quotas import parse_limits
 A = TypeVar("A")
 R = TypeVar("R")
 
-_STEPS = ("schema", "domains", "senders", "tenancy", "balances", "drains", "warmups", "reactions")
+_STEPS = ("schema", "domains", "senders", "tenancy", "balances", "drains", "warmups", "reactions", "suspects")
 # Scripts that bring a file of version n (the key) to n + 1.
 UPGRADES: dict[int, str] = {
     version: (Path(__file__).parent / f"{step}.sql").read_text("utf-8") for version, step in enumerate(_STEPS)
@@ -89,6 +90,7 @@ class Directory:
         self.drains = Drains(db, self._change)
         self.warmups = Warmups(db, self._worker.run)
         self.reactions = StoredReactions(db, self._worker)
+        self.suspects = StoredSuspects(db, self._worker)
 
     def close(self) -> None:
         """Finishes the changes under way and closes the file.  Their futures are done if ``post`` still works."""
@@ -136,7 +138,7 @@ class Directory:
         )
 
     def change_account(self, name: str, **fields: Any) -> "Future[Account]":
-        """Any of state, domain_check, parent, risk, zone, sessions, weight; limits and client_limits as
+        """Any of state, domain_check, parent, risk, zone, notices, sessions, weight; limits and client_limits as
         ``parse_limits`` reads them; shaping."""
         changed = _parsed(_ACCOUNT_FIELDS, fields)
         known = self._accounts.get(name)
@@ -434,6 +436,7 @@ _ACCOUNT_FIELDS: dict[str, Callable[[Any], Any]] = {
     "weight": notation.whole(1, 1000),
     "parent": _optional(notation.name),
     "zone": _optional(notation.hostname),
+    "notices": _optional(rows.mailbox),
     "limits": parse_limits,
     "client_limits": parse_limits,
     "shaping": _same,
