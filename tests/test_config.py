@@ -83,7 +83,14 @@ def example(tmp_path: Path, *, everything: bool) -> str:
 def test_example_loads_as_shipped_and_with_everything_switched_on(tmp_path, everything):
     loaded = load(written(tmp_path, example(tmp_path, everything=everything)))
     assert [door.service for door in loaded.listener] == ["submissions", "submission", "relay"]
-    assert bool(loaded.route) == bool(loaded.sandbox) == bool(loaded.dkim) == bool(loaded.auth) == bool(loaded.filter) == everything
+    assert (
+        bool(loaded.route)
+        == bool(loaded.sandbox)
+        == bool(loaded.dkim)
+        == bool(loaded.auth)
+        == bool(loaded.filter)
+        == everything
+    )
 
 
 def test_example_names_every_key_that_exists_and_no_other_default(tmp_path):

@@ -40,7 +40,7 @@ class Part(msgspec.Struct, frozen=True):
 def parts(habits: Habits, *, judge_rise: bool, judge_new: bool) -> tuple[Part, ...]:
     """Those that count, the heaviest first.  ``judge_rise``: whether what is usual is known, or known to be nothing;
     ``judge_new``: whether its recipients of before are."""
-    found = (part for part in _parts(habits, judge_rise, judge_new) if part.points >= 0.5)
+    found = [*(_rises(habits) if judge_rise else ()), *(_news(habits) if judge_new else ()), *_signs(habits)]
     return tuple(sorted(found, key=lambda part: -part.points))
 
 
@@ -48,45 +48,47 @@ def total(found: tuple[Part, ...]) -> int:
     return min(100, round(sum(part.points for part in found)))
 
 
-def _parts(habits: Habits, judge_rise: bool, judge_new: bool) -> Iterator[Part]:
-    counts, usual = habits.counts, habits.usual
-    if judge_rise:
-        sent, links, senders = counts[RECIPIENTS], len(habits.links), len(habits.senders)
-        yield Part(
-            "volume",
-            40 * _rise(sent, usual.recipients, _RECIPIENTS),
-            f"{sent:,.0f} recipients in {_MINUTES} minutes, {usual.recipients:,.0f} is the most that is usual",
-        )
-        yield Part(
-            "links",
-            15 * _rise(links, usual.links, _LINKS),
-            f"links to {links} different hosts and addresses within the hour, {usual.links:.0f} is the most usual",
-        )
-        yield Part(
-            "senders",
-            25 * _rise(senders, usual.senders, _SENDERS),
-            f"{senders} different sender addresses within the hour, {usual.senders:.0f} is the most usual",
-        )
-    asked = counts[ASKED]
-    if judge_new and asked >= FEW and usual.new < 1:
-        share = counts[NEW] / asked
-        excess = (share - usual.new) / (1 - usual.new)
-        words = f"{share:.0%} of the recipients were never written to before, {usual.new:.0%} is usual"
-        yield Part("new", 30 * _between(excess, 0.3, 0.8), words)
-    suppressed, faulty = counts[SUPPRESSED], counts[FAULTY]
+def _rises(habits: Habits) -> Iterator[Part]:
+    """Against what is usual."""
+    usual, sent = habits.usual, habits.counts[RECIPIENTS]
+    links, senders = len(habits.links), len(habits.senders)
+    if points := 40 * _rise(sent, usual.recipients, _RECIPIENTS):
+        words = f"{sent:,.0f} recipients in {_MINUTES} minutes, {usual.recipients:,.0f} is the most that is usual"
+        yield Part("volume", points, words)
+    if points := 15 * _rise(links, usual.links, _LINKS):
+        words = f"links to {links} different hosts and addresses within the hour, {usual.links:.0f} is the most usual"
+        yield Part("links", points, words)
+    if points := 25 * _rise(senders, usual.senders, _SENDERS):
+        words = f"{senders} different sender addresses within the hour, {usual.senders:.0f} is the most usual"
+        yield Part("senders", points, words)
+
+
+def _news(habits: Habits) -> Iterator[Part]:
+    asked, usual = habits.counts[ASKED], habits.usual.new
+    share = habits.counts[NEW] / asked if asked >= FEW else 0.0
+    if share > usual and (points := 30 * _between((share - usual) / (1 - usual), 0.3, 0.8)):
+        words = f"{share:.0%} of the recipients were never written to before, {usual:.0%} is usual"
+        yield Part("new", points, words)
+
+
+def _signs(habits: Habits) -> Iterator[Part]:
+    """Whatever is usual."""
+    counts = habits.counts
+    suppressed, faulty, spoofed, texts = counts[SUPPRESSED], counts[FAULTY], counts[SPOOFED], counts[TEXTS]
     tried = counts[RECIPIENTS] + suppressed + faulty
-    if tried >= FEW:
-        words = f"{suppressed / tried:.0%} of the recipients are on stop-lists"
-        yield Part("suppressed", 25 * _between(suppressed / tried, 0.05, 0.3), words)
+    if tried >= FEW and (points := 25 * _between(suppressed / tried, 0.05, 0.3)):
+        yield Part("suppressed", points, f"{suppressed / tried:.0%} of the recipients are on stop-lists")
+    if tried >= FEW and (points := 30 * _between(faulty / tried, 0.05, 0.3)):
         words = f"{faulty / tried:.0%} of the recipients have impossible, misspelt or dead addresses"
-        yield Part("faulty", 30 * _between(faulty / tried, 0.05, 0.3), words)
-    spoofed = counts[SPOOFED]
-    words = f"{spoofed:.0f} times in {_MINUTES} minutes it tried to send in another's name"
-    yield Part("spoofing", 25 * _between(spoofed, 2, 20), words)
-    if counts[TEXTS] >= 3:
-        share = counts[SHARED] / counts[TEXTS]
-        words = f"{share:.0%} of the texts looked at come from other accounts too, nearly word for word"
-        yield Part("texts", 25 * _between(share, 0.3, 0.8), words)
+        yield Part("faulty", points, words)
+    if points := 25 * _between(spoofed, 2, 20):
+        words = f"{spoofed:.0f} times in {_MINUTES} minutes it tried to send in another's name"
+        yield Part("spoofing", points, words)
+    if texts >= 3 and (points := 25 * _between(counts[SHARED] / texts, 0.3, 0.8)):
+        words = (
+            f"{counts[SHARED] / texts:.0%} of the texts looked at come from other accounts too, nearly word for word"
+        )
+        yield Part("texts", points, words)
 
 
 def _rise(value: float, usual: float, floor: float) -> float:
