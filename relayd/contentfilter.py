@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import msgspec
-from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
+from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers
@@ -105,16 +105,22 @@ class ContentFilter:
             return Failure(NoAnswer(f"it does not answer within {seconds:g} s"))
 
         def broken(failure: Failure) -> Verdict | None:
-            return None if failure.check(CancelledError) else self._failed(words(failure.value))
+            return None if ended else self._failed(words(failure.value))
 
         def told(verdict: Verdict | None) -> None:
-            if verdict is not None:
+            if verdict is not None and not ended:
                 done(verdict)
 
+        def end() -> None:
+            nonlocal ended
+            ended = True
+            asked.cancel()
+
+        ended = False
         asked = Deferred.fromCoroutine(self._ask(question, head, body))
         checked = asked.addTimeout(self.settings.timeout, self._reactor, late).addErrback(broken).addCallback(told)
         checked.addErrback(lambda failure: self.log.failure("What a content filter said was not followed", failure))
-        return asked.cancel
+        return end
 
     async def _ask(self, question: Question, head: bytes, body: bytes) -> Verdict:
         await self._turns.acquire()

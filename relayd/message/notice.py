@@ -11,7 +11,7 @@ from relayd.reply import printable
 
 def notice(*, node: str, message_id: str, now: float, to: str, subject: str, lines: list[str]) -> bytes:
     """Whatever is in subject and lines, each stays what it is; ``to`` is a parsed address."""
-    title = Header(" ".join(printable(subject, 200).split()), "utf-8", header_name="Subject").encode(linesep="\r\n")
+    title = Header(" ".join(printable(subject, 200).split()), header_name="Subject").encode(linesep="\r\n")
     head = [
         f"From: Mail Delivery System <MAILER-DAEMON@{node}>",
         f"To: <{to}>",
