@@ -252,7 +252,7 @@ class Suspicion(msgspec.Struct, frozen=True, kw_only=True):
     threshold: Annotated[int, notation.whole(1, 100)] = 60
     calm: Annotated[int, notation.whole(1, 100)] = 30
     rest: Duration = 6 * 3600.0
-    memory: Size = 64 * 2**20
+    memory: Size = 32 * 2**20
 
 
 class Listener(msgspec.Struct, frozen=True, kw_only=True):

@@ -101,6 +101,8 @@ class ContentFilter:
             done(self._unanswered())
             return lambda: None
 
+        ended = False
+
         def late(result: object, seconds: float) -> Failure:
             return Failure(NoAnswer(f"it does not answer within {seconds:g} s"))
 
@@ -116,7 +118,6 @@ class ContentFilter:
             ended = True
             asked.cancel()
 
-        ended = False
         asked = Deferred.fromCoroutine(self._ask(question, head, body))
         checked = asked.addTimeout(self.settings.timeout, self._reactor, late).addErrback(broken).addCallback(told)
         checked.addErrback(lambda failure: self.log.failure("What a content filter said was not followed", failure))

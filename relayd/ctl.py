@@ -331,7 +331,9 @@ def _table(rows: list[dict[str, Any]]) -> list[str]:
     return ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in cells]
 
 
-_MOMENTS = frozenset({"added", "created", "started", "due", "received", "time", "expires", "until", "since", "checked"})
+_MOMENTS = frozenset(
+    {"added", "created", "started", "due", "received", "time", "expires", "until", "since", "checked", "told"}
+)
 _NOTHING: tuple[object, ...] = (None, "", [], {})
 _EPOCH = 1e9  # less is a count that bears the same name
 

@@ -107,9 +107,9 @@ def test_what_counts_and_how_much(counts: dict[str, float], expected: dict[str, 
 
 def test_links_and_senders_count_against_what_is_usual() -> None:
     made = habits()
-    made.links, made.senders = set(range(200)), set(range(100))
+    made.links, made.senders = (1 << 180) - 1, (1 << 100) - 1
     assert score(made) == {"senders": 25, "links": 15}
-    made.usual.links, made.usual.senders = 100, 50
+    made.usual.links, made.usual.senders = 100, 50  # bits of a bitmap of 512 that are set, by 222 and 111
     assert score(made) == {}
 
 
@@ -255,7 +255,7 @@ def test_what_is_dismissed_is_over_and_is_not_found_until_the_time_is_up(watched
     watched.spams()
     row = Dismissal("crm", "shop", "a sale", "anna", watched.now, watched.now + 1000)
     assert names(watched.made.dismiss(row)) == ["client shop of account crm"]
-    assert "client shop of account crm" not in names(watched.spams().kept)
+    assert names(watched.spams().kept) == []  # nor the connection that it comes by, nor its account
     watched.ticks(1000)
     assert "client shop of account crm" in names(watched.spams().kept)
 
@@ -323,7 +323,7 @@ def test_clients_with_ever_new_names_push_out_no_account_and_no_more_are_kept(
     watched.sends(1, ("other", "c", "l"))
     for n in range(500):
         watched.sends(1, ("crm", f"c{n}", "login"))
-    assert len(watched.made._clients) == 50 and len(watched.made._keys) <= 50
+    assert len(watched.made._clients) == 50
     assert Key("other", "account", "") in watched.made._others
 
 

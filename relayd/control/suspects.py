@@ -30,12 +30,13 @@ def _show(relay: Relay, account: str) -> dict[str, Any]:
     return {
         "account": account,
         "suspects": [
-            {**_row(finding), "parts": msgspec.to_builtins(finding.parts), "told": finding.noticed}
-            for finding in sorted(findings, key=lambda finding: finding.key)
+            {**_row(finding), "told": finding.noticed} for finding in sorted(findings, key=lambda finding: finding.key)
         ],
         "signals": [
-            {key.kind: key.name or account, "score": score, "why": list(words)}
-            for key, score, words in suspicion.senders(account, now, _MOST)
+            {"kind": key.kind, "name": key.name, "score": score, "part": part.name, "points": points, "why": part.words}
+            for key, score, found in suspicion.senders(account, now, _MOST)
+            for part in found
+            if (points := round(part.points))
         ],
         "dismissed": [msgspec.to_builtins(row) for row in dismissed],
     }
@@ -65,7 +66,6 @@ def _row(finding: Finding) -> dict[str, Any]:
         "score": finding.score,
         "worst": finding.worst,
         "since": finding.since,
-        "last": finding.last,
         "by": list(finding.leaders),
         "why": "; ".join(part.words for part in finding.parts),
     }

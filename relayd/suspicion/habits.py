@@ -10,10 +10,10 @@ from math import exp
 import msgspec
 
 from relayd.identity import DAY
+from relayd.suspicion.text import different
 
 WINDOW = 900.0  # seconds: counts of so long ago weigh a third
 FORGETS = 14.0  # days after which the most that was seen weighs half
-DIFFERENT = 256  # links and sender addresses of an hour that are told apart
 LEADERS = 8
 _MINUTE = 60.0
 _HOUR = 3600.0
@@ -36,8 +36,8 @@ class Usual(msgspec.Struct, array_like=True):
 
 
 class Habits:
-    """Of one sender.  ``counts`` are of the window, ``links`` and ``senders`` of the hour (hashes).  ``leaders``: who
-    sends most of it lately, the connections of a client, the clients of others, with their recipients."""
+    """Of one sender.  ``counts`` are of the window, ``links`` and ``senders`` of the hour (``text.bit``).  ``leaders``:
+    who sends most of it lately, the connections of a client, the clients of others, with their recipients."""
 
     __slots__ = (
         "_day",
@@ -56,8 +56,8 @@ class Habits:
     def __init__(self, now: float, usual: Usual | None = None) -> None:
         self.usual = usual or Usual(now)
         self.counts = [0.0] * len(COUNTS)
-        self.links: set[int] = set()
-        self.senders: set[int] = set()
+        self.links = 0
+        self.senders = 0
         self.leaders: dict[str, float] = {}
         self.suspected = False
         self.read = 0.0  # when a text of it was read last
@@ -72,7 +72,7 @@ class Habits:
         if minute <= self._minute:
             return
         counts = self.counts
-        here = (counts[RECIPIENTS], len(self.links), len(self.senders))
+        here = (counts[RECIPIENTS], different(self.links), different(self.senders))
         self._most = list(map(max, self._most, here))
         if minute * _MINUTE // DAY > self._day:
             self._learn(int(minute * _MINUTE // DAY))
@@ -80,8 +80,7 @@ class Habits:
         self.counts = [count * fade for count in counts]
         self.leaders = {name: count * fade for name, count in self.leaders.items() if count * fade >= 0.5}
         if minute * _MINUTE // _HOUR > self._minute * _MINUTE // _HOUR:
-            self.links.clear()
-            self.senders.clear()
+            self.links = self.senders = 0
         self._minute = minute
 
     def lead(self, name: str, recipients: int) -> None:

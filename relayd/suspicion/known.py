@@ -7,6 +7,7 @@ forgotten that was not written to while two filled up.  ``save`` may run in a th
 
 import os
 from hashlib import blake2b
+from mmap import mmap
 from pathlib import Path
 
 _BITS = 10  # of the filter for each address
@@ -22,7 +23,7 @@ class Known:
         self.count = 0  # of addresses in the one that fills
 
     def _fresh(self) -> memoryview:
-        return memoryview(bytearray(self._words * 8)).cast("Q")
+        return memoryview(mmap(-1, self._words * 8)).cast("Q")  # memory is taken as it fills
 
     def seen(self, account: str, address: str) -> bool:
         """Notes it; True if it was known."""

@@ -21,6 +21,7 @@ from relayd.suspicion.habits import (
     WINDOW,
     Habits,
 )
+from relayd.suspicion.text import different
 
 FEW = 30  # recipients or texts of which a share says nothing
 _MINUTES = round(WINDOW / 60)
@@ -51,15 +52,17 @@ def total(found: tuple[Part, ...]) -> int:
 def _rises(habits: Habits) -> Iterator[Part]:
     """Against what is usual."""
     usual, sent = habits.usual, habits.counts[RECIPIENTS]
-    links, senders = len(habits.links), len(habits.senders)
+    links, senders = different(habits.links), different(habits.senders)
     if points := 40 * _rise(sent, usual.recipients, _RECIPIENTS):
         words = f"{sent:,.0f} recipients in {_MINUTES} minutes, {usual.recipients:,.0f} is the most that is usual"
         yield Part("volume", points, words)
     if points := 15 * _rise(links, usual.links, _LINKS):
-        words = f"links to {links} different hosts and addresses within the hour, {usual.links:.0f} is the most usual"
+        words = (
+            f"links to {links:.0f} different hosts and addresses within the hour, {usual.links:.0f} is the most usual"
+        )
         yield Part("links", points, words)
     if points := 25 * _rise(senders, usual.senders, _SENDERS):
-        words = f"{senders} different sender addresses within the hour, {usual.senders:.0f} is the most usual"
+        words = f"{senders:.0f} different sender addresses within the hour, {usual.senders:.0f} is the most usual"
         yield Part("senders", points, words)
 
 

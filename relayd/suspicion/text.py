@@ -1,23 +1,27 @@
 """What a message says, read for likeness: where its links lead, and a sketch of its words.
 
-In: header section and the beginning of the body, whatever bytes they are.  Out: hashes of the hosts and addresses that
-it links to, and the least hashes of its pairs of neighbouring words (min-wise hashing): texts that differ in a name or
-a number have nearly the same ones.  Never raises; work is linear in at most LIMIT bytes of text.  RFC 2045, 2046.
+In: header section and the beginning of the body, whatever bytes they are.  Out: a bitmap of the hosts and addresses
+that it links to, and the least hashes of its pairs of neighbouring words (min-wise hashing): texts that differ in a
+name or a number have nearly the same ones.  Never raises; work is linear in at most LIMIT bytes of text.  RFC 2045,
+2046.
 """
 
 import re
 from binascii import Error, a2b_base64, a2b_qp
 from itertools import pairwise
+from math import log
 from zlib import crc32
 
 import msgspec
 
 LIMIT = 64 << 10  # bytes that are read
 PARTS = 16
-LINKS = 256  # different ones of a message
 SKETCH = 32  # hashes
 WORDS = 20  # fewer of them are too little to be like something
 ALIKE = 0.7  # of the sketch: names and numbers change less than that, another text more
+
+_BITS = 512
+_MIXES = 0x9E3779B1  # names that differ in a digit have sums that keep out of each other's way: too few share a bit
 
 _TYPE = re.compile(rb"^content-type[ \t]*:\s*([\w/+.-]+)", re.IGNORECASE | re.MULTILINE)
 _ENCODING = re.compile(rb"^content-transfer-encoding[ \t]*:\s*([\w-]+)", re.IGNORECASE | re.MULTILINE)
@@ -29,9 +33,9 @@ _WORD = re.compile(rb"[a-z\x80-\xff]{3,40}")
 
 
 class Text(msgspec.Struct, frozen=True):
-    """``sketch`` is () where there are too few words."""
+    """``links``: as ``bit`` makes them; ``sketch`` is () where there are too few words."""
 
-    links: frozenset[int]
+    links: int
     sketch: tuple[int, ...]
 
 
@@ -39,6 +43,17 @@ def examine(head: bytes, body: bytes) -> Text:
     """See the module."""
     words = plain(head[:LIMIT], body[:LIMIT]).lower()
     return Text(_links(words), _sketch(_WORD.findall(_TAG.sub(b" ", words))))
+
+
+def bit(thing: bytes) -> int:
+    """Its bit in a bitmap of many: ``different`` says how many there are."""
+    return 1 << (crc32(thing) * _MIXES >> 16) % _BITS
+
+
+def different(bitmap: int) -> float:
+    """About how many different things have their bit in it (linear counting), up to some three thousand."""
+    left = _BITS - bitmap.bit_count()
+    return _BITS * log(_BITS / max(left, 1))
 
 
 def alike(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
@@ -80,13 +95,11 @@ def _decoded(head: bytes, body: bytes) -> bytes:
     return body
 
 
-def _links(text: bytes) -> frozenset[int]:
-    found: set[int] = set()
+def _links(text: bytes) -> int:
+    links = 0
     for match in _LINK.finditer(text):
-        found.add(crc32(match[1] or match[2]))
-        if len(found) >= LINKS:
-            break
-    return frozenset(found)
+        links |= bit(match[1] or match[2])
+    return links
 
 
 def _sketch(words: list[bytes]) -> tuple[int, ...]:

@@ -16,7 +16,6 @@ from relayd.envelope import Recipient
 from relayd.identity import DAY
 from relayd.suspicion.findings import Dismissal, Finding, Key, Kind
 from relayd.suspicion.habits import (
-    DIFFERENT,
     FAULTY,
     RECIPIENTS,
     SHARED,
@@ -27,11 +26,11 @@ from relayd.suspicion.habits import (
     Usual,
 )
 from relayd.suspicion.known import Known
-from relayd.suspicion.score import parts, total
-from relayd.suspicion.text import LIMIT, Text, examine
+from relayd.suspicion.score import Part, parts, total
+from relayd.suspicion.text import LIMIT, Text, bit, examine
 from relayd.suspicion.texts import Texts
 
-SENDERS = 20_000  # clients whose habits are kept, and as many connections and accounts
+SENDERS = 10_000  # clients whose habits are kept, and as many connections and accounts
 FINDINGS = 1000
 READS = 10.0  # seconds between texts of one client that are read,
 _REST = 3.5e-6  # and for each byte until the next of anybody: reading takes a fiftieth of that time
@@ -52,7 +51,7 @@ class Settings(msgspec.Struct, frozen=True):
     threshold: int = 60
     calm: int = 30
     rest: float = 6 * 3600.0
-    memory: int = 64 << 20
+    memory: int = 32 << 20
 
 
 class News(msgspec.Struct, frozen=True):
@@ -95,7 +94,6 @@ class Suspicion:
         self._texts = Texts()
         self._clients: OrderedDict[Key, Habits] = OrderedDict()  # named as senders like: they push out no account
         self._others: OrderedDict[Key, Habits] = OrderedDict()
-        self._keys: dict[tuple[str, str, str], tuple[Key, Key, Key]] = {}
         self._stirred: dict[Key, None] = {}
         self._judging: list[Key] = []
         self._next = now
@@ -123,13 +121,15 @@ class Suspicion:
         new = 0
         for recipient in asked:
             new += not seen(account, recipient.address)
-        keys = self._named(account, client, connection)
+        senders = 0
+        for address in froms:
+            senders |= bit(address.encode())
+        keys = _keys(account, client, connection)
         for key in keys:
             habits = self._habits(key, now)
             habits.counts[RECIPIENTS] += count
             habits.news(len(asked), new)
-            if len(habits.senders) < DIFFERENT:
-                habits.senders.update(map(hash, froms))
+            habits.senders |= senders
             habits.lead(connection if key.kind == "client" else client, count)
         if suppressed or faulty:
             counts = self._habits(keys[0], now).counts
@@ -138,17 +138,17 @@ class Suspicion:
 
     def refused(self, account: str, connection: str, *, faulty: bool, now: float) -> None:
         """A recipient gets no copy, because of a stop-list, or of what its address is."""
-        for key in self._named(account, "", connection)[1:]:
+        for key in _keys(account, "", connection)[1:]:
             self._habits(key, now).counts[FAULTY if faulty else SUPPRESSED] += 1
 
     def spoofed(self, account: str, client: str, connection: str, now: float) -> None:
         """Mail in another's name was refused; ``client`` "" where it is not known."""
-        for key in self._named(account, client, connection)[0 if client else 1 :]:
+        for key in _keys(account, client, connection)[0 if client else 1 :]:
             self._habits(key, now).counts[SPOOFED] += 1
 
     def content(self, account: str, client: str, connection: str, head: bytes, body: bytes, now: float) -> None:
         """What a message says, or the beginning of it.  Mostly it is not looked at."""
-        keys = self._named(account, client, connection)
+        keys = _keys(account, client, connection)
         habits = self._habits(keys[0], now)
         if now < self._rested or abs(now - habits.read) < READS or self._reading >= _READING:
             return
@@ -177,21 +177,10 @@ class Suspicion:
         shared = bool(text.sketch) and self._texts.shared(text.sketch, self._customer(keys[0].account), now)
         for key in keys:
             habits = self._habits(key, now)
-            if len(habits.links) < DIFFERENT:
-                habits.links |= text.links
+            habits.links |= text.links
             if text.sketch:
                 habits.counts[TEXTS] += 1
                 habits.counts[SHARED] += shared
-
-    def _named(self, account: str, client: str, connection: str) -> tuple[Key, Key, Key]:
-        names = (account, client, connection)
-        found = self._keys.get(names)
-        if found is None:
-            if len(self._keys) >= SENDERS:
-                self._keys.clear()
-            found = Key(account, "client", client), Key(account, "connection", connection), Key(account, "account", "")
-            self._keys[names] = found
-        return found
 
     def _habits(self, key: Key, now: float, usual: Usual | None = None) -> Habits:
         table = self._clients if key.kind == "client" else self._others
@@ -254,7 +243,7 @@ class Suspicion:
         score = total(found)
         bad = score >= self.settings.threshold
         if before is None:
-            if not bad or len(self.findings) >= FINDINGS or self.dismissed(key, now) or self._explained(key):
+            if not bad or len(self.findings) >= FINDINGS or self._excused(key, habits, now):
                 return None
             return Finding(key, score, score, found, self._leaders(habits), now, now, now)
         last = now if score >= self.settings.calm else before.last
@@ -270,9 +259,13 @@ class Suspicion:
         most = max(sent.values(), default=0.0)
         return tuple(sorted((name for name in sent if sent[name] > most / 4), key=lambda name: -sent[name])[:_TOLD])
 
-    def _explained(self, key: Key) -> bool:
-        """Whether a narrower finding of the same account says it already."""
+    def _excused(self, key: Key, habits: Habits, now: float) -> bool:
+        """Whether it is dismissed, or a narrower finding of the same account says it already, or would, were it not
+        dismissed."""
         rank = _SECONDARY[key.kind]
+        first = self._leaders(habits)[:1] if rank else ()
+        if self.dismissed(key, now) or any(self.dismissed(Key(key.account, "client", name), now) for name in first):
+            return True
         return any(
             _SECONDARY[other.kind] < rank and other.account == key.account and key.name in ("", *finding.leaders)
             for other, finding in self.findings.items()
@@ -289,8 +282,8 @@ class Suspicion:
         self.dismissals[row.account, row.client] = row
         return tuple(self._end(key) for key in list(self.findings) if self.dismissed(key, row.since))
 
-    def senders(self, account: str, now: float, limit: int) -> list[tuple[Key, int, tuple[str, ...]]]:
-        """Of an account, itself and those behind it that anything speaks against: score and words, worst first."""
+    def senders(self, account: str, now: float, limit: int) -> list[tuple[Key, int, tuple[Part, ...]]]:
+        """Of an account, itself and those behind it that anything speaks against: score and its parts, worst first."""
         rows = []
         for table in (self._clients, self._others):
             for key, habits in table.items():
@@ -298,7 +291,7 @@ class Suspicion:
                     habits.turn(now)
                     found = parts(habits, judge_rise=now - self._born >= DAY, judge_new=habits.usual.days > 0)
                     if found:
-                        rows.append((key, total(found), tuple(part.words for part in found)))
+                        rows.append((key, total(found), found))
         return sorted(rows, key=lambda row: (-row[1], row[0]))[:limit]
 
     # On disk: what is lost with it, is learnt again.
@@ -306,12 +299,12 @@ class Suspicion:
     def save(self, directory: Path) -> Callable[[], None]:
         """What writes habits and recipients of now; to be run in a thread.  It raises OSError."""
         tables = (*self._clients.items(), *self._others.items())
-        saved = _Saved(self._born, [(key, msgspec.structs.replace(habits.usual)) for key, habits in tables])
+        saved = msgspec.msgpack.encode(_Saved(self._born, [(key, habits.usual) for key, habits in tables]))
 
         def write() -> None:
             directory.mkdir(mode=0o700, exist_ok=True)
             new = directory / "habits.new"
-            new.write_bytes(msgspec.msgpack.encode(saved))
+            new.write_bytes(saved)
             new.replace(directory / "habits")
             self._known.save(directory / "recipients")
 
@@ -335,3 +328,8 @@ class Suspicion:
                 habits.usual.days = 0
             return "the recipients that accounts have written to before are learnt anew"
         return ""
+
+
+def _keys(account: str, client: str, connection: str) -> tuple[Key, Key, Key]:
+    """The narrowest first."""
+    return Key(account, "client", client), Key(account, "connection", connection), Key(account, "account", "")
