@@ -141,24 +141,25 @@ def _account(value: object) -> limits.Limits:
 
 
 def _login_url(value: object) -> str:
-    return _url(value, "https://crm.example/login", "passwords")
+    instead = "what proves relayd to the other system goes into token_file"
+    return _url(value, "https://crm.example/login", "passwords", instead)
 
 
 def _filter_url(value: object) -> str:
-    return _url(value, "http://127.0.0.1:11333/checkv2", "mail")
+    return _url(value, "http://127.0.0.1:11333/checkv2", "mail", "the filter is asked without one")
 
 
 def _actions(value: object) -> dict[str, Fate]:
-    fates = dict.fromkeys(FATES.values())
-    if not isinstance(value, dict) or not {*value.values()} <= {*fates}:
+    fates = list(dict.fromkeys(FATES.values()))
+    if not isinstance(value, dict) or not all(fate in fates for fate in value.values()):
         raise ValueError(f'is not {{ reject = "refuse" }}: what becomes of a message is one of {", ".join(fates)}')
     for action in (action for action in value if action not in FATES):
         raise ValueError(f"{action!r} is no action of the filter{notation.nearest(str(action), FATES)}")
     return {**FATES, **value}
 
 
-def _url(value: object, example: str, what: str) -> str:
-    """Where ``what`` is sent to: in clear to this machine only.  Raises ValueError."""
+def _url(value: object, example: str, what: str, instead: str) -> str:
+    """Where ``what`` is sent to: in clear to this machine only.  ``instead``: of a login in it.  Raises ValueError."""
     text = value if isinstance(value, str) and re.fullmatch("[!-~]+", value) else ""
     try:
         parts = urlsplit(text)
@@ -168,7 +169,7 @@ def _url(value: object, example: str, what: str) -> str:
     if not whole:  # not repeated: there may be a password in it
         raise ValueError(f'is not a URL: write "{example}"')
     if "@" in parts.netloc:
-        raise ValueError("must hold no login: what proves relayd to the other system goes into token_file")
+        raise ValueError(f"must hold no login: {instead}")
     host = parts.hostname or ""
     if parts.scheme == "http" and not _loopback(host):
         raise ValueError(f"would send {what} to {host} in clear: write https://, http:// is for this machine only")
