@@ -233,6 +233,16 @@ def test_a_relay_that_is_new_itself_calls_nothing_sudden(watched: Watched) -> No
     assert watched.spams().kept == ()
 
 
+def test_a_client_under_suspicion_teaches_its_connection_and_account_nothing_either(watched: Watched) -> None:
+    watched.sends(30)
+    watched.ticks(DAY)
+    assert names(watched.spams().kept) == ["client shop of account crm"]
+    watched.ticks(DAY)
+    watched.sends(1)
+    usual = {key.kind: habits.usual.recipients for key, habits in watched.made._others.items()}
+    assert 25 < usual["account"] < 31 and 25 < usual["connection"] < 31
+
+
 # How long.
 
 

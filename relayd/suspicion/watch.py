@@ -216,7 +216,6 @@ class Suspicion:
                     over.append(self._end(key))
                 continue
             self.findings[key] = after
-            self._of(key).suspected = True  # type: ignore[union-attr]
             if before is None or after.noticed != before.noticed:
                 kept.append(after)
             if after.noticed == now:
@@ -238,13 +237,16 @@ class Suspicion:
         if habits is None:
             habits = self._habits(key, now)  # of before a restart
         habits.turn(now)
+        explained = self._explained(key)
+        habits.suspected = explained or before is not None
         grown = now - self._born >= DAY
         found = parts(habits, judge_rise=grown, judge_new=habits.usual.days > 0)
         score = total(found)
         bad = score >= self.settings.threshold
         if before is None:
-            if not bad or len(self.findings) >= FINDINGS or self._excused(key, habits, now):
+            if not bad or explained or len(self.findings) >= FINDINGS or self._excused(key, habits, now):
                 return None
+            habits.suspected = True
             return Finding(key, score, score, found, self._leaders(habits), now, now, now)
         last = now if score >= self.settings.calm else before.last
         if now - last >= self.settings.rest:
@@ -260,12 +262,13 @@ class Suspicion:
         return tuple(sorted((name for name in sent if sent[name] > most / 4), key=lambda name: -sent[name])[:_TOLD])
 
     def _excused(self, key: Key, habits: Habits, now: float) -> bool:
-        """Whether it is dismissed, or a narrower finding of the same account says it already, or would, were it not
-        dismissed."""
+        """Whether it is dismissed, or the client that most of it is from."""
+        first = () if key.kind == "client" else self._leaders(habits)[:1]
+        return any(self.dismissed(one, now) for one in (key, *(Key(key.account, "client", name) for name in first)))
+
+    def _explained(self, key: Key) -> bool:
+        """Whether a narrower finding of the same account says it already."""
         rank = _SECONDARY[key.kind]
-        first = self._leaders(habits)[:1] if rank else ()
-        if self.dismissed(key, now) or any(self.dismissed(Key(key.account, "client", name), now) for name in first):
-            return True
         return any(
             _SECONDARY[other.kind] < rank and other.account == key.account and key.name in ("", *finding.leaders)
             for other, finding in self.findings.items()
@@ -279,6 +282,7 @@ class Suspicion:
 
     def dismiss(self, row: Dismissal) -> tuple[Finding, ...]:
         """Gives the findings that are over by it."""
+        self.dismissals = {key: known for key, known in self.dismissals.items() if known.until > row.since}
         self.dismissals[row.account, row.client] = row
         return tuple(self._end(key) for key in list(self.findings) if self.dismissed(key, row.since))
 
