@@ -15,6 +15,8 @@ from relayd import config, notation
 from relayd.blocklists import Blocklists
 from relayd.classify import Classifier
 from relayd.classify import load as load_classification
+from relayd.contentfilter import ContentFilter
+from relayd.contentfilter import Settings as FilterSettings
 from relayd.credentials import HTTPChecker
 from relayd.delivery.courier import Settings
 from relayd.delivery.outcomes import Settings as OutcomeSettings
@@ -35,6 +37,7 @@ from relayd.sandbox import Sandbox
 from relayd.signing import Rules as SigningRules
 from relayd.smtp.events import ServerSettings
 from relayd.streams import Streams
+from relayd.suspicion import Settings as SuspicionSettings
 from relayd.tls import ClientTLS, ServerTLS, trust
 from relayd.validation import Lists, read_lists
 from relayd.verification import Source as Seen
@@ -90,6 +93,21 @@ def checker(reactor: Any, loaded: config.Config) -> HTTPChecker | None:
         return None
     token = Path(auth.token_file).read_text("ascii").strip() if auth.token_file else ""
     return HTTPChecker(reactor, auth.url, auth.timeout, trust(auth.authorities), token)
+
+
+def content_filter(reactor: Any, loaded: config.Config) -> ContentFilter | None:
+    """What sees the content of mail, if anything does.  Raises OSError or ValueError for a file that cannot be used."""
+    asked = loaded.filter
+    if asked is None:
+        return None
+    given = msgspec.structs.asdict(asked)
+    authorities, fates = given.pop("authorities"), given.pop("actions")
+    return ContentFilter(reactor, FilterSettings(**given, fates=fates), trust(authorities))
+
+
+def suspicion_settings(loaded: config.Config) -> SuspicionSettings:
+    asked = loaded.suspicion
+    return SuspicionSettings(asked.threshold, asked.calm, asked.rest, asked.memory)
 
 
 def subject(
@@ -301,6 +319,8 @@ def refuse_restart_only(old: config.Config, new: config.Config) -> None:
         "resolver": (old.resolver, new.resolver),
         "egress.port": (old.egress.port, new.egress.port),
         "sandbox": (old.sandbox, new.sandbox),
+        "suspicion.enabled": (old.suspicion.enabled, new.suspicion.enabled),
+        "suspicion.memory": (old.suspicion.memory, new.suspicion.memory),
         "tls": (old.tls is None, new.tls is None),
     }
     for door in new.listener:

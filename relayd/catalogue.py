@@ -239,6 +239,22 @@ BARE_CONTENT = _said(
 NUL = _said(550, "5.6.0", "Message refused: NUL in it", "a zero byte", _MEND)
 NO_RECIPIENTS = _said(554, "5.5.1", "No valid recipients", "DATA, and all recipients were refused")
 NO_RECIPIENTS_OF_CHUNKS = _said(503, "5.5.1", "No valid recipients", "BDAT, and all recipients were refused")
+SPAM = _template(
+    550,
+    "5.7.1",
+    "Message rejected as spam{}",
+    "the content filter rejects it; with its words, if it has any",
+    "look what is wrong with it, and send it no more",
+)
+NOT_NOW = _template(
+    451, "4.7.1", "Message not taken now{}", "the content filter asks for a later try; with its words, if it has any"
+)
+UNFILTERED = _said(
+    451,
+    "4.7.1",
+    "The content could not be checked, try again later",
+    'the content filter does not answer, and [filter] has on_error = "closed"',
+)
 SPOOL_FAILED = _said(451, "4.3.0", "The message could not be stored, try again later", "a fault of the disk")
 
 _group("What comes back")

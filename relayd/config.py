@@ -27,6 +27,7 @@ from relayd.reputation import Rules as ReputationRules
 from relayd.returnpath import ACCEPT
 from relayd.shaping import limits, rules
 from relayd.shaping.rules import Rule
+from relayd.submission import FATES, Fate
 from relayd.suppression import Policy, parse_policy
 from relayd.tables import ConfigError, Fault, File, Reader, parsed
 from relayd.validation import OFF, Rules, parse_rules, read_lists, read_traps
@@ -152,6 +153,25 @@ def _accept(value: object) -> float:
 
 
 def _login_url(value: object) -> str:
+    instead = "what proves relayd to the other system goes into token_file"
+    return _url(value, "https://crm.example/login", "passwords", instead)
+
+
+def _filter_url(value: object) -> str:
+    return _url(value, "http://127.0.0.1:11333/checkv2", "mail", "the filter is asked without one")
+
+
+def _actions(value: object) -> dict[str, Fate]:
+    fates = list(dict.fromkeys(FATES.values()))
+    if not isinstance(value, dict) or not all(fate in fates for fate in value.values()):
+        raise ValueError(f'is not {{ reject = "refuse" }}: what becomes of a message is one of {", ".join(fates)}')
+    for action in (action for action in value if action not in FATES):
+        raise ValueError(f"{action!r} is no action of the filter{notation.nearest(str(action), FATES)}")
+    return {**FATES, **value}
+
+
+def _url(value: object, example: str, what: str, instead: str) -> str:
+    """Where ``what`` is sent to: in clear to this machine only.  ``instead``: of a login in it.  Raises ValueError."""
     text = value if isinstance(value, str) and re.fullmatch("[!-~]+", value) else ""
     try:
         parts = urlsplit(text)
@@ -159,12 +179,12 @@ def _login_url(value: object) -> str:
     except ValueError:
         whole = False
     if not whole:  # not repeated: there may be a password in it
-        raise ValueError('is not a URL: write "https://crm.example/login"')
+        raise ValueError(f'is not a URL: write "{example}"')
     if "@" in parts.netloc:
-        raise ValueError("must hold no login: what proves relayd to the other system goes into token_file")
+        raise ValueError(f"must hold no login: {instead}")
     host = parts.hostname or ""
     if parts.scheme == "http" and not _loopback(host):
-        raise ValueError(f"would send passwords to {host} in clear: write https://, http:// is for this machine only")
+        raise ValueError(f"would send {what} to {host} in clear: write https://, http:// is for this machine only")
     return text
 
 
@@ -222,6 +242,30 @@ class Auth(msgspec.Struct, frozen=True, kw_only=True):
     cache: Duration = 300.0
     token_file: FilePath = ""
     authorities: FilePath = ""
+
+
+class Filter(msgspec.Struct, frozen=True, kw_only=True):
+    """A content filter that speaks rspamd's HTTP protocol (``contentfilter``).  ``actions``: what becomes of a message,
+    by the filter's words for it; those that are not named keep their meaning."""
+
+    url: Annotated[str, _filter_url]
+    timeout: Duration = 5.0
+    concurrency: Positive = 20
+    max_size: Size = 2**20
+    on_error: Literal["open", "closed"] = "open"
+    settings_id: str = ""
+    authorities: FilePath = ""
+    actions: Annotated[dict[str, Fate], _actions] = msgspec.field(default_factory=lambda: FATES)
+
+
+class Suspicion(msgspec.Struct, frozen=True, kw_only=True):
+    """Senders that look bad by what they submit (``suspicion``)."""
+
+    enabled: bool = True
+    threshold: Annotated[int, notation.whole(1, 100)] = 60
+    calm: Annotated[int, notation.whole(1, 100)] = 30
+    rest: Duration = 6 * 3600.0
+    memory: Size = 32 * 2**20
 
 
 class Listener(msgspec.Struct, frozen=True, kw_only=True):
@@ -289,7 +333,8 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
     account's and the connection's alike (none: one called like the stream, and "all"); ``feeds``: the one that takes up
     who complains about it or unsubscribes ("": the first of ``lists`` but for "all"); ``suppress``: what else puts
     addresses on lists; ``unsubscribe``: whether its mail says where to ("header"); ``limits``: the most messages and
-    recipients in a time, of each account; ``fallback``: the next hop of what failed ``fallback_after`` times."""
+    recipients in a time, of each account; ``fallback``: the next hop of what failed ``fallback_after`` times;
+    ``filter``: whether the content filter sees it, if there is one."""
 
     pool: str = "default"
     risk: Literal["low", "normal", "high"] = "normal"
@@ -305,6 +350,7 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
     expire: Duration = 0.0
     fallback: str = ""
     fallback_after: Positive = 5
+    filter: bool = True
     reports: Literal["sender", "none"] = "sender"
     unsigned: Literal["send", "defer"] = "send"
     validation: Annotated[Rules, parse_rules] = OFF
@@ -463,6 +509,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     node: Node
     tls: TLS | None = None
     auth: Auth | None = None
+    filter: Filter | None = None
+    suspicion: Suspicion = Suspicion()
     listener: tuple[Listener, ...] = ()
     login: Login = Login()
     source: dict[str, Source]
@@ -515,7 +563,8 @@ class Routes:
 
 
 _SINGLE: dict[str, type[msgspec.Struct]] = {
-    "node": Node, "tls": TLS, "auth": Auth, "login": Login, "feedback": Feedback, "blocklists": Blocklists,
+    "node": Node, "tls": TLS, "auth": Auth, "filter": Filter, "suspicion": Suspicion, "login": Login,
+    "feedback": Feedback, "blocklists": Blocklists,
     "resolver": Resolver, "validation": Validation,
     "retry": Retry, "egress": Egress, "reputation": Reputation,
     "sandbox": Sandbox,
@@ -685,6 +734,10 @@ def _check(config: Config, fault: _Report) -> None:
         _check_tls(config.tls, fault)
     if config.auth:
         _check_auth(config.auth, fault)
+    if config.filter:
+        _check_authorities("filter", config.filter.authorities, fault)
+    if config.suspicion.calm > config.suspicion.threshold:
+        fault("suspicion", "calm", f"is above the threshold, {config.suspicion.threshold}: a finding would never end")
 
 
 def _known(name: str, among: Iterable[str], what: str, report: Callable[[str], None]) -> None:
@@ -768,13 +821,17 @@ def _check_auth(auth: Auth, fault: _Report) -> None:
         return fault("auth", "token_file", f"{auth.token_file}: {error.strerror}")
     if not token or not all(0x20 < byte < 0x7F for byte in token):
         return fault("auth", "token_file", f"{auth.token_file} holds no token: one word in ASCII")
+    _check_authorities("auth", auth.authorities, fault)
+
+
+def _check_authorities(table: str, file: str, fault: _Report) -> None:
     try:
-        if auth.authorities:
-            x509.load_pem_x509_certificates(Path(auth.authorities).read_bytes())
+        if file:
+            x509.load_pem_x509_certificates(Path(file).read_bytes())
     except OSError as error:
-        fault("auth", "authorities", f"{auth.authorities}: {error.strerror}")
+        fault(table, "authorities", f"{file}: {error.strerror}")
     except ValueError:
-        fault("auth", "authorities", f"{auth.authorities} holds no PEM certificate")
+        fault(table, "authorities", f"{file} holds no PEM certificate")
 
 
 def _check_tls(tls: TLS, fault: _Report) -> None:

@@ -7,7 +7,6 @@ exists, and what it may do, is always the directory's to say.
 """
 
 from collections.abc import Callable
-from io import BytesIO
 from typing import Any
 
 import msgspec
@@ -15,27 +14,14 @@ from twisted.cred.checkers import ICredentialsChecker
 from twisted.cred.credentials import IUsernamePassword, UsernamePassword
 from twisted.cred.error import LoginFailed, UnauthorizedLogin
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.protocol import Protocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web.client import (
-    Agent,
-    BrowserLikePolicyForHTTPS,
-    FileBodyProducer,
-    HostnameCachingHTTPSPolicy,
-    HTTPConnectionPool,
-    ResponseDone,
-)
 from twisted.web.http_headers import Headers
 from zope.interface import implementer
 
 from relayd.directory import Ask, Done, Verdict
-from relayd.reply import printable
-from relayd.tls import failure as tls_failure
+from relayd.webclient import NoAnswer, WebClient, words
 
-MAX_ANSWER = 64 * 1024
-_SPARE = 4  # connections kept for the next question,
-_KEPT = 10  # so many seconds: less than most servers keep theirs
 _NO = (401, 403)
 
 _log = Logger()
@@ -65,31 +51,19 @@ class HTTPChecker:
     credentialInterfaces = (IUsernamePassword,)
 
     def __init__(self, reactor: Any, url: str, timeout: float, trust: Any, token: str = "") -> None:
-        self._reactor = reactor
         self._url = url.encode("ascii")
-        self._timeout = timeout
         self._headers = Headers({"Content-Type": ["application/json"], "User-Agent": ["relayd"]})
         if token:
             self._headers.addRawHeader("Authorization", f"Bearer {token}")
-        self._pool = HTTPConnectionPool(reactor)
-        self._pool.maxPersistentPerHost = _SPARE
-        self._pool.cachedConnectionTimeout = _KEPT
-        self._pool._factory.noisy = False  # else two lines in the log for each connection
-        policy = HostnameCachingHTTPSPolicy(BrowserLikePolicyForHTTPS(trust))
-        self._agent = Agent(reactor, policy, pool=self._pool)
+        self._web = WebClient(reactor, timeout, trust)
 
     def close(self) -> "Deferred[None]":
         """Closes the connections that are kept."""
-        closed: Deferred[None] = self._pool.closeCachedConnections()
-        return closed
+        return self._web.close()
 
     def requestAvatarId(self, credentials: Any) -> "Deferred[bytes | tuple[()]]":
         """The login; fails with UnauthorizedLogin for a no, with CannotTell or what went wrong for no answer."""
-
-        def late(result: object, seconds: float) -> Failure:
-            return Failure(CannotTell(f"it does not answer within {seconds:g} s"))
-
-        return Deferred.fromCoroutine(self._ask(credentials)).addTimeout(self._timeout, self._reactor, late)
+        return Deferred.fromCoroutine(self._ask(credentials))
 
     async def _ask(self, credentials: Any) -> bytes | tuple[()]:
         question = {
@@ -98,13 +72,14 @@ class HTTPChecker:
             "client": getattr(credentials, "client", ""),
             "service": "smtp",
         }
-        body = FileBodyProducer(BytesIO(msgspec.json.encode(question)))
-        response = await self._agent.request(b"POST", self._url, self._headers, body)
-        answer = await _body(response)
-        if response.code in _NO:
+        try:
+            code, answer = await self._web.post(self._url, self._headers, msgspec.json.encode(question))
+        except NoAnswer as error:
+            raise CannotTell(str(error)) from None
+        if code in _NO:
             raise UnauthorizedLogin
-        if response.code != 200:
-            raise CannotTell(f"it answers {response.code}")
+        if code != 200:
+            raise CannotTell(f"it answers {code}")
         try:
             found = msgspec.json.decode(answer, type=_Answer)
         except (msgspec.DecodeError, UnicodeDecodeError):
@@ -113,41 +88,6 @@ class HTTPChecker:
             raise UnauthorizedLogin
         username: bytes = credentials.username
         return username
-
-
-class _Body(Protocol):
-    """Gathers an answer's body.  ``whole`` is done with it, or fails if it has no end or is longer than it may be."""
-
-    transport: Any
-
-    def __init__(self) -> None:
-        # stopProducing closes the connection at once; TLS's loseConnection would wait for a peer that says nothing.
-        self.whole: Deferred[bytes] = Deferred(lambda _: self.transport.stopProducing())
-        self._pieces: list[bytes] = []
-        self._size = 0
-
-    def dataReceived(self, data: bytes) -> None:
-        self._size += len(data)
-        self._pieces.append(data)
-        if self._size > MAX_ANSWER:
-            self._pieces.clear()
-            if not self.whole.called:
-                self.whole.errback(CannotTell(f"its answer is longer than {MAX_ANSWER >> 10} KB"))
-                self.transport.stopProducing()
-
-    def connectionLost(self, reason: Any = None) -> None:
-        if self.whole.called:
-            return
-        if reason.check(ResponseDone):
-            self.whole.callback(b"".join(self._pieces))
-        else:
-            self.whole.errback(CannotTell("its answer breaks off"))
-
-
-def _body(response: Any) -> "Deferred[bytes]":
-    gathering = _Body()
-    response.deliverBody(gathering)
-    return gathering.whole
 
 
 def asking(checker: ICredentialsChecker | None, heard: Callable[[str], None]) -> Ask:
@@ -165,7 +105,7 @@ def asking(checker: ICredentialsChecker | None, heard: Callable[[str], None]) ->
             if result.check(UnauthorizedLogin):
                 heard("")
                 return Verdict.WRONG
-            heard(_words(result.value))
+            heard(words(result.value))
             return Verdict.UNSURE
 
         asked = maybeDeferred(checker.requestAvatarId, Login(login, password, client))
@@ -173,11 +113,3 @@ def asking(checker: ICredentialsChecker | None, heard: Callable[[str], None]) ->
         asked.addErrback(lambda failure: _log.failure("A login could not be answered", failure=failure))
 
     return ask
-
-
-def _words(error: BaseException | None) -> str:
-    """Why there is no answer, for an operator."""
-    # Twisted wraps what happened to a connection into the request's failure.
-    reasons = [reason.value for reason in getattr(error, "reasons", ())] or [error]
-    words = (tls_failure(reason) or str(reason).rstrip(".") or type(reason).__name__ for reason in reasons)
-    return printable("; ".join(words), 200)

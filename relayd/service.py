@@ -32,7 +32,7 @@ from relayd.blocklists import Blocklists
 from relayd.control.api import ControlService
 from relayd.credentials import HTTPChecker, asking
 from relayd.delivery import Courier
-from relayd.delivery.outcomes import REPORTER
+from relayd.delivery.generated import REPORTER
 from relayd.delivery.routing import words
 from relayd.delivery.sources import check_sources
 from relayd.destinations import Destinations
@@ -60,6 +60,8 @@ from relayd.signing import WORKERS, Crew, Keyring, Signer
 from relayd.spool import Spool, SpoolError
 from relayd.streams import Streams, shown
 from relayd.suppression import Lesson, Suppressions
+from relayd.suspects import Suspects
+from relayd.suspicion import Dismissal, Suspicion
 from relayd.tls import ServerTLS
 from relayd.transport import quicken_loop
 from relayd.validation import read_traps
@@ -258,6 +260,9 @@ class Node(Service):
         self.relay.returns = self._returns_to
         self.courier.marks = lambda delivery: marks(delivery, self.directory.tokens.keys)
         self.relay.reputation = self.reputation
+        self.relay.filter = assembly.content_filter(reactor, loaded)
+        self.suspects = self._watch_senders(loaded, identities) if loaded.suspicion.enabled else None
+        self.relay.suspicion = self.suspicion
         self.listeners = {door.listen: self._listener(loaded, door) for door in loaded.listener}
         if loaded.sandbox:
             self.listeners[loaded.sandbox.listen] = assembly.sandbox(reactor, loaded)
@@ -276,6 +281,20 @@ class Node(Service):
             name=loaded.node.name,
             queued=self.spool.queued_at_start,
             doors=", ".join(self.listeners),
+        )
+
+    def _watch_senders(self, loaded: config.Config, identities: Identities) -> Suspects:
+        return Suspects(
+            assembly.suspicion_settings(loaded),
+            Path(loaded.node.spool) / "suspicion",
+            self.directory,
+            self.spool,
+            identities,
+            loaded.node.name,
+            lambda: self.config.node.default_stream,
+            self.courier.received,
+            self.reactor.callFromThread,
+            self.now(),
         )
 
     def _on_sigterm(self) -> None:
@@ -328,6 +347,8 @@ class Node(Service):
         self.resolver.close()
         if self.checker is not None:
             self.checker.close()  # not waited for: that would be for the other side to say when
+        if self.relay.filter is not None:
+            self.relay.filter.close()
         threads = self.reactor.getThreadPool()
         try:
             await deferToThreadPool(self.reactor, threads, self.warmup.stop().result, _RETURNED)
@@ -337,6 +358,8 @@ class Node(Service):
             await deferToThreadPool(self.reactor, threads, self.reputation.stop().result, _RETURNED)
         except Exception as error:
             self.log.warn("What reputation counted last was not written: {e}", e=str(error))
+        if self.suspects is not None:
+            await deferToThreadPool(self.reactor, threads, self.suspects.stop)
         await deferToThreadPool(self.reactor, threads, self.spool.stop)
         await deferToThreadPool(self.reactor, threads, self._scrypt.shutdown)
         await deferToThreadPool(self.reactor, threads, self._signing.stop)
@@ -386,6 +409,8 @@ class Node(Service):
             self.log.warn("{what}", what=fault or "There is enough space for the spool again")
         self.space_fault = fault
         self.suppressions.sweep(self.now())
+        if self.suspects is not None:
+            self.suspects.tick(self.now())
         self.keep_reactions((), self.reactions.tick(self.now()))
         if self._ticks % _SOURCES == 0 and check_sources(self.pools):
             self.scheduler.source_back(self.now())
@@ -591,6 +616,7 @@ class Node(Service):
         tls = ServerTLS(loaded.tls.certificate, loaded.tls.key) if loaded.tls else None
         router = assembly.router(loaded, self.resolver, self.reactor.seconds)
         signing, checker = assembly.signing(loaded), assembly.checker(self.reactor, loaded)
+        content_filter = assembly.content_filter(self.reactor, loaded)
         lists, reactions = assembly.validation_lists(loaded), Rules(loaded.reaction.values())
         pools, settings = assembly.pools(loaded), assembly.courier_settings(loaded, self.streams)
         wanted = {door.listen: door for door in loaded.listener}
@@ -613,6 +639,11 @@ class Node(Service):
         self.directory.tokens.configure(loaded.feedback.accept)
         self.suppressions.remember = loaded.feedback.accept
         self._ask_at(checker, loaded)
+        if self.relay.filter is not None:
+            self.relay.filter.close()
+        self.relay.filter = content_filter
+        if self.suspicion is not None:
+            self.suspicion.settings = assembly.suspicion_settings(loaded)
         self.keyring.rules = signing
         self.lists = lists
         self._judge_by(loaded)
@@ -651,6 +682,10 @@ class Node(Service):
             warnings.append(self.relay.signer.fault)
         if self.auth_fault:
             warnings.append(f"logins that another system decides: {self.auth_fault}")
+        if self.relay.filter is not None and self.relay.filter.fault:
+            warnings.append(self.relay.filter.warning())
+        if self.suspects is not None:
+            warnings += filter(None, (self.suspects.fault, self.suspects.suspicion.fault))
         if self.reactions.fault:
             warnings.append(self.reactions.fault)
         warnings += filter(None, (self.suppressions.fault, self.warmup.fault, self.reputation.fault))
@@ -689,6 +724,14 @@ class Node(Service):
         self._reacted((), (found,))
         self.courier.perform()
         return found
+
+    @property
+    def suspicion(self) -> Suspicion | None:
+        return self.suspects.suspicion if self.suspects else None
+
+    def dismiss(self, row: Dismissal) -> "Future[Dismissal]":
+        assert self.suspects is not None
+        return self.suspects.dismiss(row)
 
     def replay(self, rules: list[str], seconds: float) -> Any:
         return inquiry.replay(self.spool, self.config, rules, self.now() - seconds)

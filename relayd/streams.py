@@ -167,6 +167,7 @@ class Streams:
                 settings.limits,
                 settings.unsigned == "defer",
                 settings.unsubscribe == "header",
+                settings.filter,
             ),
             self._scheduling(account, settings),
             Rules(

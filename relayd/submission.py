@@ -5,6 +5,7 @@ and one delivery per recipient, ready for the spool.  RFC 6409; the refusals' wo
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Literal
 
 import msgspec
 
@@ -27,11 +28,22 @@ MAX_HOPS = 50  # Received fields at which a message runs in a circle: a relay be
 # Fields that are no one else's business (RFC 5322 section 3.6.3) or that only the last server writes (RFC 5321 4.4).
 DROPPED = ("bcc", "resent-bcc", "return-path")
 
+Fate = Literal["take", "mark", "defer", "refuse"]
+# What becomes of a message, by the action that a content filter advises (the words are rspamd's).
+FATES: dict[str, Fate] = {
+    "no action": "take",
+    "greylist": "take",  # of customers, who come back anyway, it would only make their mail late
+    "add header": "mark",
+    "rewrite subject": "mark",  # a subject is its author's
+    "soft reject": "defer",
+    "reject": "refuse",
+}
+
 
 class Stream(msgspec.Struct, frozen=True):
     """What a stream of an account is to mail that comes in: what its recipients are held against, and how much there
     may be.  ``lists`` are names of suppression lists, whoever owns one; ``defers``: mail waits for its DKIM key;
-    ``unsubscribe``: it says where to unsubscribe."""
+    ``unsubscribe``: it says where to unsubscribe; ``filtered``: a content filter sees it, if there is one."""
 
     name: str
     validation: Rules = OFF
@@ -39,6 +51,7 @@ class Stream(msgspec.Struct, frozen=True):
     limits: Limits = Limits()
     defers: bool = False
     unsubscribe: bool = False
+    filtered: bool = True
 
 
 class Submitter(msgspec.Struct, frozen=True):
@@ -93,6 +106,11 @@ def refuse_head(submitter: Submitter, head: Head) -> Reply | None:
         if not address or not submitter.may_send_as(address):
             return catalogue.SENDER_HEADER_NOT_ALLOWED(printable(address or "without an address", 255))
     return catalogue.LOOP if head.received >= MAX_HOPS else None
+
+
+def spoofs(refusal: Reply) -> bool:
+    """Whether a refusal of ``refuse_head`` is that of another's name, not of a fault in form."""
+    return refusal.enhanced == "5.7.1"
 
 
 def refuse_domain(state: State | None) -> Reply | None:

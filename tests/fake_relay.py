@@ -16,6 +16,8 @@ from relayd.shaping.rules import Rules
 from relayd.signing import Keyring
 from relayd.streams import Streams, shown
 from relayd.suppression import Suppressions
+from relayd.suspicion import Dismissal, Suspicion
+from relayd.suspicion import Settings as Suspects
 from relayd.validation import BULK, read_lists
 from relayd.verification import Source as Seen
 from relayd.verification import Subject
@@ -43,6 +45,9 @@ class FakeRelay:
         self.reactions = Reactions(Rules())
         self.reputation = Reputation(directory.reputations.stored, directory.reputations.keep, directory.lineage)
         self.reputation.configure(ReputationRules())
+        self.suspicion = Suspicion(
+            Suspects(memory=1 << 16), NOW, submit=lambda call: call(), post=lambda call: call(), customer=lambda a: a
+        )
         self.replayed: list[tuple[list[str], float]] = []
         self.lists = read_lists({})
         self.asked: list[str] = []
@@ -103,6 +108,10 @@ class FakeRelay:
         if found is None:
             raise InputError("id", f"there is no reaction {id}")
         return found
+
+    def dismiss(self, row: Dismissal) -> Any:
+        self.suspicion.dismiss(row)
+        return self.directory.suspects.dismiss(row)
 
     def replay(self, rules: list[str], seconds: float) -> Any:
         self.replayed.append((rules, seconds))

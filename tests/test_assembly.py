@@ -85,8 +85,18 @@ def test_the_other_system_is_asked_as_the_configuration_says(tmp_path: Path):
     (tmp_path / "token").write_text("s3cret\n")
     more = '[auth]\nurl = "http://127.0.0.1:8080/login"\ntimeout = "7s"\ntoken_file = "token"\n'
     made = assembly.checker(Reactor(), loaded(tmp_path, more))
-    assert made is not None and (made._url, made._timeout) == (b"http://127.0.0.1:8080/login", 7.0)
+    assert made is not None and (made._url, made._web._timeout) == (b"http://127.0.0.1:8080/login", 7.0)
     assert made._headers.getRawHeaders("authorization") == ["Bearer s3cret"]
+
+
+def test_the_content_filter_is_as_the_configuration_says(tmp_path: Path):
+    assert assembly.content_filter(Reactor(), loaded(tmp_path)) is None
+    more = '[filter]\nurl = "http://[::1]:11333/checkv2"\nmax_size = "2M"\nactions = { reject = "mark" }\n'
+    made = assembly.content_filter(Reactor(), loaded(tmp_path, more))
+    assert made is not None
+    settings = made.settings
+    assert (settings.url, settings.max_size, settings.on_error) == ("http://[::1]:11333/checkv2", 2 << 20, "open")
+    assert (settings.fates["reject"], settings.fates["soft reject"]) == ("mark", "defer")
 
 
 def test_a_route_carries_the_password_of_its_file(tmp_path: Path):

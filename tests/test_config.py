@@ -84,7 +84,14 @@ def example(tmp_path: Path, *, everything: bool) -> str:
 def test_example_loads_as_shipped_and_with_everything_switched_on(tmp_path, everything):
     loaded = load(written(tmp_path, example(tmp_path, everything=everything)))
     assert [door.service for door in loaded.listener] == ["submissions", "submission", "relay"]
-    assert bool(loaded.route) == bool(loaded.sandbox) == bool(loaded.dkim) == bool(loaded.auth) == everything
+    assert (
+        bool(loaded.route)
+        == bool(loaded.sandbox)
+        == bool(loaded.dkim)
+        == bool(loaded.auth)
+        == bool(loaded.filter)
+        == everything
+    )
 
 
 def test_example_names_every_key_that_exists_and_no_other_default(tmp_path):
@@ -93,6 +100,8 @@ def test_example_names_every_key_that_exists_and_no_other_default(tmp_path):
         config.Node: raw["node"],
         config.TLS: raw["tls"],
         config.Auth: raw["auth"],
+        config.Filter: raw["filter"],
+        config.Suspicion: raw["suspicion"],
         config.Listener: {**raw["listener"][2], **raw["listener"][0]},
         config.Source: raw["source"]["t1"],
         Plan: raw["warmup"]["default"],
@@ -127,6 +136,8 @@ def test_example_names_every_key_that_exists_and_no_other_default(tmp_path):
     assert loaded.feedback == config.Feedback()
     assert loaded.reputation == config.Reputation()
     assert loaded.auth == config.Auth(url=raw["auth"]["url"])
+    assert loaded.filter == config.Filter(url=raw["filter"]["url"])
+    assert loaded.suspicion == config.Suspicion()
     assert msgspec.structs.replace(loaded.warmup["default"], caps_for={}) == Plan()
     assert (loaded.validation, loaded.stream["transactional"].validation) == (config.Validation(), OFF)
     plain = config.Listener(service="submissions", listen="tcp:465")
@@ -403,6 +414,29 @@ def test_error_reads_as_file_key_and_text_on_a_line_each(tmp_path):
         (NODE + "[auth]\nurl = 'http://crm.example/'", "auth.url", "would send passwords to crm.example in clear"),
         (NODE + "[auth]\nurl = 'http://192.0.2.1/'", "auth.url", "would send passwords to 192.0.2.1 in clear"),
         (NODE + "[auth]\nurl = 'https://me:pw@crm.example/'", "auth.url", "goes into token_file"),
+        (NODE + "[filter]", "filter.url", "is missing"),
+        (NODE + "[filter]\nurl = '127.0.0.1:11333'", "filter.url", 'write "http://127.0.0.1:11333/checkv2"'),
+        (NODE + "[filter]\nurl = 'http://192.0.2.1/checkv2'", "filter.url", "would send mail to 192.0.2.1 in clear"),
+        (NODE + "[filter]\nurl = 'https://f.example/'\nauthorities = 'none'", "filter.authorities", "No such file"),
+        (NODE + "[filter]\nurl = 'https://f.example/'\non_error = 'maybe'", "filter.on_error", "none of open, closed"),
+        (
+            NODE + "[filter]\nurl = 'https://f.example/'\nactions = { rejct = 'mark' }",
+            "filter.actions",
+            'no action of the filter (did you mean "reject"?)',
+        ),
+        (
+            NODE + "[filter]\nurl = 'https://f.example/'\nactions = { reject = 'bin' }",
+            "filter.actions",
+            "is one of take, mark, defer, refuse",
+        ),
+        (
+            NODE + "[filter]\nurl = 'https://f.example/'\nactions = { reject = ['bin'] }",
+            "filter.actions",
+            "one of take",
+        ),
+        (NODE + "[filter]\nurl = 'https://me:pw@f.example/'", "filter.url", "the filter is asked without one"),
+        (NODE + "[suspicion]\ncalm = 70", "suspicion.calm", "above the threshold, 60"),
+        (NODE + "[suspicion]\nthreshold = 101", "suspicion.threshold", "101"),
         (NODE + "[auth]\nurl = 'https://crm.example/'\ntoken_file = 'none'", "auth.token_file", "No such file"),
         (NODE + "[auth]\nurl = 'https://crm.example/'\ntoken_file = '/dev/null'", "auth.token_file", "no token"),
         (NODE + "[auth]\nurl = 'https://crm.example/'\nauthorities = 'none'", "auth.authorities", "No such file"),

@@ -22,9 +22,10 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
 from zope.interface.verify import verifyObject
 
-from relayd.credentials import MAX_ANSWER, CannotTell, HTTPChecker, Login, asking
+from relayd.credentials import CannotTell, HTTPChecker, Login, asking
 from relayd.directory import Verdict
 from relayd.tls import trust
+from relayd.webclient import LONGEST
 from tests.hostile.certificates import Authority
 
 TRUSTED = Authority()
@@ -188,7 +189,7 @@ class CheckerTests(TestCase):
         self.endpoint.answer = together
         asked = [checker.requestAvatarId(UsernamePassword(b"crm-%d" % n, b"secret")) for n in range(20)]
         self.assertEqual(await gatherResults(asked), [b"crm-%d" % n for n in range(20)])
-        (kept,) = checker._pool._connections.values()
+        (kept,) = checker._web._pool._connections.values()
         self.assertLessEqual(len(kept), 4)
 
     # What is answered.
@@ -224,13 +225,13 @@ class CheckerTests(TestCase):
     async def test_answer_that_is_too_long_is_cut_off_whether_announced_or_not(self) -> None:
         def unending(request: Any) -> int:
             request.write(b'{"ok": true, "more": "')  # chunked
-            request.write(b"x" * MAX_ANSWER)
+            request.write(b"x" * LONGEST)
             return NOT_DONE_YET
 
-        for answer in (b'{"ok": true}' + b" " * MAX_ANSWER, unending):
+        for answer in (b'{"ok": true}' + b" " * LONGEST, unending):
             self.endpoint.answer = answer
             await self.unsure("longer than 64 KB")
-        self.endpoint.answer = b'{"ok": true}' + b" " * (MAX_ANSWER - 12)
+        self.endpoint.answer = b'{"ok": true}' + b" " * (LONGEST - 12)
         self.assertEqual(await self.told(), (Verdict.RIGHT, ""))
 
     async def test_answer_that_breaks_off_is_no_answer(self) -> None:

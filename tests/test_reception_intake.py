@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 from msgspec import structs
 
+from relayd.contentfilter import Question, Settings, Verdict
 from relayd.envelope import Steering
+from relayd.identity import show
 from relayd.message.headers import HEAD_LIMIT
 from relayd.message.render import render
 from relayd.quotas import Quotas
 from relayd.records import decode
 from relayd.spool.bodies import HIGH_WATER, INLINE
-from tests.reception_kit import HEAD, MAIL, Receiving
+from tests.reception_kit import HEAD, MAIL, Receiving, load
 
 
 @pytest.fixture
@@ -397,3 +399,194 @@ def test_of_several_streams_the_one_chosen_has_its_limits_asked_at_the_end_of_th
         if not said[-1]:
             logins.commit()
     assert said == ["", "451 4.3.2 Rate limit exceeded, retry after 60 seconds\r\n", ""]
+
+
+# A content filter.
+
+
+class Filter:
+    """Is asked; the test answers."""
+
+    def __init__(self) -> None:
+        self.settings = Settings("http://127.0.0.1/checkv2", max_size=4 * INLINE)
+        self.asked: list[tuple[Question, bytes, bytes]] = []
+        self.answer: list[Any] = []
+        self.ended = 0
+
+    def check(self, question: Question, head: bytes, body: bytes, done: Any) -> Any:
+        self.asked.append((question, head, body))
+        self.answer.append(done)
+        return self.end
+
+    def end(self) -> None:
+        self.ended += 1
+
+
+@pytest.fixture
+def filtered(relay: Receiving) -> tuple[Receiving, Filter]:
+    made = Filter()
+    relay.relay.filter = made  # type: ignore[assignment]
+    return relay, made
+
+
+def test_a_message_waits_for_the_filter_and_is_then_kept_as_it_is(filtered):
+    relay, asked = filtered
+    client, said = relay.send(HEAD + b"hello")
+    assert said == "" and relay.spool.kept == []
+    question, head, body = asked.asked[0]
+    assert (head, body) == (HEAD, b"hello\r\n")
+    assert (question.sender, question.recipients) == ("a@crm.example", ("b@x.example", "c@y.example"))
+    assert (question.peer, question.helo, question.user) == ("198.51.100.1", "crm.example", "relay:198.51.100.0/24")
+    asked.answer[0](Verdict("take", "the content filter: no action, 0.1 of 15"))
+    (kept,) = relay.spool.kept
+    assert question.queue_id == show(kept.message.id)
+    assert decode(kept.line).note.endswith("; the content filter: no action, 0.1 of 15")
+    assert b"X-Spam" not in render(kept.message, kept.deliveries[0])
+    relay.commit()
+    assert client.heard.startswith(b"250 2.0.0 queued") and relay.relay.memory == 0
+
+
+def test_a_large_body_is_read_back_for_the_filter_and_one_that_is_too_large_is_not_checked(filtered):
+    relay, asked = filtered
+    body = b"x" * 78 + b"\r\n"
+    relay.send(HEAD + body * (INLINE // 40))
+    relay.reactor.until(lambda: asked.asked)
+    assert asked.asked[0][2] == body * (INLINE // 40) + b"\r\n"
+    asked.answer[0](Verdict("take", ""))
+    assert relay.spool.kept.pop().message.body is None
+    relay.send(HEAD + body * (INLINE // 16))
+    relay.reactor.until(lambda: relay.spool.kept)
+    assert len(asked.asked) == 1
+
+
+def test_marked_mail_goes_out_with_a_field_that_says_so(filtered):
+    relay, asked = filtered
+    relay.send(HEAD + b"hello")
+    asked.answer[0](Verdict("mark", "the content filter: add header, 8 of 15: SPAMMY 8"))
+    (kept,) = relay.spool.kept
+    assert render(kept.message, kept.deliveries[0]).endswith(b"\r\nX-Spam: Yes\r\n" + HEAD)
+    assert "add header, 8 of 15: SPAMMY 8" in decode(kept.line).note
+
+
+@pytest.mark.parametrize(
+    ("verdict", "said"),
+    [
+        (Verdict("refuse", "reject, 20 of 15: BAD 20"), "550 5.7.1 Message rejected as spam\r\n"),
+        (Verdict("refuse", "x", "Go away"), "550 5.7.1 Message rejected as spam: Go away\r\n"),
+        (Verdict("defer", "soft reject", "Later"), "451 4.7.1 Message not taken now: Later\r\n"),
+        (Verdict("defer", "no answer", answered=False), "451 4.7.1 The content could not be checked, try again later"),
+    ],
+)
+def test_what_the_filter_refuses_is_not_kept_and_its_reasons_are_recorded(filtered, verdict, said):
+    relay, asked = filtered
+    client, _ = relay.send(HEAD + b"hello")
+    asked.answer[0](verdict)
+    relay.reactor.pump()
+    assert client.heard.decode().startswith(said) and relay.spool.kept == [] and relay.relay.memory == 0
+    (record,) = relay.rejections()
+    assert record.kind == "Rejection" and record.note.endswith(f"; {verdict.note}")
+
+
+def test_a_stream_may_go_unchecked(tmp_path):
+    made = Receiving(tmp_path, tables="[stream.bulk]\nfilter = false\n")
+    made.relay.filter = Filter()  # type: ignore[assignment]
+    made.send(HEAD + b"hello")
+    assert made.relay.filter.asked == [] and len(made.spool.kept) == 1  # type: ignore[union-attr]
+    made.close()
+
+
+def test_a_message_whose_client_goes_away_asks_the_filter_no_more_and_its_late_answer_keeps_nothing(filtered):
+    relay, asked = filtered
+    client, _ = relay.send(HEAD + b"hello")
+    relay.leave(client)
+    assert asked.ended and relay.relay.memory == 0
+    asked.answer[0](Verdict("take", ""))
+    assert relay.spool.kept == []
+
+
+def test_messages_sent_ahead_are_answered_in_their_order_and_other_sessions_do_not_wait(filtered):
+    relay, asked = filtered
+    client = relay.call()
+    client.say(b"MAIL FROM:<a@crm.example>\r\nRCPT TO:<b@x.example>\r\nDATA\r\n")
+    client.say(HEAD + b"one\r\n.\r\n" + MAIL)
+    relay.send(HEAD + b"other")
+    assert [body for _, _, body in asked.asked] == [b"one\r\n", b"other\r\n"]
+    asked.answer[1](Verdict("take", ""))
+    assert [kept.message.body for kept in relay.spool.kept] == [b"other\r\n"]
+    asked.answer[0](Verdict("refuse", "bad"))
+    relay.reactor.pump()
+    said = client.heard.decode().splitlines()
+    assert said[0].startswith("550 5.7.1 Message rejected") and said[-1].startswith("354")
+
+
+# What the suspicion is told.
+
+
+class Told:
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, Any]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *args, **named: self.calls.append((name, (*args, *named.values())))
+
+    def of(self, name: str) -> list[Any]:
+        return [args for call, args in self.calls if call == name]
+
+
+@pytest.fixture
+def told(logins: Receiving) -> Told:
+    made = Told()
+    logins.relay.suspicion = made  # type: ignore[assignment]
+    return made
+
+
+def test_a_message_is_told_of_when_it_is_kept_and_its_content_when_it_is_there(logins, told):
+    client = logins.logged_in()
+    logins.mail(client, "b@x.example")
+    logins.content(client, HEAD[:-2] + b"X-Relayd-Client: shop17\r\n\r\nhello")
+    assert [args[:3] + args[4:5] for args in told.of("content")] == [("crm", "shop17", "login", b"hello\r\n")]
+    assert told.of("received") == []
+    logins.commit()
+    ((account, name, login, froms, to, suppressed, faulty, _),) = told.of("received")
+    assert (account, name, login, froms) == ("crm", "shop17", "login", ("a@crm.example",))
+    assert ([one.address for one in to], suppressed, faulty) == (["b@x.example"], 0, 0)
+
+
+def test_one_that_came_before_or_could_not_be_kept_is_not_counted(logins, told):
+    for outcome in (0x77, sqlite3.OperationalError("disk I/O error")):
+        client = logins.logged_in()
+        logins.mail(client, "b@x.example")
+        logins.content(client)
+        logins.commit(outcome)
+    assert told.of("received") == []
+
+
+def test_anothers_name_in_any_place_is_told_of_and_a_fault_in_form_is_not(logins, told):
+    client = logins.logged_in()
+    logins.mail(client, sender="boss@bank.example")
+    for content in (b"From: boss@bank.example\r\n\r\nhi", b"From: a@crm.example\r\nSender: b@bank.example\r\n\r\nhi",
+                    b"Subject: no From\r\n\r\nhi"):  # fmt: skip
+        logins.mail(client, "b@x.example")
+        logins.content(client, content)
+    assert [args[:3] for args in told.of("spoofed")] == [("crm", "", "login")] * 3
+    assert told.of("content") == []
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_recipients_that_get_no_copy_are_told_of_once_by_what_kept_them(logins, told, several):
+    logins.suppress("all", "stopped@x.example")
+    logins.streams.configure(
+        load(logins.path, "[stream.bulk]\nvalidation = 'bulk'\n[stream.other]\nvalidation='bulk'\n")
+    )
+    logins.change(streams=["bulk", "other"] if several else ["bulk"])
+    client = logins.logged_in()
+    logins.mail(client, "good@x.example", "stopped@x.example", "x@gmial.com", "y@gmial.com")
+    logins.content(client)
+    logins.commit()
+    assert sorted(args[2] for args in told.of("refused")) == [False, True, True]
+    ((*_, to, suppressed, faulty, _),) = told.of("received")
+    assert (len(to), suppressed, faulty) == (1, 1, 2)
+    logins.mail(client, "good@x.example")
+    logins.content(client)
+    logins.commit()
+    assert told.of("received")[1][5:7] == (0, 0)

@@ -737,3 +737,35 @@ def test_rules_are_replayed_over_what_the_relay_has_recorded(relay: Running):
     assert faulty.type is InputError and "reaction.x.action: is missing" in str(faulty.value)
     relay.reactor.advance(7200)
     assert replayed(REACTION)["attempts"] == 0
+
+
+# Senders under suspicion.
+
+
+def test_what_is_submitted_is_watched_and_habits_are_written_at_the_stop(relay: Running, tmp_path: Path):
+    assert relay.node.suspicion is not None
+    assert relay.send().startswith("250")
+    assert {key.account for key in relay.node.suspicion._clients} == {"crm"}
+    relay.stop()
+    assert sorted(path.name for path in (tmp_path / "spool" / "suspicion").iterdir()) == ["habits", "recipients"]
+
+
+def test_thresholds_change_with_a_reload_and_switching_it_off_needs_a_restart(relay: Running):
+    assert relay.node.suspicion is not None
+    relay.path.write_text(CONFIG + "[suspicion]\nthreshold = 80\n")
+    relay.node.reload()
+    assert relay.node.suspicion.settings.threshold == 80
+    relay.path.write_text(CONFIG + "[suspicion]\nenabled = false\n")
+    with pytest.raises(InputError, match=r"suspicion\.enabled changed: that needs a restart"):
+        relay.node.reload()
+
+
+def test_switched_off_nobody_is_watched(relay: Running, tmp_path: Path):
+    relay.stop()
+    for path in (tmp_path / "spool" / "suspicion").iterdir():
+        path.unlink()
+    relay.path.write_text(CONFIG + "[suspicion]\nenabled = false\n")
+    again = Running(tmp_path)
+    assert again.node.suspicion is None and again.send().startswith("250")
+    again.stop()
+    assert list((tmp_path / "spool" / "suspicion").iterdir()) == []

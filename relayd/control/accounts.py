@@ -30,12 +30,13 @@ def _settings(
     domain_check: str | None,
     risk: str | None,
     zone: str | None,
+    notices: str | None,
     sessions: int | None,
     weight: int | None,
 ) -> dict[str, Any]:
-    """What was given of them; "none" takes a parent or zone away."""
+    """What was given of them; "none" takes a parent, zone or address away."""
     given: dict[str, Any] = {"parent": parent, "domain_check": domain_check, "risk": risk, "zone": zone}
-    given |= {"sessions": sessions, "weight": weight}
+    given |= {"notices": notices, "sessions": sessions, "weight": weight}
     return {key: "" if value == "none" else value for key, value in given.items() if value is not None}
 
 
@@ -198,6 +199,7 @@ _SETTINGS = (
     Arg("domain_check", "what an unproven sender domain means; at first require", choices=("off", "warn", "require")),
     Arg("risk", "the class of its mail, which may have pools of its own", choices=("low", "normal", "high")),
     Arg("zone", 'a DNS zone of its own for return path and links; "none" for none'),
+    Arg("notices", 'the address that is told when one of its clients is under suspicion; "none" for nobody'),
     Arg("sessions", "open at once; 0: no limit", "int"),
     Arg("weight", "its share beside other accounts that want the same destination; at first 1", "int"),
 )

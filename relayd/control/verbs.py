@@ -22,6 +22,7 @@ from relayd.control import (
     shaping,
     sources,
     suppressions,
+    suspects,
     tokens,
     warmup,
 )
@@ -358,6 +359,7 @@ VERBS: tuple[Verb, ...] = (
     *reputation.VERBS,
     *shaping.VERBS,
     *tokens.VERBS,
+    *suspects.VERBS,
     Verb(
         name="inspect",
         help="a message or delivery: what it is, what happened to it, what it waits for",

@@ -18,8 +18,9 @@ from twisted.logger import Logger
 from relayd.address import domain_of
 from relayd.classify import Classifier, shipped
 from relayd.classify import Verdict as Meaning
+from relayd.delivery.generated import REPORTER
 from relayd.delivery.hosts import Hosts
-from relayd.delivery.outcomes import REPORTER, UNANSWERED, Outcomes
+from relayd.delivery.outcomes import UNANSWERED, Outcomes
 from relayd.delivery.outcomes import Settings as OutcomeSettings
 from relayd.delivery.routing import Hop, NoFallback, Router, Site, words
 from relayd.delivery.session import PeerSession, Timeouts

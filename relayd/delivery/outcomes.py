@@ -14,20 +14,21 @@ from twisted.logger import Logger
 
 from relayd.address import domain_of
 from relayd.classify import Verdict as Meaning
+from relayd.delivery.generated import generated, message_id_of
 from relayd.delivery.routing import words
 from relayd.echoes import Event, of_delivery
 from relayd.echoes import Kind as EventKind
-from relayd.envelope import FALLBACK, Delivery, Edits, Envelope, Message, Recipient, queue_name
+from relayd.envelope import FALLBACK, Delivery, queue_name
 from relayd.identity import Identities, day_of, show
 from relayd.lease import Charge
-from relayd.message import dsn, headers
+from relayd.message import dsn
 from relayd.message.render import render
 from relayd.message.steering import ends, starts
 from relayd.message.window import stored
 from relayd.outcome import Evidence, Outcome
 from relayd.queue.retry import Schedule, next_try
 from relayd.queue.scheduler import Scheduler
-from relayd.records import TERM_OF, Entry, Record, RecordKind, encode, of_message
+from relayd.records import TERM_OF, Entry, RecordKind, encode, of_message
 from relayd.reply import printable
 from relayd.shaping.reactions import NOTHING, Verdict
 from relayd.spool import Departure, Reception, Requeue, Spool
@@ -44,7 +45,6 @@ _RECORD_OF: dict[str, RecordKind] = {
 }
 _EVENT_OF: dict[str, EventKind] = {"transient": "deferred", "permanent": "bounced", "expired": "expired"}
 _REPORT_OF: dict[str, dsn.Kind] = {"delivered": "delivered", "permanent": "failed", "expired": "expired"}
-REPORTER = "relayd"  # the connection that reports to senders come by
 EXPIRY = 30.0  # seconds between looks for expired deliveries that wait on disk
 _EXPIRE_AT_ONCE = 500
 _SOON = 5.0  # seconds until the first try by another next hop: what is due before it is on disk would be found late
@@ -283,7 +283,7 @@ class Outcomes:
         if not domain_of(envelope.sender):
             return None
         identity = self.identities.block(now, 1)
-        message_id = f"<{show(identity)}@{self.settings.node}>"
+        message_id = message_id_of(identity, self.settings.node)
         head = render(original, delivery)
         content = dsn.report(
             kind,
@@ -300,40 +300,18 @@ class Outcomes:
             until=ends(original.steering, original.received, rules.schedule.expire),
             track_id=original.steering.track_id,
         )
-        to = Recipient(envelope.sender)
-        utf8 = dsn.needs_smtputf8(envelope, delivery.recipient, head)
-        eightbit = not content.isascii()
-        own_head, body = headers.split(content)
-        message = Message(
-            identity,
-            now,
-            original.account,
-            REPORTER,
-            original.stream,
-            Envelope("", eightbit=eightbit, smtputf8=utf8),
-            Edits(),
-            own_head,
-            body,
-            len(content),
-            message_id,
-            original.client,
-            eightbit,
-        )
-        queue = queue_name(original.account, original.stream, domain_of(envelope.sender))
-        record = Record(
-            kind="Reception",
-            time=now,
-            message=show(identity),
-            account=original.account,
-            connection=REPORTER,
-            stream=original.stream,
-            recipients=(envelope.sender,),
+        return generated(
+            content,
+            identity=identity,
             message_id=message_id,
-            size=len(content),
+            now=now,
+            account=original.account,
+            stream=original.stream,
+            to=envelope.sender,
             note=f"report: {show(delivery.id)} {kind}",
+            client=original.client,
+            smtputf8=dsn.needs_smtputf8(envelope, delivery.recipient, head),
         )
-        entry = Entry(day_of(identity), original.account, original.stream, "generated")
-        return Reception(message, (Delivery(identity + 1, message, to, queue, now),), encode(record), (entry,))
 
     # Deliveries whose life ends while they wait on disk behind something that rests.
 

@@ -10,6 +10,7 @@ from relayd.directory.reactions import StoredReactions
 from relayd.directory.rows import Account, AccountStream, Change, SubmissionConnection, domain_name
 from relayd.directory.senders import SenderDomain, Senders, State, judged
 from relayd.directory.store import Directory, NewConnection
+from relayd.directory.suspects import StoredSuspects
 from relayd.directory.tokens import Tokens
 from relayd.directory.warmups import Warmups
 
@@ -30,6 +31,7 @@ __all__ = [
     "Senders",
     "State",
     "StoredReactions",
+    "StoredSuspects",
     "SubmissionConnection",
     "Tokens",
     "Verdict",

@@ -27,7 +27,8 @@ class Account(msgspec.Struct, frozen=True):
     ``risk``: whether its mail keeps to the pools for that class (a stream's ``risk_pools``).  ``zone``: its own DNS
     zone for return path and links, "" for none.  ``limits`` hold for all it sends, with its sub-accounts;
     ``client_limits`` for each client behind it; ``sessions``: open at once, 0 for no limit; ``weight``: its share where
-    accounts want the same destination, its clients' together; ``shaping``: limits of what goes out for it."""
+    accounts want the same destination, its clients' together; ``shaping``: limits of what goes out for it;
+    ``notices``: the address that is told of what concerns it, "" for nobody."""
 
     name: str
     state: AccountState = "active"
@@ -41,6 +42,7 @@ class Account(msgspec.Struct, frozen=True):
     sessions: int = 0
     weight: int = 1
     shaping: tuple[Layer, ...] = ()
+    notices: str = ""
 
 
 class SubmissionConnection(msgspec.Struct, frozen=True):
@@ -109,7 +111,7 @@ class Change(msgspec.Struct, frozen=True):
 
 def account_row(account: Account) -> tuple[object, ...]:
     settings = {
-        **_given(account, ("risk", "zone", "sessions")),
+        **_given(account, ("risk", "zone", "sessions", "notices")),
         **({"weight": account.weight} if account.weight != 1 else {}),
         **_shown_limits(account, ("limits", "client_limits")),
         **({"shaping": show_layers(account.shaping)} if account.shaping else {}),
@@ -205,6 +207,14 @@ def _sender(text: str) -> str:
     if text.startswith("@"):
         return "@" + domain_name(domain_of(parse_address("x" + text)))
     return folded(parse_address(text))
+
+
+def mailbox(text: str) -> str:
+    """An address that mail can be sent to.  Raises ValueError."""
+    address = parse_address(text)
+    if not domain_of(address):
+        raise ValueError(f"{text!r} has no domain: write name@domain.example")
+    return address
 
 
 def networks(texts: Iterable[str]) -> tuple[str, ...]:

@@ -40,6 +40,7 @@ from relayd.directory.rows import (
     stream_row,
 )
 from relayd.directory.senders import SenderDomain, Senders
+from relayd.directory.suspects import StoredSuspects
 from relayd.directory.tokens import Tokens
 from relayd.directory.warmups import Warmups
 from relayd.errors import InputError
@@ -49,7 +50,7 @@ A = TypeVar("A")
 R = TypeVar("R")
 
 _STEPS: tuple[str, ...] = ("schema", "domains", "senders", "tenancy", "balances")
-_STEPS += ("drains", "warmups", "reactions", "tokens", "reputation")
+_STEPS += ("drains", "warmups", "reactions", "tokens", "reputation", "suspects")
 # Scripts that bring a file of version n (the key) to n + 1.
 UPGRADES: dict[int, str] = {
     version: (Path(__file__).parent / f"{step}.sql").read_text("utf-8") for version, step in enumerate(_STEPS)
@@ -95,6 +96,7 @@ class Directory:
         self.reactions = StoredReactions(db, self._worker)
         self.tokens = Tokens(db, self._change, now)
         self.reputations = Reputations(db, self._worker)
+        self.suspects = StoredSuspects(db, self._worker)
 
     def close(self) -> None:
         """Finishes the changes under way and closes the file.  Their futures are done if ``post`` still works."""
@@ -142,7 +144,7 @@ class Directory:
         )
 
     def change_account(self, name: str, **fields: Any) -> "Future[Account]":
-        """Any of state, domain_check, parent, risk, zone, sessions, weight; limits and client_limits as
+        """Any of state, domain_check, parent, risk, zone, notices, sessions, weight; limits and client_limits as
         ``parse_limits`` reads them; shaping."""
         changed = _parsed(_ACCOUNT_FIELDS, fields)
         known = self._accounts.get(name)
@@ -443,6 +445,7 @@ _ACCOUNT_FIELDS: dict[str, Callable[[Any], Any]] = {
     "weight": notation.whole(1, 1000),
     "parent": _optional(notation.name),
     "zone": _optional(notation.hostname),
+    "notices": _optional(rows.mailbox),
     "limits": parse_limits,
     "client_limits": parse_limits,
     "shaping": _same,

@@ -191,8 +191,11 @@ class RelayDoor:
             return relay.reject(session, refusal, proposal.sender, "")
         desk = session.state
         desk.dropped = {}
+        desk.suppressed = desk.faulty = 0
         submitter, sender = desk.submitter, proposal.sender
         refusal = submission.refuse_sender(submitter, sender)
+        if refusal is not None and relay.suspicion is not None:
+            relay.suspicion.spoofed(submitter.account, submitter.client, submitter.connection, relay.now())
         if refusal is None and sender and submitter.domain_check == "require":
             refusal = submission.refuse_domain(relay.directory.senders.state(submitter.account, domain_of(sender)))
         if refusal is None and submitter.per_message:
@@ -222,6 +225,8 @@ class RelayDoor:
         relay, desk = self.relay, session.state
         if held is not None and held.reply.permanent:
             relay.reputation.event(who(desk.submitter), "suppressed", relay.now())
+        if held is not None:
+            relay.note_held(desk, held)
         refusal = held.reply if held and not held.drop else None
         if refusal is None and desk.submitter.per_recipient:
             exceeded = relay.quotas.take(desk.submitter.per_recipient, relay.now())

@@ -7,11 +7,13 @@ in the signer's threads, and all of it is stored in one transaction.  Nothing is
 
 import sqlite3
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 
 from relayd import catalogue, submission
 from relayd.address import domain_of
+from relayd.contentfilter import ContentFilter, Question, Verdict
 from relayd.envelope import UNSTEERED, Edits, Envelope, Message, Recipient
 from relayd.identity import show
 from relayd.lease import Charge
@@ -29,6 +31,8 @@ from relayd.signing import Found
 from relayd.signing.signer import from_domain
 from relayd.spool import Reception
 from relayd.spool.bodies import INLINE, BodyWriter
+
+_SPAM = b"X-Spam: Yes\r\n"
 
 
 class Intake:
@@ -54,6 +58,8 @@ class Intake:
         self._steering = UNSTEERED
         self._due = self.now
         self._warning = ""
+        self._spam = b""  # a field that says so
+        self._uncheck: Callable[[], None] = lambda: None  # ends a question to the filter
         self._hash: BodyHash | None = None  # of a body that goes to a file; one in memory is hashed at the end
         self._to: tuple[Recipient, ...] = ()  # who gets a copy
         self._kept_from: tuple[tuple[Recipient, Held], ...] = ()  # who does not
@@ -96,15 +102,16 @@ class Intake:
         if self._promised:
             return
         self._over = True
+        self._uncheck()
         self._release()
         self._drop()
         if self._file is not None:
             self._file.abandon()
 
-    def _refuse(self, refusal: Reply) -> None:
+    def _refuse(self, refusal: Reply, note: str = "") -> None:
         self.abort()
         first = self.envelope.recipients[0].address
-        self._answer(self.relay.reject(self.session, refusal, self.envelope.sender, first))
+        self._answer(self.relay.reject(self.session, refusal, self.envelope.sender, first, note))
 
     def _drop(self) -> None:
         self._pieces.clear()
@@ -119,6 +126,7 @@ class Intake:
         head, body = headers.split(b"".join(self._pieces))
         self._pieces = [body] if body else []
         self._begin(head)
+        self._tell_content(body)
 
     def _overflow(self) -> None:
         """More than memory should hold: the body goes to a file.  A header section is never as long as that."""
@@ -138,6 +146,7 @@ class Intake:
         found = self._keys()
         if found.keys or self._waits_for(found):
             self._hash = BodyHash()
+        self._tell_content(body)
         self._file = self.relay.spool.bodies.create(self.identity)
         self._spill(body)
 
@@ -150,7 +159,10 @@ class Intake:
             self._doom(steered)
             return
         self._steering, self._due = steered, steering.starts(steered, self.now)
-        refusal = submission.refuse_head(self.submitter, self._survey) or self._refuse_domains()
+        refusal = submission.refuse_head(self.submitter, self._survey)
+        if refusal is not None and submission.spoofs(refusal):
+            self._tell_spoofed()
+        refusal = refusal or self._refuse_domains()
         name = self._steering.stream or self.submitter.streams[0]
         if name not in self.submitter.streams:
             refusal = refusal or submission.refuse_stream(self.submitter, name)
@@ -162,6 +174,34 @@ class Intake:
         self._who = who(self.submitter, self._client, self.envelope.sender)
         if why := self.relay.reputation.blocked(self._who):
             self._doom(catalogue.SENDING_BLOCKED(printable(why, 200)))
+
+    # What the suspicion is told.
+
+    def _tell_spoofed(self) -> None:
+        suspicion, submitter = self.relay.suspicion, self.submitter
+        if suspicion is not None:
+            client = submitter.client or self._steering.client
+            suspicion.spoofed(submitter.account, client, submitter.connection, self.now)
+
+    def _tell_content(self, body: bytes) -> None:
+        suspicion, submitter = self.relay.suspicion, self.submitter
+        if suspicion is not None and self._doomed is None:
+            assert self._head is not None
+            suspicion.content(submitter.account, self._client, submitter.connection, self._head, body, self.relay.now())
+
+    def _tell_received(self) -> None:
+        suspicion, submitter, desk = self.relay.suspicion, self.submitter, self.session.state
+        if suspicion is not None:
+            suspicion.received(
+                submitter.account,
+                self._client,
+                submitter.connection,
+                self._survey.froms,
+                self._to,
+                desk.suppressed,
+                desk.faulty,
+                self.relay.now(),
+            )
 
     def _refuse_domains(self) -> Reply | None:
         """Of From and Sender domains that are not proven, as the account has it: refused, or noted in the record."""
@@ -190,6 +230,9 @@ class Intake:
         """Who gets a copy is known."""
         if self._over:
             return
+        if len(self.submitter.streams) > 1:
+            for found in held.values():
+                self.relay.note_held(self.session.state, found)
         recipients = self.envelope.recipients
         self._to = tuple(r for r in recipients if r.address not in held) if held else recipients
         self._kept_from = tuple((r, held[r.address]) for r in recipients if r.address in held) if held else ()
@@ -236,11 +279,55 @@ class Intake:
             self._failed(error)
 
     def _keep(self, body: bytes | None) -> None:
+        """Has the content filter see it, if there is one."""
+        content_filter = self.relay.filter
+        if content_filter is None or not self._stream.filtered or self.size > content_filter.settings.max_size:
+            self._edit(body)
+        elif body is not None:
+            self._check(content_filter, body, body)
+        else:
+            self.relay.spool.bodies.load(self.identity, self.size, partial(self._loaded, content_filter))
+
+    def _loaded(self, content_filter: ContentFilter, found: bytes | OSError) -> None:
+        if self._over:
+            return
+        if isinstance(found, OSError):
+            self._failed(found)
+        else:
+            self._check(content_filter, found, None)
+
+    def _check(self, content_filter: ContentFilter, content: bytes, body: bytes | None) -> None:
+        """``content``: the body, wherever it is kept; ``body``: if it is kept in memory."""
+        assert self._head is not None
+        session = self.session
+        to = tuple(recipient.address for recipient in self._to)
+        peer, user = session.peer, self.submitter.connection
+        question = Question(self.envelope.sender, to, peer, session.helo, user, show(self.identity))
+        self._uncheck = content_filter.check(
+            question, self._head, content, lambda verdict: self._checked(verdict, body)
+        )
+
+    def _checked(self, verdict: Verdict, body: bytes | None) -> None:
+        if self._over:
+            return
+        said = f": {verdict.said}" if verdict.said else ""
+        if verdict.fate == "refuse":
+            self._refuse(catalogue.SPAM(said), verdict.note)
+        elif verdict.fate == "defer":
+            self._refuse(catalogue.NOT_NOW(said) if verdict.answered else catalogue.UNFILTERED, verdict.note)
+        else:
+            self._warning = "; ".join(filter(None, (self._warning, verdict.note)))
+            self._spam = _SPAM if verdict.fate == "mark" else b""
+            self._edit(body)
+
+    def _edit(self, body: bytes | None) -> None:
         """Decides what is changed in it, and has it signed if there are keys."""
         session = self.session
         came = submission.Session(self.relay.node, session.helo, session.peer, self._protocol())
         edits, message_id = submission.edits(came, self.identity, self.envelope, self._survey, self.now, self._due)
         edits = self._returning(edits)
+        if self._spam:
+            edits = msgspec.structs.replace(edits, prepend=edits.prepend + self._spam)
         self._sign(edits, body, lambda signed: self._pay(lambda: self._store(body, came, signed, message_id)))
 
     def _returning(self, edits: Edits) -> Edits:
@@ -382,6 +469,8 @@ class Intake:
         try:
             if outcome is None and self._deliveries:
                 self.relay.on_received(self._deliveries)
+            if outcome is None:
+                self._tell_received()
         finally:  # on disk is on disk, whatever fails behind it
             self._answer(catalogue.QUEUED(show(outcome or self.identity)))
 

@@ -5,19 +5,21 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from relayd import catalogue
+from relayd.contentfilter import ContentFilter
 from relayd.directory import Directory, Verifier
 from relayd.guard import Guard
 from relayd.identity import Identities
 from relayd.listener import Session
 from relayd.purse import Purse
 from relayd.quotas import Quotas
-from relayd.reception.screen import Screen
+from relayd.reception.screen import Held, Screen
 from relayd.records import Entry, Record, encode
 from relayd.reply import Reply, printable
 from relayd.reputation import Reputation, Who
 from relayd.signing import Signer
 from relayd.spool import Spool
 from relayd.submission import Stream, Submitter
+from relayd.suspicion import Suspicion
 
 MEMORY = 256 << 20  # bytes of content in memory, of all messages being received
 STRANGERS = 20  # records of rejections of clients that nobody knows, each second: a guesser must not fill the disk, ...
@@ -44,9 +46,10 @@ class StreamsOf(Protocol):
 
 class Desk:
     """What a session is about: who submits, by which password (``SubmissionConnection.secret``), the version of the
-    directory that says so, and what was found of the transaction's recipients."""
+    directory that says so, and what was found of the transaction's recipients: how many get no copy because of a list
+    (``suppressed``) or their address (``faulty``)."""
 
-    __slots__ = ("counted", "dropped", "secret", "submitter", "version")
+    __slots__ = ("counted", "dropped", "faulty", "secret", "submitter", "suppressed", "version")
 
     def __init__(self, submitter: Submitter, secret: tuple[float, int] | None = None) -> None:
         self.submitter = submitter
@@ -54,6 +57,8 @@ class Desk:
         self.version = -1  # the first message asks again
         self.counted: tuple[str, ...] = ()
         self.dropped: dict[str, Any] = {}
+        self.suppressed = 0
+        self.faulty = 0
 
 
 def who(submitter: Submitter, client: str = "", sender: str = "") -> Who:
@@ -99,6 +104,8 @@ class Relay:
         self.memory = 0
         # The domain of our return path ("": none), for an account and From domain, and whether a key of that signs.
         self.returns: Callable[[str, str, bool], str] = lambda account, domain, signed: ""
+        self.filter: ContentFilter | None = None
+        self.suspicion: Suspicion | None = None
         self.on_received: Callable[[Any], None] = lambda deliveries: None
         self._later = later
         self._held = 0
@@ -120,8 +127,8 @@ class Relay:
         balances = self.directory.balances
         return next((owner for owner in self.directory.lineage(account) if balances.balance(owner)), "")
 
-    def reject(self, session: Session, reply: Reply, sender: str, recipient: str) -> Reply:
-        """Keeps the record of a policy refusal; gives the reply."""
+    def reject(self, session: Session, reply: Reply, sender: str, recipient: str, note: str = "") -> Reply:
+        """Keeps the record of a policy refusal, with a note besides; gives the reply."""
         submitter = session.state.submitter if session.state else None
         account, stream = (submitter.account, submitter.streams[0]) if submitter else ("", "")
         now = self.now()
@@ -139,10 +146,19 @@ class Relay:
                 sender=printable(sender),
                 recipient=printable(recipient),
                 client=submitter.client if submitter else "",
-                note=f"{reply} (from {session.peer})",
+                note=f"{reply} (from {session.peer})" + (f"; {note}" if note else ""),
             )
             self._rejections.append(encode(record))
         return reply
+
+    def note_held(self, desk: Desk, held: Held) -> None:
+        """A recipient gets no copy: too many of them speak against who submits."""
+        if self.suspicion is None or held.reply is catalogue.LISTS_UNREADABLE:
+            return
+        desk.suppressed += held.listed
+        desk.faulty += not held.listed
+        submitter = desk.submitter
+        self.suspicion.refused(submitter.account, submitter.connection, faulty=not held.listed, now=self.now())
 
     def flush_rejections(self) -> None:
         """Call about once a second."""

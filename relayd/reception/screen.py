@@ -27,6 +27,11 @@ class Held(msgspec.Struct, frozen=True):
     reply: Reply
     drop: bool = False
 
+    @property
+    def listed(self) -> bool:
+        """Because of a list, not of what the address is."""
+        return self.reply in (catalogue.SUPPRESSED, catalogue.MAILBOX_FULL)
+
 
 Done = Callable[[Held | None], None]
 
