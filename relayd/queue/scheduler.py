@@ -113,8 +113,7 @@ class Scheduler:
             for path in list(site.paths.values()):
                 self._equip(path, site, now)
                 self.reassign(path, now)
-            for name in list(site.queues)[:1]:  # what rests is not read, and learns of other terms so
-                self._reroute(self.queues[name], now)
+            site.doubtful = True
         self.source_back(now)
 
     def source_back(self, now: float) -> None:
@@ -241,6 +240,7 @@ class Scheduler:
             queue.site.queues[name] = None
             queue.site.share.add(len(queue.loaded), queue.bytes)
         queue.site.hosts = hosts
+        queue.site.doubtful = False
         if queue.site.terms != terms:
             self._leave_group(queue.site)
             queue.site.terms = terms
@@ -634,7 +634,7 @@ class Scheduler:
 
     def blocked(self, queue: Queue, now: float) -> bool:
         """Whether the queue's site is known and every path of its pool rests."""
-        if queue.site is None or not queue.site.failing:
+        if queue.site is None or queue.site.doubtful or not queue.site.failing:
             return False
         resting = queue.site.resting(now)
         return bool(resting) and self.pools.choose(self.pool_of(queue), "", resting, peek=True) is None
@@ -955,7 +955,7 @@ class Scheduler:
         if site is None or site.queues:
             return
         for path in list(site.paths.values()):
-            if path.sessions or path.failures:
+            if path.sessions or (path.failures and path.rest_until > now):
                 continue
             full_at = path.meter.fills_at(now)
             if full_at > now:
