@@ -93,6 +93,7 @@ class Scheduler:
         self._waking: dict[str, Meter[Path]] = {}  # meters by name, of those that have a time in ``_resting``
         self._warm: dict[int, float] = {}  # when deliveries under way by a source in warm-up started
         self._metered = False  # whether any start has more limits than its path's rate
+        self._woken = 0.0  # when ``wake`` was last called
         self._cursor = (-1.0, "")
         self._polling = False
         self._rescan = RESCAN
@@ -563,6 +564,9 @@ class Scheduler:
 
     def wake(self, now: float) -> None:
         """Call when it is time: rests that are over, limits that let the next one go."""
+        if now < self._woken:
+            self._set_back(now)
+        self._woken = now
         while self._resting and self._resting[0][0] <= now:
             when, kind, name = heappop(self._resting)
             if kind == "queue":
@@ -574,6 +578,15 @@ class Scheduler:
                     self._work(path, now)
             elif (meter := self._waking.get(name)) and meter.wakes_at <= when:
                 self._call(meter, now)
+
+    def _set_back(self, now: float) -> None:
+        """The clock was set back, and rates with it: who waits for one does not wait for the time to come again."""
+        for site in list(self.sites.values()):
+            for path in list(site.paths.values()):
+                path.paced_until = 0.0
+                self._work(path, now)
+        for meter in list(self._waking.values()):
+            self._call(meter, now)
 
     def tick(self, now: float) -> None:
         """Call about once a second: what it is time for, queues to let go of, the walk's next step."""
