@@ -792,18 +792,24 @@ class Scheduler:
     def reshaped(self, changed: Iterable[Active], now: float) -> None:
         """Reactions began, or ended before their time: the paths and queues that they bear on look again."""
         for reaction in changed:
+            if reaction.mx:
+                continue  # who opens a session asks
             for site in list(self._groups.get(reaction.group, {}).values() if reaction.group else self.sites.values()):
+                queues = [self.queues[name] for name in site.queues]
+                if reaction.account:
+                    own = [queue for queue in queues if queue.account == reaction.account]
+                    for queue in own:
+                        self._heed_account(queue, now)
+                    for lane in dict.fromkeys(queue.lane for queue in own):
+                        self._relimit(lane, site, now)
+                    continue
                 for path in list(site.paths.values()):
-                    if not reaction.account and reaction.source in ("", path.source):
+                    if reaction.source in ("", path.source):
                         self._equip(path, site, now)
                         if path.rest_until > now:
                             self.reassign(path, now)
-                for queue in [self.queues[name] for name in site.queues]:
-                    if reaction.account == queue.account:
-                        self._heed_account(queue, now)
-                        self._relimit(queue.lane, site, now)
-                    if reaction.account in ("", queue.account):
-                        self._pull(queue, now)
+                for queue in queues:
+                    self._pull(queue, now)
 
     def _relimit(self, lane: str, site: Site, now: float) -> None:
         """Other limits hold for a lane: what waits for the old ones looks at the new."""
