@@ -368,11 +368,12 @@ class Scheduler:
     def _cap(self, path: Path, site: Site, wait: float, now: float) -> None:
         """Warm-up lets the path have no more for now: what is ready looks for another, or waits a moment there."""
         until = now + min(wait, LONG)
-        heappush(self._resting, (until, "site", path.site))
         if wait <= MOMENT:
             path.paced_until = until
+            heappush(self._resting, (until, "pace", path.site))
             return
         path.capped_until = until
+        heappush(self._resting, (until, "site", path.site))
         self.reassign(path, now)
 
     def another_source(self, delivery: Delivery, source: str, pool: str) -> str:
