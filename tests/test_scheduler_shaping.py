@@ -159,6 +159,14 @@ class Strict(Relay):
             else:
                 break
 
+    def turn(self) -> None:
+        """What is under way is done, a tenth of a second later, and sessions wanted are there."""
+        for path in list(self.opening):
+            self.ready(path)
+        for session in [s for s in self.sessions if s.carries]:
+            self.done(session)
+        self.wait(0.1)
+
     def meters(self) -> Iterator[Meter[Path]]:
         paths = [p for site in self.scheduler.sites.values() for p in site.paths.values()]
         yield from {id(m): m for p in paths for m in p.meters}.values()
@@ -196,6 +204,36 @@ def test_a_clock_that_is_set_back_keeps_nobody_waiting_for_a_rate(path: Limits, 
     relay.now -= 3600
     relay.wait(20)
     assert 190 <= len(relay.gone) - before <= 201
+
+
+def test_a_large_message_waits_for_a_volume_no_longer_than_small_ones() -> None:
+    relay = Strict()
+    relay.at_once = True
+    relay.terms = Terms(Limits(3), layers=(Layer("[egress]", source=Limits(bytes=volume("100/s burst 200"))),))
+    for domain in ("x.example", "y.example", "z.example"):
+        relay.receive(*[domain] * 60, stream="other")  # of 24 bytes
+    relay.wait(5)
+    (made,) = relay.store("w.example", stream="other")
+    large = msgspec.structs.replace(made, message=msgspec.structs.replace(made.message, size=150))
+    relay.disk[large.queue][large.id] = large
+    relay.scheduler.received([large], relay.now)
+    relay.wait(5)
+    assert large.id in relay.gone
+    relay.wait(20)
+    assert 24 * len(relay.gone) <= 200 + 30 * 100
+
+
+def test_mail_of_an_account_at_its_connections_goes_to_a_new_site_though_others_have_sessions_and_more() -> None:
+    relay = Strict()
+    relay.layers["crm"] = (Layer("account crm", account=Limits(connections=1)),)
+    for domain in ("x.example", "y.example"):
+        relay.receive(*[domain] * 60, stream="other")
+    for _ in range(10):
+        relay.turn()
+    (late,) = relay.receive("w.example", stream="other")
+    for _ in range(10):
+        relay.turn()
+    assert late.id in relay.gone and len(relay.gone) < 30
 
 
 class Shaped(RuleBasedStateMachine):

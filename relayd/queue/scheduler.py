@@ -348,7 +348,7 @@ class Scheduler:
             return False
         first = stream.priority >= PRIORITY
         place = (path, lane.name)
-        refusal = self.limiter.refused(meters, now, _size_of(delivery), place, urgent=first, called=lane.called)
+        refusal = self.limiter.refused(meters, now, place, urgent=first, called=lane.called)
         if refusal is None:
             return True
         path.ready.park(owner, lane, stream.priority)
@@ -398,12 +398,12 @@ class Scheduler:
         stream, meters = self._limits_of(path, delivery, now)
         if meters:
             urgent = stream.priority >= PRIORITY
-            self.limiter.start(delivery, meters, now, _size_of(delivery), urgent=urgent)
+            self.limiter.start(delivery, meters, now, delivery.message.size, urgent=urgent)
             lane = self.queues[delivery.queue].lane
             for meter in meters:
                 meter.line.started((path, lane))
                 if meter.line:
-                    self._wake(meter, now + meter.wait(now, 0, urgent=False))
+                    self._wake(meter, now + meter.wait(now, urgent=False))
 
     def _limits_of(self, path: Path, delivery: Delivery, now: float) -> tuple[Stream, tuple[Meter[Path], ...]]:
         queue = self.queues[delivery.queue]
@@ -994,7 +994,3 @@ class Scheduler:
         del group[site.name]
         if not group:
             del self._groups[site.group]
-
-
-def _size_of(delivery: Delivery) -> int:
-    return delivery.message.size
