@@ -22,8 +22,8 @@ class Way:
 T1 = Way()
 
 
-def wait(meter: Meter, now: float = NOW, size: int = 1, *, urgent: bool = False) -> float:
-    return meter.wait(now, size, urgent=urgent)
+def wait(meter: Meter, now: float = NOW, *, urgent: bool = False) -> float:
+    return meter.wait(now, urgent=urgent)
 
 
 def test_without_limits_nothing_waits() -> None:

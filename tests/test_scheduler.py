@@ -788,9 +788,11 @@ def test_outside_its_hours_a_site_is_not_read_and_says_when_they_begin() -> None
 def test_hours_that_a_reload_takes_away_hold_back_nothing_more() -> None:
     relay = Relay()
     relay.limits = Limits(20, hours=time.strftime("%H:%M-24:00", time.gmtime(relay.now + 3600)))
-    relay.receive(*["x.example"] * 3)
+    relay.sites = {"x.example": "big", "y.example": "big"}
+    relay.receive("x.example", "y.example", "x.example")
     assert relay.send() == []
     relay.limits = Limits(20)
+    del relay.sites["x.example"]
     relay.scheduler.reconfigure(relay.stream, relay.pools, 2000, relay.now)
     assert len(relay.send()) == 3
 
@@ -1296,6 +1298,22 @@ def test_queues_whose_mail_is_gone_leave_no_trace(relay: Relay) -> None:
     relay.tick(61)
     assert (relay.scheduler.queues, relay.scheduler.sites) == ({}, {})
     assert relay.scheduler.sessions == 0
+
+
+def test_a_path_that_failed_is_forgotten_though_its_mail_went_by_another() -> None:
+    relay = Relay(s1=1, s2=1)
+    relay.receive("x.example")
+    relay.settle_down()
+    for delivery in relay.fail(relay.opening[0]):
+        relay.finish(delivery, again=relay.now + 1)
+    relay.tick(2)
+    relay.tick(60)
+    assert len(relay.send()) == 1
+    for path in list(relay.open):
+        relay.close(path)
+    relay.tick(room.LINGER + 1)
+    relay.tick(room.LINGER + 1)
+    assert relay.scheduler.sites == {}
 
 
 def test_what_may_not_go_now_costs_its_path_nothing(relay: Relay) -> None:

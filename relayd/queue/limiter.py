@@ -156,7 +156,6 @@ class Limiter:
         self,
         meters: Meters,
         now: float,
-        size: int,
         place: tuple[Path, str],
         *,
         urgent: bool,
@@ -167,7 +166,7 @@ class Limiter:
         found = None
         longest = 0.0
         for meter in meters:
-            wait = meter.wait(now, size, urgent=urgent)
+            wait = meter.wait(now, urgent=urgent)
             if not (urgent or meter.line.lets(place, called=called)):
                 wait = max(wait, SOON)
             if wait > longest:

@@ -79,8 +79,10 @@ class Meter(Generic[W]):
 
     # Deliveries.
 
-    def wait(self, now: float, size: int, *, urgent: bool) -> float:
-        """Seconds until a delivery of this size may start; ``urgent``: it is priority mail."""
+    def wait(self, now: float, *, urgent: bool) -> float:
+        """Seconds until a delivery may start; ``urgent``: it is priority mail.  Whatever its size, it may while any of
+        the volume is left, and the next ones wait until it is paid for: or large ones would wait until there are no
+        small ones."""
         wait = 0.0
         if now >= self.ends_at:
             return wait
@@ -89,7 +91,7 @@ class Meter(Generic[W]):
             if wait and urgent:
                 wait = min(wait, self.pace.wait_to_pass(now))
         if self.bytes:
-            wait = max(wait, self.bytes.wait(now, size))
+            wait = max(wait, self.bytes.wait(now))
         if self.window:
             wait = max(wait, self.window.next_open(now) - now)
         if self.counts == "deliveries" and 0 < self.limits.connections <= self.used:
@@ -145,19 +147,19 @@ class Meter(Generic[W]):
 
     def call(self, now: float) -> tuple[list[tuple[W, str]], list[tuple[W, str]]]:
         """Those in line whose turn it is: as many as may start now, and those who need a session soon."""
-        wait = self.wait(now, 0, urgent=self.line.urgent)
-        if self.pace is None:
-            free = self.limits.connections - self.used if self.counts == "deliveries" and self.limits.connections else 1
-            return self.line.call(now, 0 if wait > 0 else max(1, free), 0)
-        most = max(1, self.pace.left(now)) if wait <= 0 else 0
-        return self.line.call(
-            now, most, 1 + int(max(0.0, LEAD - wait) * self.pace.speed) if wait <= LEAD + AGAIN else 0
-        )
+        wait = self.wait(now, urgent=self.line.urgent)
+        most, speed = 1, 0.0
+        if self.pace:
+            most, speed = self.pace.left(now), self.pace.speed
+        elif self.counts == "deliveries" and self.limits.connections:
+            most = self.limits.connections - self.used
+        soon = 1 + int(max(0.0, LEAD - wait) * speed) if wait <= LEAD + AGAIN else 0
+        return self.line.call(now, 0 if wait > 0 else max(1, most), soon)
 
     def calls_at(self, now: float) -> float:
         """When there may be somebody to call again."""
-        wait = self.wait(now, 0, urgent=self.line.urgent)
-        early = self.pace is not None and LEAD + AGAIN < wait < NEVER
+        wait = self.wait(now, urgent=self.line.urgent)
+        early = LEAD + AGAIN < wait < NEVER
         return now + (wait - LEAD if early else wait or AGAIN)
 
 

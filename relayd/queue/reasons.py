@@ -75,7 +75,7 @@ def _binding(scheduler: Scheduler, queue: Queue, path: Path, now: float) -> Reas
     stream = scheduler.stream_of(queue)
     for meter in path.starts[queue.lane][1] if queue.lane in path.starts else ():
         if words := meter.refusal(now):
-            wait = meter.wait(now, 1, urgent=stream.priority >= PRIORITY)
+            wait = meter.wait(now, urgent=stream.priority >= PRIORITY)
             ends = f": the next in {wait:.1f} s" if 0 < wait < float("inf") else ""
             return Reason("limit", words + ends, now + wait if ends else 0.0)
         if meter.line:

@@ -95,6 +95,7 @@ class Scheduler:
         self._waking: dict[str, Meter[Path]] = {}  # meters by name, of those that have a time in ``_resting``
         self._warm: dict[int, float] = {}  # when deliveries under way by a source in warm-up started
         self._metered = False  # whether any start has more limits than its path's rate
+        self._woken = 0.0  # when ``wake`` was last called
         self._cursor = (-1.0, "")
         self._polling = False
         self._rescan = RESCAN
@@ -115,8 +116,7 @@ class Scheduler:
             for path in list(site.paths.values()):
                 self._equip(path, site, now)
                 self.reassign(path, now)
-            for name in list(site.queues)[:1]:  # what rests is not read, and learns of other terms so
-                self._reroute(self.queues[name], now)
+            site.doubtful = True
         self.source_back(now)
 
     def source_back(self, now: float) -> None:
@@ -243,6 +243,7 @@ class Scheduler:
             queue.site.queues[name] = None
             queue.site.share.add(len(queue.loaded), queue.bytes)
         queue.site.hosts = hosts
+        queue.site.doubtful = False
         if queue.site.terms != terms:
             self._leave_group(queue.site)
             queue.site.terms = terms
@@ -352,7 +353,7 @@ class Scheduler:
             return False
         first = stream.priority >= PRIORITY
         place = (path, lane.name)
-        refusal = self.limiter.refused(meters, now, _size_of(delivery), place, urgent=first, called=lane.called)
+        refusal = self.limiter.refused(meters, now, place, urgent=first, called=lane.called)
         if refusal is None:
             return True
         path.ready.park(owner, lane, stream.priority)
@@ -372,11 +373,12 @@ class Scheduler:
     def _cap(self, path: Path, site: Site, wait: float, now: float) -> None:
         """Warm-up lets the path have no more for now: what is ready looks for another, or waits a moment there."""
         until = now + min(wait, LONG)
-        heappush(self._resting, (until, "site", path.site))
         if wait <= MOMENT:
             path.paced_until = until
+            heappush(self._resting, (until, "pace", path.site))
             return
         path.capped_until = until
+        heappush(self._resting, (until, "site", path.site))
         self.reassign(path, now)
 
     def another_source(self, delivery: Delivery, source: str, pool: str) -> str:
@@ -401,12 +403,12 @@ class Scheduler:
         stream, meters = self._limits_of(path, delivery, now)
         if meters:
             urgent = stream.priority >= PRIORITY
-            self.limiter.start(delivery, meters, now, _size_of(delivery), urgent=urgent)
+            self.limiter.start(delivery, meters, now, delivery.message.size, urgent=urgent)
             lane = self.queues[delivery.queue].lane
             for meter in meters:
                 meter.line.started((path, lane))
                 if meter.line:
-                    self._wake(meter, now + meter.wait(now, 0, urgent=False))
+                    self._wake(meter, now + meter.wait(now, urgent=False))
 
     def _limits_of(self, path: Path, delivery: Delivery, now: float) -> tuple[Stream, tuple[Meter[Path], ...]]:
         queue = self.queues[delivery.queue]
@@ -568,6 +570,9 @@ class Scheduler:
 
     def wake(self, now: float) -> None:
         """Call when it is time: rests that are over, limits that let the next one go."""
+        if now < self._woken:
+            self._set_back(now)
+        self._woken = now
         while self._resting and self._resting[0][0] <= now:
             when, kind, name = heappop(self._resting)
             if kind == "queue":
@@ -579,6 +584,15 @@ class Scheduler:
                     self._work(path, now)
             elif (meter := self._waking.get(name)) and meter.wakes_at <= when:
                 self._call(meter, now)
+
+    def _set_back(self, now: float) -> None:
+        """The clock was set back, and rates with it: who waits for one does not wait for the time to come again."""
+        for site in list(self.sites.values()):
+            for path in list(site.paths.values()):
+                path.paced_until = 0.0
+                self._work(path, now)
+        for meter in list(self._waking.values()):
+            self._call(meter, now)
 
     def tick(self, now: float) -> None:
         """Call about once a second: what it is time for, queues to let go of, the walk's next step."""
@@ -639,7 +653,7 @@ class Scheduler:
 
     def blocked(self, queue: Queue, now: float) -> bool:
         """Whether the queue's site is known and every path of its pool rests."""
-        if queue.site is None or not queue.site.failing:
+        if queue.site is None or queue.site.doubtful or not queue.site.failing:
             return False
         resting = queue.site.resting(now)
         return bool(resting) and self.pools.choose(self.pool_of(queue), "", resting, peek=True) is None
@@ -788,19 +802,26 @@ class Scheduler:
     def reshaped(self, changed: Iterable[Active], now: float) -> None:
         """Reactions began, or ended before their time: the paths and queues that they bear on look again."""
         for reaction in changed:
+            if reaction.mx:
+                continue  # who opens a session asks
             for site in list(self._groups.get(reaction.group, {}).values() if reaction.group else self.sites.values()):
+                queues = [self.queues[name] for name in site.queues]
+                if reaction.account:
+                    own = [queue for queue in queues if queue.account == reaction.account]
+                    for queue in own:
+                        self._heed_account(queue, now)
+                    for lane in dict.fromkeys(queue.lane for queue in own):
+                        self._relimit(lane, site, now)
+                    continue
                 for path in list(site.paths.values()):
-                    if not reaction.account and reaction.source in ("", path.source):
+                    if reaction.source in ("", path.source):
                         self._equip(path, site, now)
                         if path.rest_until > now:
                             self.reassign(path, now)
-                for queue in [self.queues[name] for name in site.queues]:
-                    if queue.held or reaction.account == queue.account:
+                for queue in queues:
+                    if queue.held:
                         self._heed_account(queue, now)
-                    if reaction.account == queue.account:
-                        self._relimit(queue.lane, site, now)
-                    if reaction.account in ("", queue.account):
-                        self._pull(queue, now)
+                    self._pull(queue, now)
 
     def _relimit(self, lane: str, site: Site, now: float) -> None:
         """Other limits hold for a lane: what waits for the old ones looks at the new."""
@@ -983,7 +1004,7 @@ class Scheduler:
         if site is None or site.queues:
             return
         for path in list(site.paths.values()):
-            if path.sessions or path.failures:
+            if path.sessions or (path.failures and path.rest_until > now):
                 continue
             full_at = path.meter.fills_at(now)
             if full_at > now:
@@ -1002,7 +1023,3 @@ class Scheduler:
         del group[site.name]
         if not group:
             del self._groups[site.group]
-
-
-def _size_of(delivery: Delivery) -> int:
-    return delivery.message.size

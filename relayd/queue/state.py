@@ -159,13 +159,14 @@ class Share:
 
 class Site:
     """A destination as its provider runs it: the queues that go there and the paths they may take.  ``hosts``: the
-    names of its mail hosts, by preference."""
+    names of its mail hosts, by preference; ``doubtful``: its terms are of before a reload."""
 
-    __slots__ = ("hosts", "name", "paths", "queues", "share", "terms")
+    __slots__ = ("doubtful", "hosts", "name", "paths", "queues", "share", "terms")
 
     def __init__(self, name: str, terms: Terms) -> None:
         self.name = name
         self.terms = terms
+        self.doubtful = False
         self.hosts: tuple[str, ...] = ()
         self.paths: dict[str, Path] = {}  # by source
         self.queues: dict[str, None] = {}  # names, in the order they came
