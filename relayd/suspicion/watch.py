@@ -148,9 +148,11 @@ class Suspicion:
 
     def content(self, account: str, client: str, connection: str, head: bytes, body: bytes, now: float) -> None:
         """What a message says, or the beginning of it.  Mostly it is not looked at."""
+        if 0 < self._rested - now < READS or self._reading >= _READING:
+            return
         keys = _keys(account, client, connection)
         habits = self._habits(keys[0], now)
-        if now < self._rested or abs(now - habits.read) < READS or self._reading >= _READING:
+        if abs(now - habits.read) < READS:
             return
         habits.read = now
         head, body = head[:LIMIT], body[:LIMIT]
