@@ -18,6 +18,8 @@ from relayd.queue.reasons import why
 from relayd.queue.scheduler import Scheduler
 from relayd.queue.state import Path, Stream
 from relayd.shaping.limits import Layer, Limits, Terms, rate
+from relayd.shaping.reactions import Active, Reactions
+from relayd.shaping.rules import Ceiling, On, Rule, Rules, Seen
 from tests.spool_kit import NOW, Mail
 
 NEVER = 9e15
@@ -33,7 +35,8 @@ class Relay:
         self.pools = Pools({n: Source(n) for n in [*weights, "t1"]}, {"p": weights, "q": {"t1": 1}})
         self.layers: dict[str, tuple[Layer, ...]] = {}  # of accounts
         self._streams: dict[tuple[str, str], Stream] = {}
-        self.scheduler = Scheduler(self.stream, self.pools, sessions)
+        self.reactions = Reactions(Rules())
+        self.scheduler = Scheduler(self.stream, self.pools, sessions, self.reactions)
         self.limits = Limits(limit)
         self.terms: Terms | None = None
         self.mail = Mail(self.now)
@@ -53,6 +56,20 @@ class Relay:
             return STREAMS[name]
         made = msgspec.structs.replace(STREAMS[name], layers=self.layers[account])
         return self._streams.setdefault((account, name), made)
+
+    def react(self, rule: Rule, site: str = "x.example", *, source: str = "s1", account: str = "crm") -> Active:
+        """The site answers a delivery with what meets the rule."""
+        self.reactions.rules = Rules([rule])
+        seen = Seen("", site, site, source, account, f"mx.{site}", "dot", 451, "", "too much", self.now)
+        verdict = self.reactions.seen(seen)
+        self.scheduler.reshaped((*verdict.began, *verdict.ended), self.now)
+        self.settle_down()
+        return verdict.began[0]
+
+    def lift(self, reaction: Active) -> None:
+        assert self.reactions.lift(reaction.id) == reaction
+        self.scheduler.reshaped([reaction], self.now)
+        self.settle_down()
 
     # The disk.
 
@@ -649,6 +666,19 @@ def went(relay: Relay, seconds: float, step: float = 0.10001) -> list[Delivery]:
     return sent
 
 
+def test_a_session_that_ends_where_all_are_in_use_is_for_priority_mail_first() -> None:
+    relay = Relay(2)
+    shared(relay, source=Limits(connections=2))
+    relay.receive(*[f"u{n}.example" for n in range(2)], stream="urgent")
+    relay.settle_down()
+    relay.receive(*[f"d{n}.example" for n in range(3)])
+    relay.settle_down()
+    relay.receive("late.example", stream="urgent")
+    assert len(relay.send()) == 2
+    relay.close(relay.open[0])
+    assert [path.site for path in relay.opening] == ["late.example"]
+
+
 def test_what_goes_by_a_source_keeps_its_rate_whatever_number_of_sites_it_goes_to() -> None:
     relay = Relay(2)
     shared(relay, source=Limits(rate=rate("10/s")))
@@ -803,6 +833,238 @@ def test_the_clients_of_a_customer_share_its_turn() -> None:
     for account in streams:
         relay.receive(*["x.example"] * 60, account=account)
     assert Counter(d.message.account for d in relay.send(60)) == {"big": 40, "shop1": 10, "shop2": 10}
+
+
+# Reactions.
+
+
+def suspends(on: On = "path", duration: float = 3600.0, *, move: bool = True) -> Rule:
+    return Rule(name="stop", action="suspend", codes=("4xx",), on=on, duration=duration, move=move)
+
+
+def limits(on: On = "path", duration: float = 3600.0, **most: Any) -> Rule:
+    return Rule(name="slow", action="limit", codes=("4xx",), on=on, duration=duration, limits=Ceiling(**most))
+
+
+def test_mail_for_another_site_of_a_suspended_account_waits_too(relay: Relay) -> None:
+    relay.terms = Terms(relay.limits, group="big")
+    relay.receive("x.example")
+    assert len(relay.send()) == 1
+    reaction = relay.react(suspends("account"), "big")
+    made = relay.receive("new.example", "x.example")
+    assert went(relay, 20, 1.0) == []
+    assert "account crm at big is suspended" in relay.why("new.example")
+    relay.lift(reaction)
+    assert sorted(d.id for d in relay.send()) == [d.id for d in made]
+
+
+def test_what_a_suspended_account_is_handed_back_waits(relay: Relay) -> None:
+    (delivery,) = relay.receive("x.example")
+    relay.settle_down()
+    relay.connect()
+    (path,) = relay.open
+    assert relay.take(path) is delivery
+    reaction = relay.react(suspends("account"))
+    del relay.taken[delivery.id]
+    relay.scheduler.give_back(path, delivery, relay.now)
+    assert relay.send() == []
+    relay.lift(reaction)
+    assert relay.send() == [delivery]
+
+
+def test_what_leaves_memory_while_its_queue_is_read_is_read_again(relay: Relay) -> None:
+    made = relay.receive("x.example")
+    relay.settle_down()
+    queue = relay.scheduler.queues[made[0].queue]
+    queue.more = True
+    relay.scheduler.source_back(relay.now)
+    relay.collect()
+    (pull,) = relay.asked
+    assert isinstance(pull, Pull) and pull.but == [made[0].id]
+    relay.asked.clear()
+    reaction = relay.react(suspends("account"))
+    relay.scheduler.pulled(pull.queue, [], pull.limit, relay.now)
+    relay.lift(reaction)
+    assert relay.send() == made
+
+
+def test_a_limit_on_an_account_that_is_lifted_holds_no_more(relay: Relay) -> None:
+    relay.store(*["x.example"] * 20)
+    relay.tick()
+    reaction = relay.react(limits("account", rate=rate("1/h")))
+    assert len(relay.send()) <= 1
+    relay.lift(reaction)
+    went(relay, 5, 1.0)
+    assert len(relay.gone) == 20
+
+
+def test_a_limit_on_an_account_holds_at_a_site_that_is_seen_only_now(relay: Relay) -> None:
+    relay.react(limits("account", rate=rate("1/h")))
+    relay.receive(*["x.example"] * 20)
+    assert len(relay.send()) == 1
+
+
+def test_the_rate_of_an_account_is_not_begun_anew_by_a_reaction_on_its_path_or_a_reload(relay: Relay) -> None:
+    relay.layers["slow"] = (Layer("account slow", account=Limits(rate=rate("1/h"))),)
+    relay.receive("x.example", account="slow")
+    assert len(relay.send()) == 1
+    relay.react(limits("path", rate=rate("100/s")))
+    relay.scheduler.reconfigure(relay.stream, relay.pools, 2000, relay.now)
+    relay.receive("x.example", account="slow")
+    assert went(relay, 3, 1.0) == []
+
+
+def test_where_a_source_is_suspended_a_new_site_s_mail_goes_by_another_of_its_pool() -> None:
+    relay = Relay(s1=1, s2=1)
+    relay.react(suspends("source"))
+    relay.receive(*["new.example"] * 4)
+    assert {path.source for path in relay.opening + relay.open} <= {"s2"}
+    assert len(relay.send()) == 4
+
+
+def test_a_path_that_had_failed_and_is_suspended_goes_on_when_that_is_lifted(relay: Relay) -> None:
+    relay.receive("x.example")
+    relay.settle_down()
+    for delivery in relay.fail(relay.opening[0]):
+        relay.finish(delivery, again=relay.now + 1)
+    reaction = relay.react(suspends(duration=86400.0))
+    relay.tick(120)
+    assert relay.send() == []
+    relay.lift(reaction)
+    relay.tick(61)
+    relay.tick(1)
+    assert len(relay.send()) == 1
+
+
+def test_a_session_that_was_being_opened_ends_no_suspension(relay: Relay) -> None:
+    relay.receive("x.example")
+    relay.settle_down()
+    for delivery in relay.fail(relay.opening[0]):
+        relay.finish(delivery, again=relay.now + 1)
+    relay.tick(61)
+    assert len(relay.opening) == 1
+    relay.react(suspends())
+    relay.connect()
+    relay.receive("x.example")
+    assert relay.send() == []
+
+
+def test_what_a_suspended_account_has_goes_when_a_reload_ends_the_reaction(relay: Relay) -> None:
+    made = relay.receive("x.example")
+    relay.settle_down()
+    reaction = relay.react(suspends("account"))
+    assert relay.send() == []
+    assert relay.reactions.reconfigure(Rules()) == (reaction,)
+    relay.scheduler.reconfigure(relay.stream, relay.pools, 2000, relay.now)
+    assert relay.send() == made
+
+
+def test_a_site_that_comes_to_belong_to_a_provider_is_forgotten_like_any(relay: Relay) -> None:
+    relay.receive("x.example")
+    assert len(relay.send()) == 1
+    relay.terms = Terms(relay.limits, group="big")
+    relay.scheduler.reconfigure(relay.stream, relay.pools, 2000, relay.now)
+    relay.receive("x.example")
+    assert len(relay.send()) == 1
+    relay.react(suspends("site"), "big")
+    assert "suspended" in relay.scheduler.sites["x.example"].paths["s1"].reason
+    relay.tick(3700)
+    for path in list(relay.open):
+        relay.close(path)
+    relay.tick(room.LINGER + 1)
+    relay.tick(3600)
+    assert relay.scheduler.sites == {}
+
+
+def test_a_lane_whose_stream_came_to_be_priority_mail_meanwhile_loses_nothing(
+    relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared(relay, source=Limits(rate=rate("10/s")))
+    relay.store(*["x.example"] * 5, *["y.example"] * 5, stream="urgent")
+    relay.tick()
+    monkeypatch.setitem(STREAMS, "urgent", Stream("p", 50))
+    relay.receive(*["x.example"] * 5, stream="urgent")
+    went(relay, 1)
+    monkeypatch.setitem(STREAMS, "urgent", Stream("p", 90))
+    relay.receive(*["x.example"] * 5, stream="urgent")
+    went(relay, 3)
+    assert len(relay.gone) == 20
+
+
+def test_turns_of_those_who_are_gone_cost_nothing_of_a_rate() -> None:
+    relay = Relay(2)
+    shared(relay, source=Limits(rate=rate("10/s")))
+    relay.store(*[f"d{n}.example" for n in range(40)] * 4)
+    went(relay, 1)
+    for n in range(0, 39):
+        relay.react(suspends(), f"d{n}.example")
+    relay.store(*["other.example"] * 200)
+    before = len(relay.gone)
+    went(relay, 10)
+    assert len(relay.gone) - before >= 78  # one may have had its turn, which is kept for two seconds
+
+
+def test_priority_mail_does_not_wait_for_a_turn_that_is_not_used() -> None:
+    relay = Relay(2)
+    shared(relay, source=Limits(rate=rate("10/s")))
+    relay.store(*[f"d{n}.example" for n in range(10)] * 4)
+    went(relay, 1)
+    # from now on nobody's session opens, but the one of priority mail
+    for path in list(relay.open):
+        relay.close(path)
+    for _ in range(10):
+        relay.tick(0.1)
+    (urgent,) = relay.receive("other.example", stream="urgent")
+    for _ in range(8):
+        relay.tick(0.1)
+        relay.opening = [p for p in relay.opening if p.site == "other.example"]
+        relay.connect()
+        for path in relay.open:
+            if (found := relay.take(path)) is not None:
+                assert found is urgent
+                return
+    raise AssertionError("it waits still")
+
+
+def test_sessions_of_two_sources_that_wait_for_their_connection_rate_cost_no_more_with_time() -> None:
+    relay = Relay(20, s1=1, s2=1)
+    relay.limits = Limits(20, connection_rate=rate("20/min"))
+    relay.store(*["x.example"] * 64)
+    for _ in range(12):
+        relay.receive("x.example")
+        relay.tick(1)
+    assert len(relay.scheduler._resting) < 20
+
+
+def test_sessions_at_a_source_s_connection_rate_are_opened_in_the_order_in_which_they_were_wanted() -> None:
+    relay = Relay(20)
+    shared(relay, source=Limits(connection_rate=rate("1/s")))
+    relay.receive("m.example")
+    relay.settle_down()
+    relay.receive(*["z.example"] * 5)
+    relay.settle_down()
+    relay.receive(*["a.example"] * 5)
+    relay.settle_down()
+    opened = []
+    for _ in range(4):
+        relay.tick(1.01)
+        opened = [path.site for path in relay.opening]
+    assert opened[:3] == ["m.example", "z.example", "a.example"]
+
+
+def test_mail_whose_domain_moves_to_another_site_while_it_waits_for_a_rate_goes(relay: Relay) -> None:
+    shared(relay, source=Limits(rate=rate("1/h")))
+    relay.store(*["x.example"] * 3)
+    relay.tick()
+    assert len(relay.send()) == 1
+    for path in list(relay.open):
+        relay.close(path)
+    relay.sites["x.example"] = "moved"
+    relay.tick(301)
+    relay.receive("x.example")
+    relay.settle_down()
+    went(relay, 4 * 3600, 10.0)
+    assert len(relay.gone) == 4
 
 
 # Pools by domain.

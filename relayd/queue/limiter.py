@@ -5,7 +5,7 @@ the meter that refuses and for how long.  Which meters a start has follows from 
 layers; they are made when first asked for and shared by all that is in their scope.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 from weakref import WeakValueDictionary
 
@@ -49,6 +49,7 @@ class Limiter:
     def equip(self, path: Path, site: Site, pools: list[str], reactions: Sequence[Active], now: float) -> None:
         """Gives a path the meters of the site's terms and of the reactions that bear on it, sessions counted in;
         ``pools``: those its source is in."""
+        self.let_go(path, now)
         limits = site.terms.limits
         slowed = [reaction for reaction in reactions if reaction.action == "limit" and now < reaction.until]
         self.used = self.used or bool(site.terms.layers or limits.bytes or slowed)
@@ -65,7 +66,8 @@ class Limiter:
         shared += path.slowed
         for meter in path.meters:
             meter.used -= path.sessions
-            meter.idle.pop(path, None)
+            for paths in (meter.idle, *meter.hungry):
+                paths.pop(path, None)
         path.meters = (path.meter, *shared)
         for meter in path.meters:
             meter.used += path.sessions
@@ -96,7 +98,7 @@ class Limiter:
     def _starts(self, path: Path, site: Site, owner: str, pool: str, own: tuple[Layer, ...]) -> Iterator[Meter[Path]]:
         yield from path.slowed
         if site.terms.limits.bytes:
-            yield self._meter(path.meter.name, Limits(bytes=site.terms.limits.bytes))
+            yield self._meter(f"mail to {path.meter.name}", Limits(bytes=site.terms.limits.bytes))
         for layer in site.terms.layers:
             if layer.source is not NONE:
                 yield self._meter(f"source {path.source} in {layer.name}", layer.source)
@@ -126,8 +128,16 @@ class Limiter:
         return meter
 
     def let_go(self, path: Path, now: float) -> None:
-        """The path is about to be forgotten; what its meters know is not."""
-        for meter in {*path.meters[1:], *(meter for _, meters in path.starts.values() for meter in meters)}:
+        """The path is about to be forgotten, or to have other meters; what its meters know is not."""
+        self._cool({*path.meters[1:], *(meter for _, meters in path.starts.values() for meter in meters)}, now)
+
+    def renew(self, path: Path, lane: str, now: float) -> None:
+        """The meters of the lane's starts are others from now on."""
+        _, meters = path.starts.pop(lane, (None, ()))
+        self._cool(meters, now)
+
+    def _cool(self, meters: Iterable[Meter[Path]], now: float) -> None:
+        for meter in meters:
             if not meter.knows_nothing(now):
                 self._cooling[meter.name] = meter
         if len(self._cooling) > self._most:

@@ -13,9 +13,11 @@ from typing import Generic, Protocol, TypeVar
 
 
 class Way(Protocol):
-    """A path; ``idle``: how many of its sessions are."""
+    """A path; ``idle``: how many of its sessions are; ``waits``: whether a lane does still, or is called or gone."""
 
     idle: int
+
+    def waits(self, lane: str) -> bool: ...
 
 
 W = TypeVar("W", bound=Way)
@@ -38,10 +40,17 @@ class _Member(Generic[W]):
         if not ready:
             return self.waiting.popleft()
         for place in islice(self.waiting, LOOKED_AT):
-            if place[0].idle:
+            if place[0].idle and _waits(place):
                 self.waiting.remove(place)
                 return place
         return None
+
+    def forget_gone(self) -> int:
+        """Drops those in front who wait no more: gives how many those were."""
+        before = len(self.waiting)
+        while self.waiting and not _waits(self.waiting[0]):
+            self.waiting.popleft()
+        return before - len(self.waiting)
 
 
 class Line(Generic[W]):
@@ -80,13 +89,17 @@ class Line(Generic[W]):
         self._count += 1
 
     def call(self, now: float, most: int, soon: int) -> tuple[list[tuple[W, str]], list[tuple[W, str]]]:
-        """Those who may start now, so many with those who have not used their turn yet; and of the next ones, so many,
-        those who have no session."""
+        """Those who may start now, so many with those whose turn it is already and who have a session to use it; and of
+        the next ones, so many, those who have no session."""
         self._called = {place: since for place, since in self._called.items() if now < since + PATIENCE}
-        found = []
-        while self and len(self._called) < most:
-            found.append(self._urgent.popleft() if self._urgent else self._in_turn())
-            self._called[found[-1]] = now
+        found: list[tuple[W, str]] = []
+        while len(found) < most and self._urgent:
+            if _waits(place := self._urgent.popleft()):
+                found.append(place)
+        most -= sum(1 for place in self._called if place[0].idle)
+        while len(found) < most and (head := self._head()):
+            found.append(self._in_turn(*head))
+        self._called |= dict.fromkeys(found, now)
         return found, self._next(soon)
 
     def lets(self, place: tuple[W, str], *, called: bool) -> bool:
@@ -97,16 +110,16 @@ class Line(Generic[W]):
         """One who was called has started, or waits for something else."""
         self._called.pop(place, None)
 
-    def _in_turn(self) -> tuple[W, str]:
-        """The place whose turn it is, of the accounts that are furthest behind the first that has a session."""
-        passed: list[tuple[float, _Member[W]]] = []
-        found = None
+    def _in_turn(self, clock: float, member: _Member[W]) -> tuple[W, str]:
+        """The place whose turn it is: of this account, which is furthest behind, and those after it, the first that has
+        a session."""
+        passed = [(clock, member)]
+        found = member.take(ready=True)
         while found is None and len(passed) < LOOKED_AT and (head := self._head()):
-            clock, member = head
-            found = member.take(ready=True)
-            passed.append((clock, member))
+            passed.append(head)
+            found = head[1].take(ready=True)
         if found is None:  # then who is furthest behind has one opened
-            found = passed[0][1].take(ready=False)
+            found = member.take(ready=False)
             passed.append(passed.pop(0))
         assert found
         self._count -= 1
@@ -128,12 +141,13 @@ class Line(Generic[W]):
             if nth < len(member.waiting):
                 found.append(member.waiting[nth])
                 heappush(order, (clock + member.step, turn, member))
-        return [place for place in found if not place[0].idle]
+        return [place for place in found if not place[0].idle and _waits(place)]
 
     def _head(self) -> tuple[float, _Member[W]] | None:
         """Takes the account that is furthest behind out of the order."""
         while self._order:
             clock, _, member = heappop(self._order)
+            self._count -= member.forget_gone()
             if member.waiting:
                 return clock, member
             del self._members[member.name]
@@ -142,3 +156,7 @@ class Line(Generic[W]):
     def _back(self, clock: float, member: _Member[W]) -> None:
         self._turn += 1
         heappush(self._order, (clock, self._turn, member))
+
+
+def _waits(place: tuple[Way, str]) -> bool:
+    return place[0].waits(place[1])

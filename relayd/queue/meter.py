@@ -41,7 +41,7 @@ class Meter(Generic[W]):
         self.name = name
         self.counts = counts
         self.used = 0
-        self.hungry: dict[W, None] = {}  # paths that want a session ...
+        self.hungry: tuple[dict[W, None], ...] = ({}, {})  # paths that want a session, for priority mail, others ...
         self.idle: dict[W, None] = {}  # ... and those that have one to spare
         self.wakes_at = NEVER
         self.ends_at = NEVER  # from when on it limits nothing
@@ -127,6 +127,11 @@ class Meter(Generic[W]):
         if 0 < most <= self.used + (in_line and most > 1):
             return NEVER
         return self.opens.wait(now) if self.opens else 0.0
+
+    @property
+    def crowded(self) -> bool:
+        """Whether somebody wants one of its connections that others have."""
+        return any(self.hungry) and 0 < self.limits.connections <= self.used + 1
 
     def opened(self, now: float) -> None:
         self.used += 1

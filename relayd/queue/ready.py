@@ -185,16 +185,23 @@ class ReadyQueue:
         return owner, owner.head(urgent=urgent)
 
     def park(self, owner: Account, lane: Lane, priority: int) -> None:
-        """Takes the lane aside; what is added to it meanwhile waits with it."""
+        """Takes the lane aside; what is added to it meanwhile waits with it.  It comes back by ``priority``, which may
+        be another than it had."""
         many = len(lane.waiting)
-        self._parked[lane.name] = Parked(owner.name, 1.0 / owner.step, priority, lane.waiting)
+        if lane.name in self._parked:  # under another priority
+            self._parked[lane.name].waiting.extend(lane.waiting)
+        else:
+            self._parked[lane.name] = Parked(owner.name, 1.0 / owner.step, priority, lane.waiting)
         lane.waiting = deque()
         owner.waiting -= many
         self._count -= many
-        if priority >= PRIORITY:
+        if owner.first and owner.first.members.get(lane.name) is lane:
             owner.urgent -= many
             if not owner.urgent:
                 self._urgent.pop(owner.name, None)
+
+    def parked(self, name: str) -> bool:
+        return name in self._parked
 
     def drop(self, account: str, name: str) -> list[Delivery]:
         """Takes all of a lane."""
@@ -204,7 +211,7 @@ class ReadyQueue:
         for turns in (owner.first, owner.rest) if owner else ():
             lane = turns.members.get(name) if turns else None
             if owner and lane:
-                self.park(owner, lane, PRIORITY if turns is owner.first else 0)
+                self.park(owner, lane, 0)
                 found += self._parked.pop(name).waiting
         return found
 

@@ -106,6 +106,8 @@ class Scheduler:
         self.sessions_limit = sessions
         for queue in self.queues.values():
             queue.site_until = 0.0
+            if queue.held:  # by what may not be any more
+                queue.held, queue.rest_until = False, 0.0
         self._metered = False
         for site in list(self.sites.values()):
             for path in list(site.paths.values()):
@@ -230,7 +232,9 @@ class Scheduler:
             queue.site.share.add(len(queue.loaded), queue.bytes)
         queue.site.hosts = hosts
         if queue.site.terms != terms:
+            self._leave_group(queue.site)
             queue.site.terms = terms
+            self._groups.setdefault(queue.site.group, {})[site] = queue.site
             for path in queue.site.paths.values():
                 self._equip(path, queue.site, now)
         queue.site_until = until
@@ -307,9 +311,10 @@ class Scheduler:
             self._rest(path, opens, f"it is outside the hours {path.meter.limits.hours}")
         return opens > now
 
-    def _rest(self, path: Path, until: float, reason: str) -> None:
-        """The path is not used until then."""
-        path.rest_until, path.reason = until, reason
+    def _rest(self, path: Path, until: float, reason: str, failures: int = 0) -> None:
+        """The path is not used until then; ``failures``: so many in a row are the reason.  Without any, no session that
+        gets through ends it."""
+        path.rest_until, path.reason, path.failures = until, reason, failures
         heappush(self._resting, (until, "site", path.site))
 
     def _may_start(self, path: Path, now: float, *, urgent: bool, busy: bool = False) -> bool:
@@ -400,11 +405,15 @@ class Scheduler:
             heappush(self._resting, (when, "meter", meter.name))
 
     def _call(self, meter: Meter[Path], now: float) -> None:
-        """Those whose turn it is at a meter may start."""
+        """Those whose turn it is at a meter may start, or open a session."""
         meter.wakes_at = NEVER
+        self._waking.pop(meter.name, None)
+        self._feed_hungry(meter, now)
         starting, soon = meter.call(now)
         for path, lane in starting:
             path.ready.call(lane)
+            if path.rest_until > now:
+                meter.line.started((path, lane))  # or its turn would be kept
             self._work(path, now)
         for path, _ in soon:
             if not path.opening and path.rest_until <= now:
@@ -440,7 +449,8 @@ class Scheduler:
         queue = self.queues[delivery.queue]
         site = self.sites.get(path.site)
         let_go = site is None or site.paths.get(path.source) is not path
-        if let_go or self.pools.choose(self.pool_of(queue), path.source, set(), peek=True) != path.source:
+        held = queue.held and queue.rest_until > now
+        if let_go or held or self.pools.choose(self.pool_of(queue), path.source, set(), peek=True) != path.source:
             self._place(queue, delivery, now)  # the path was let go of meanwhile, or its source drained
             return
         self._push(path, queue, delivery, first=True)
@@ -469,7 +479,7 @@ class Scheduler:
 
     def idle(self, path: Path, now: float) -> None:
         """A session of the path has nothing to do: it ends if others want one and may not have it."""
-        if self._hungry or any(meter.hungry for meter in path.meters):
+        if self._hungry or any(meter.crowded for meter in path.meters):
             self._decisions.append(Retire(path))
         for meter in path.meters[1:]:
             meter.idle[path] = None
@@ -481,12 +491,7 @@ class Scheduler:
         self.sessions -= 1
         for meter in path.meters:
             meter.used -= 1
-            while meter.hungry:
-                hungry = next(iter(meter.hungry))
-                del meter.hungry[hungry]
-                self._work(hungry, now)
-                if hungry in meter.hungry:
-                    break
+            self._feed_hungry(meter, now)
         self._work(path, now)
         while self._hungry and self.sessions < self.sessions_limit:
             hungry = next(iter(self._hungry))
@@ -503,10 +508,9 @@ class Scheduler:
             path.pushed_back(others, now + CAP)
             return []
         if path.rest_until <= now:
-            path.failures += 1
+            failures = path.failures + 1
             path.window = 1
-            self._rest(path, now + self._rest_after(path.site, path.failures, now), reason)
-        path.reason = reason
+            self._rest(path, now + self._rest_after(path.site, failures, now), reason, failures)
         return path.ready.clear()
 
     def _works(self, name: str, now: float) -> None:
@@ -557,7 +561,6 @@ class Scheduler:
                 for path in self.sites[name].paths.values() if name in self.sites else ():
                     self._work(path, now)
             elif (meter := self._waking.get(name)) and meter.wakes_at <= when:
-                del self._waking[name]
                 self._call(meter, now)
 
     def tick(self, now: float) -> None:
@@ -644,6 +647,9 @@ class Scheduler:
     def _make_ready(self, queue: Queue, delivery: Delivery, now: float) -> None:
         site = queue.site
         assert site is not None
+        if queue.held and queue.rest_until > now:
+            self._evict(queue, delivery)
+            return
         if self.memory.overflows(queue) and not self._urgent(queue):
             self._evict(queue, delivery)
             self.memory.wait(queue)
@@ -661,6 +667,9 @@ class Scheduler:
         if path is None:
             path = site.paths[source] = Path(source, site.name, site.terms)
             self._equip(path, site, now)
+            if path.rest_until > now:  # from the start: perhaps not all others do
+                self._make_ready(queue, delivery, now)
+                return
         self._push(path, queue, delivery)
         self._work(path, now)
 
@@ -768,30 +777,33 @@ class Scheduler:
                         self._equip(path, site, now)
                         if path.rest_until > now:
                             self.reassign(path, now)
-                for name in list(site.queues):
-                    queue = self.queues[name]
-                    if queue.held:
-                        self._wake_queue(name, now, over=True)
-                    if reaction.account:
+                for queue in [self.queues[name] for name in site.queues]:
+                    if queue.held or reaction.account == queue.account:
                         self._heed_account(queue, now)
-                    self._pull(queue, now)
+                    if reaction.account == queue.account:
+                        self._relimit(queue.lane, site, now)
+                    if reaction.account in ("", queue.account):
+                        self._pull(queue, now)
+
+    def _relimit(self, lane: str, site: Site, now: float) -> None:
+        """Other limits hold for a lane: what waits for the old ones looks at the new."""
+        for path in list(site.paths.values()):
+            self.limiter.renew(path, lane, now)
+            path.ready.call(lane)
+            self._work(path, now)
 
     def _heed_account(self, queue: Queue, now: float) -> None:
         """Whether the queue's account may send to its site is looked at anew."""
         assert queue.site
         held = self.reactions.holds("", queue.site.group, queue.account, now)
-        if not (held or queue.held):
-            return
         own = [reaction for reaction in held if reaction.account and now < reaction.until]
         suspended = [reaction for reaction in own if reaction.action == "suspend"]
-        for path in queue.site.paths.values():
-            path.starts.pop(queue.lane, None)
-            self._metered = self._metered or bool(own)
-            owner = self.stream_of(queue).account or queue.account
-            for delivery in path.ready.drop(owner, queue.lane) if suspended else ():
-                self._evict(self.queues[delivery.queue], delivery)
-            path.ready.call(queue.lane)
+        self._metered = self._metered or bool(own)
         if suspended:
+            owner = self.stream_of(queue).account or queue.account
+            for path in queue.site.paths.values():
+                for delivery in path.ready.drop(owner, queue.lane):
+                    self._evict(self.queues[delivery.queue], delivery)
             longest = max(suspended, key=lambda reaction: reaction.until)
             self._hold(queue, longest.until, f"account {queue.account} at {queue.site.group} is {longest.words(now)}")
         elif queue.held:
@@ -806,6 +818,7 @@ class Scheduler:
         """Leaves a delivery to the disk, where it is: it comes again when its queue is read again."""
         self.memory.remove(queue, delivery)
         queue.more = True
+        queue.again = queue.pulling  # which may have read past it
 
     def sessions_allowed(self, path: Path, *, in_line: bool = False) -> int:
         """How many a path may have; ``in_line``: for mail that is not priority mail, which has the last one of several
@@ -854,15 +867,25 @@ class Scheduler:
         """Whether all the path's meters allow one more session; if not it is looked at again when they may."""
         for meter in path.meters:
             wait = meter.wait_to_open(now, in_line=in_line)
-            if wait == NEVER:
-                meter.hungry[path] = None
-                if idle := next(iter(meter.idle), None):
-                    self._decisions.append(Retire(idle))
-            elif wait > 0:
-                heappush(self._resting, (now + wait, "pace", path.site))
             if wait > 0:
+                meter.hungry[in_line][path] = None
+                self._wake(meter, now + wait)
+                if wait == NEVER and (idle := next(iter(meter.idle), None)):
+                    self._decisions.append(Retire(idle))
                 return False
         return True
+
+    def _feed_hungry(self, meter: Meter[Path], now: float) -> None:
+        """Those who want a session of the meter's have theirs in turn, as far as it allows."""
+        for in_line, hungry in enumerate(meter.hungry):
+            while hungry:
+                wait = meter.wait_to_open(now, in_line=bool(in_line))
+                if wait > 0:
+                    self._wake(meter, now + wait)
+                    break
+                path = next(iter(hungry))
+                del hungry[path]
+                self._work(path, now)
 
     def _pull(self, queue: Queue, now: float) -> None:
         if not queue.more or queue.pulling or self.stopping:
@@ -933,13 +956,17 @@ class Scheduler:
                 continue
             self.limiter.let_go(path, now)
             del site.paths[path.source]
+            self.reassign(path, now)  # of domains that have gone to another site
         if not site.paths:
             del self.sites[name]
             self._failing.discard(name)
-            group = self._groups[site.group]
-            del group[name]
-            if not group:
-                del self._groups[site.group]
+            self._leave_group(site)
+
+    def _leave_group(self, site: Site) -> None:
+        group = self._groups[site.group]
+        del group[site.name]
+        if not group:
+            del self._groups[site.group]
 
 
 def _changes_at(reaction: Active, now: float) -> float:

@@ -99,6 +99,10 @@ class Path:
         """How many sessions have something under way, or are about to end."""
         return self.sessions - self.opening - self.idle
 
+    def waits(self, lane: str) -> bool:
+        """Whether it is parked."""
+        return self.ready.parked(lane)
+
     def pushed_back(self, working: int, until: float) -> None:
         """The site bears no more than so many sessions for now."""
         self.window = max(1, working)

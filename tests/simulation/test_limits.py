@@ -263,3 +263,16 @@ def test_sites_that_wait_for_a_source_s_rate_are_not_called_on_in_vain(pace: str
         world.backlog(200, domain)
     world.wait(max(300.0, x.period))
     assert len(x.connections) <= x.count() + 5 * len(domains)
+
+
+def test_sites_that_are_slow_to_take_a_connection_keep_no_source_from_its_rate() -> None:
+    world = World(layers=(Layer("[egress]", source=Limits(rate=rate("10/s"))),))
+    slow, quick = Provider(world.reactor, round_trip=3.0), Provider(world.reactor)
+    for n in range(60):
+        world.serve(slow, f"slow{n}.example")
+        world.backlog(50, f"slow{n}.example")
+    for n in range(20):
+        world.serve(quick, f"quick{n}.example")
+        world.backlog(50, f"quick{n}.example")
+    world.wait(60)
+    assert slow.count() + quick.count() >= 500
