@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from relayd.classify import shipped
 from relayd.config import load
@@ -14,11 +16,11 @@ from relayd.directory import Directory
 from relayd.echoes import Event
 from relayd.envelope import Delivery, Envelope, Recipient
 from relayd.identity import Identities, lower_bound, show
-from relayd.mailroom import Mailroom
+from relayd.mailroom import Mailroom, _opened, _record
 from relayd.outcome import Evidence
 from relayd.reception import Returned
 from relayd.records import Record, decode, encode
-from relayd.returnpath import Role, Token, make
+from relayd.returnpath import Key, Keys, Role, Token, make
 from relayd.spool import Reception, Spool
 from relayd.streams import Streams
 from relayd.suppression import Suppressions
@@ -295,3 +297,16 @@ def test_what_the_disk_refuses_is_not_promised(room: Room):
     room.main.until(lambda: faults)
     assert "readonly" in str(faults[0])
     assert [record.kind for record in room.records()] == ["Reception"]
+
+
+@given(st.binary(max_size=400), st.sampled_from(["", "From: x\r\n\r\n", UNKNOWN, complaint()]))
+def test_whatever_is_written_to_a_token_can_be_read(noise: bytes, start: str):
+    key = Key(1, b"k" * 32, 0.0)
+    raw = start.encode() + noise
+    for targets in ((Token("bounce", 5, 1.0),), (Role("abuse"),)):
+        envelope = Envelope("", (Recipient("x@y.example"),))
+        returned = Returned(1, NOW, "192.0.2.9", "x", envelope, targets, raw, len(raw))
+        opened = _opened(returned, Keys({1: key}, key), shipped(), NOW)
+        assert (opened.state == "valid") == (len(opened.tokens) == 1) == opened.addressed
+        for kind in ("OutOfBand", "Complaint", "Unsubscribe"):
+            assert decode(encode(_record(returned, opened, kind, None))).kind == kind
