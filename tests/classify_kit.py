@@ -6,6 +6,8 @@ Sample = tuple[int, str, str, str]  # code, enhanced code, words, provider
 
 SAMPLES: dict[Class, tuple[Sample, ...]] = {
     "recipient_unknown": (
+        (550, "", "User Ivanov (ivanov@x.example) not listed in Domino Directory", ""),
+        (550, "", "Invalid final delivery userid: petrov@x.example", ""),
         (550, "5.1.1", "<nobody@dest.example>: Recipient address rejected: User unknown in virtual alias table", ""),
         (550, "", "No such recipient here", ""),
         (550, "", "sorry, no mailbox here by that name (#5.1.1 - chkuser)", ""),
@@ -63,6 +65,7 @@ SAMPLES: dict[Class, tuple[Sample, ...]] = {
         (550, "", "Письмо отклонено получателем", ""),
     ),
     "mailbox_full": (
+        (550, "5.0.0", "The number of messages in recipient's mailbox exceeds what it may hold", ""),
         (452, "4.2.2", "The recipient's inbox is out of storage space", "gmail"),
         (552, "5.2.2", "Mailbox size limit exceeded", ""),
         (550, "", "anna's mailbox is full", ""),
@@ -285,6 +288,8 @@ SAMPLES: dict[Class, tuple[Sample, ...]] = {
         (550, "5.7.1", "DKIM signature invalid", ""),
     ),
     "sender_rejected": (
+        (550, "5.1.1", "The group may not exist, see https://groups.google.com/support", ""),
+        (550, "5.7.1", "Your settings for Send mail as are misconfigured or out of date", ""),
         (553, "5.1.8", "Domain of sender address news@shop.example does not exist", ""),
         (450, "4.1.8", "<news@shop.example>: Sender address rejected: Domain not found", ""),
         (550, "", "Sender verify failed", ""),
