@@ -15,7 +15,8 @@ Kind = Literal["deferred", "bounced", "expired", "complaint", "unsubscribe"]
 
 class Event(msgspec.Struct, frozen=True):
     """One thing said of one delivery.  ``client`` is who is behind the message, ``domain`` that of its envelope sender;
-    ``source`` and ``group`` (of the destination) are "" where nobody knows them any more.  ``cls`` and ``decision`` are
+    ``source`` and ``group`` (of the destination) are "" where they are not known; of what came late ``group`` is the
+    provider's name or the mail host.  ``cls`` and ``decision`` are
     there where there was a reply; ``words`` are what was said, ``late`` that it came after the delivery had left."""
 
     kind: Kind

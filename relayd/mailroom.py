@@ -57,8 +57,8 @@ class Opened(msgspec.Struct, frozen=True):
 
 class Mailroom:
     """See the module.  ``keys`` and ``classifier`` give what holds now, ``finding`` what an event says against its
-    recipient, ``heard`` hears every event, ``generated`` of reports of ours that are on disk; ``post`` brings a call to
-    the main thread."""
+    recipient, ``group`` which provider's a mail host is; ``heard`` hears every event, ``generated`` of reports of ours
+    that are on disk; ``post`` brings a call to the main thread."""
 
     log = Logger()
 
@@ -70,6 +70,7 @@ class Mailroom:
         keys: Callable[[], Keys],
         classifier: Callable[[], Classifier],
         finding: Callable[[Event], Finding | None],
+        group: Callable[[str], str],
         heard: Callable[[Event], None],
         generated: Callable[[tuple[Delivery, ...]], None],
         now: Callable[[], float],
@@ -81,6 +82,7 @@ class Mailroom:
         self._keys = keys
         self._classifier = classifier
         self._finding = finding
+        self._group = group
         self._heard = heard
         self._generated = generated
         self._now = now
@@ -118,6 +120,9 @@ class Mailroom:
         delivery = _delivery(original, token.id)
         one = _named(opened.judged, delivery.recipient.address)
         event = _event(kind, opened.report, one, delivery, returned.time)
+        if event and original.evidence:
+            went = original.evidence
+            event = msgspec.structs.replace(event, source=went.source, group=self._group(went.mx))
         once = (token.id, kind if kind != "OutOfBand" else opened.report.kind)
         lesson = Lesson(self._finding(event) if event else None, once)
         fresh = await ended(self._suppressions.learn(lesson, returned.time))

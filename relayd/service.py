@@ -236,6 +236,7 @@ class Node(Service):
             lambda: self.directory.tokens.keys,
             lambda: self.courier.classifier,
             self.streams.finding,
+            lambda host: Destinations(self.config).provider((host,)) or host,
             self.heard,
             self.courier.received,
             self.now,

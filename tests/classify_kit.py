@@ -9,6 +9,8 @@ SAMPLES: dict[Class, tuple[Sample, ...]] = {
         (550, "", "<anna@ezweb.example>: User unknown", "mx.au.com"),
         (0, "5.0.0", "Invalid final delivery userid: anna@dest.example", ""),
         (0, "5.0.0", "User anna not listed in public Name & Address Book", ""),
+        (550, "", "User Ivanov (ivanov@x.example) not listed in Domino Directory", ""),
+        (550, "", "Invalid final delivery userid: petrov@x.example", ""),
         (550, "5.1.1", "<nobody@dest.example>: Recipient address rejected: User unknown in virtual alias table", ""),
         (550, "", "No such recipient here", ""),
         (550, "", "sorry, no mailbox here by that name (#5.1.1 - chkuser)", ""),
@@ -71,6 +73,7 @@ SAMPLES: dict[Class, tuple[Sample, ...]] = {
     "mailbox_full": (
         (0, "5.0.0", "The number of messages in recipient's mailbox exceeded the limit", ""),
         (0, "5.0.0", "Le destinataire n'a plus d'espace", ""),
+        (550, "5.0.0", "The number of messages in recipient's mailbox exceeds what it may hold", ""),
         (452, "4.2.2", "The recipient's inbox is out of storage space", "gmail"),
         (552, "5.2.2", "Mailbox size limit exceeded", ""),
         (550, "", "anna's mailbox is full", ""),
@@ -300,6 +303,8 @@ SAMPLES: dict[Class, tuple[Sample, ...]] = {
     "sender_rejected": (
         (0, "5.0.0", "Die Gruppe ist nicht vorhanden. Hilfe: https://groups.google.com/support/", ""),
         (0, "5.0.0", "This address is not yours. Learn more: https://support.google.com/mail/?p=CustomFromDenied", ""),
+        (550, "5.1.1", "The group may not exist, see https://groups.google.com/support", ""),
+        (550, "5.7.1", "Your settings for Send mail as are misconfigured or out of date", ""),
         (553, "5.1.8", "Domain of sender address news@shop.example does not exist", ""),
         (450, "4.1.8", "<news@shop.example>: Sender address rejected: Domain not found", ""),
         (550, "", "Sender verify failed", ""),

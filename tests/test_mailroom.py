@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from relayd.classify import shipped
 from relayd.config import load
@@ -12,12 +14,13 @@ from relayd.delivery.outcomes import Outcomes
 from relayd.delivery.outcomes import Settings as OutcomeSettings
 from relayd.directory import Directory
 from relayd.echoes import Event
-from relayd.envelope import Envelope, Recipient
-from relayd.identity import Identities, lower_bound
-from relayd.mailroom import Mailroom
+from relayd.envelope import Delivery, Envelope, Recipient
+from relayd.identity import Identities, lower_bound, show
+from relayd.mailroom import Mailroom, _opened, _record
+from relayd.outcome import Evidence
 from relayd.reception import Returned
 from relayd.records import Record, decode, encode
-from relayd.returnpath import Role, Token, make
+from relayd.returnpath import Key, Keys, Role, Token, make
 from relayd.spool import Reception, Spool
 from relayd.streams import Streams
 from relayd.suppression import Suppressions
@@ -68,6 +71,7 @@ class Room:
             lambda: self.directory.tokens.keys,
             shipped,
             self.streams.finding,
+            lambda host: f"group of {host}",
             self.heard.append,
             self.generated.append,
             lambda: NOW + 60,
@@ -85,6 +89,11 @@ class Room:
         kept = Reception(made.message, made.deliveries, encode(Record(**{**fields, **told})), made.entries)
         self.main.answer(self.spool.receive, kept)
         return kept
+
+    def leave(self, delivery: Delivery) -> None:
+        seen = Evidence(stage="dot", source="s1", mx="mx.x.example")
+        record = Record("Delivery", NOW + 1, show(delivery.message.id), show(delivery.id), evidence=seen)
+        self.main.answer(self.spool.keep_records, encode(record), ())
 
     def back(self, content: str, *targets: Token | Role) -> Record:
         """Keeps a message for these targets; gives its record, which is there when it is kept."""
@@ -143,6 +152,13 @@ def test_a_bounce_is_recorded_for_its_delivery_with_what_it_means(room: Room):
     (event,) = room.heard
     assert (event.kind, event.late, event.connection, event.domain) == ("bounced", True, "login", "crm.example")
     assert event.cls == "recipient_unknown" and event.delivery == room.one.id
+
+
+def test_an_event_says_by_what_its_delivery_had_left_where_that_was_soon(room: Room):
+    room.leave(room.two)
+    for delivery in (room.one, room.two):
+        room.back(complaint(), room.token(delivery))
+    assert [(event.source, event.group) for event in room.heard] == [("", ""), ("s1", "group of mx.x.example")]
 
 
 def test_a_bounce_is_of_the_recipient_of_its_token_whoever_it_names(room: Room):
@@ -281,3 +297,16 @@ def test_what_the_disk_refuses_is_not_promised(room: Room):
     room.main.until(lambda: faults)
     assert "readonly" in str(faults[0])
     assert [record.kind for record in room.records()] == ["Reception"]
+
+
+@given(st.binary(max_size=400), st.sampled_from(["", "From: x\r\n\r\n", UNKNOWN, complaint()]))
+def test_whatever_is_written_to_a_token_can_be_read(noise: bytes, start: str):
+    key = Key(1, b"k" * 32, 0.0)
+    raw = start.encode() + noise
+    for targets in ((Token("bounce", 5, 1.0),), (Role("abuse"),)):
+        envelope = Envelope("", (Recipient("x@y.example"),))
+        returned = Returned(1, NOW, "192.0.2.9", "x", envelope, targets, raw, len(raw))
+        opened = _opened(returned, Keys({1: key}, key), shipped(), NOW)
+        assert (opened.state == "valid") == (len(opened.tokens) == 1) == opened.addressed
+        for kind in ("OutOfBand", "Complaint", "Unsubscribe"):
+            assert decode(encode(_record(returned, opened, kind, None))).kind == kind

@@ -335,6 +335,22 @@ def test_a_reload_reads_the_validation_lists_again_or_keeps_the_old_ones(relay: 
     assert relay.node.lists.disposable == {"bin.example", "trash.example"}
 
 
+def test_refusals_in_a_row_put_a_recipient_on_the_list_and_a_delivery_between_them_takes_them_back(relay: Running):
+    relay.path.write_text(CONFIG.replace("[stream.bulk]", "[stream.bulk]\nsuppress = { unknown = 2 }"))
+    relay.node.reload()
+    lists = relay.node.suppressions
+    relay.later(2, lambda: lists.ready)
+    for said in ("550 5.1.1 user unknown", "250 ok", "550 5.1.1 user unknown"):
+        relay.mx.says["RCPT"] = said
+        before = sum(relay.node.courier.outcomes.totals.values())
+        relay.send()
+        relay.later(2, lambda before=before: sum(relay.node.courier.outcomes.totals.values()) > before)
+        relay.later(2, lambda said=said: bool(lists.struck) == said.startswith("550"))
+    assert not lists.suspects(("account:crm/all",), "b@x.example")
+    relay.send()
+    relay.later(2, lambda: lists.suspects(("account:crm/all",), "b@x.example"))
+
+
 def test_a_reload_reads_rules_of_classification_again_or_keeps_the_old_ones(relay: Running):
     mine = relay.path.parent / "mine.toml"
     rule = '[[rule]]\nname = "shut"\nclass = "mailbox_disabled"\norigin = "here"\ntext = ["gone fishing"]\n'

@@ -29,7 +29,8 @@ SEGMENT_SECONDS = 86400
 _AT_ONCE = 4 << 20  # bytes of records moved in one go
 _EARLY, _LATE = 5.0, 60.0  # seconds that records may be older than those before them; that one may wait for its commit
 _LOOK = 64 << 10  # bytes that are read at a time in looking for one
-_RECEPTION = b'{"kind":"Reception"'
+_FOLLOW = 2 << 20  # bytes behind a Reception in which its Delivery is looked for
+_RECEPTION, _DELIVERY = b'{"kind":"Reception"', b'{"kind":"Delivery"'
 _TIME = re.compile(rb'"time":([0-9.e+]+)')
 
 Submit = Callable[[Any, Callable[[Any], Any] | None], None]
@@ -235,11 +236,25 @@ def find_lines(connection: sqlite3.Connection, directory: Path, text: bytes, sin
 
 
 def reception(connection: sqlite3.Connection, directory: Path, identity: int) -> Record | None:
-    """The Reception of the message that a delivery is of.  It stands where records of that moment do, which are looked
-    for by halves: they lie in the order of their commits."""
-    moment = received_at(identity)
+    """The Reception of the message that a delivery is of; with the evidence of its Delivery, if that came soon."""
     # A message and its deliveries are of one millisecond: but for its last bits, the id begins alike.
-    needle = b'"message":"' + show(identity)[:10].encode()
+    needle, own = b'"message":"' + show(identity)[:10].encode(), b'"delivery":"' + show(identity).encode()
+    found, left = None, _FOLLOW
+    for block in _around(connection, directory, received_at(identity)):
+        found = found or _received(_with(needle, block), identity)
+        if found is not None:
+            went = next((line for line in _with(own, block) if line.startswith(_DELIVERY)), None)
+            if went is not None:
+                return msgspec.structs.replace(found, evidence=decode(went).evidence)
+            left -= len(block)
+            if left < 0:
+                break
+    return found
+
+
+def _around(connection: sqlite3.Connection, directory: Path, moment: float) -> Iterator[bytes]:
+    """The lines where records of a moment stand, in order.  They are looked for by halves: records lie in the order of
+    their commits."""
     segments, outbox = _view(connection)
     first = max((i for i, (name, _) in enumerate(segments) if int(name[:10]) <= moment), default=0)
     for name, size in segments[first : first + 2]:
@@ -248,11 +263,10 @@ def reception(connection: sqlite3.Connection, directory: Path, identity: int) ->
             while (left := size - file.tell()) > 0:
                 block = file.read(min(left, _LOOK))
                 block += file.readline() if left > _LOOK else b""
-                if found := _received(_with(needle, block), identity):
-                    return found
                 if (time := _time(block)) is None or time > moment + _LATE:
                     break
-    return _received([line for (lines,) in outbox for line in _with(needle, lines)], identity)
+                yield block
+    yield from (lines for (lines,) in outbox)
 
 
 def _received(lines: list[bytes], identity: int) -> Record | None:

@@ -167,7 +167,8 @@ class Spool:
         self._look(lambda connection: find_lines(connection, self._segments, text, since), done)
 
     def find_reception(self, delivery: int, done: Done) -> None:
-        """``done(record)``: the Reception of the message that a delivery is of, None where there is none."""
+        """``done(record)``: the Reception of a delivery's message, with the evidence of its Delivery if that came soon;
+        None where there is none."""
 
         def work() -> Any:
             with closing(store.connect(self._path, readonly=True)) as connection:

@@ -24,6 +24,7 @@ ENTRIES = {name: value for name, value in vars(catalogue).items() if isinstance(
 
 UNREACHABLE = {
     "EARLY": "the banner goes out in the moment in which the connection opens (test_smtp_server.py)",
+    "RETURN_EXPIRED": "takes 60 days (test_reception_returns.py)",
     "NO_MEMORY": "takes 256 MB of messages under way at once (test_reception.py)",
 }
 
@@ -63,10 +64,16 @@ nameservers = ["{names}"]
 [[route]]
 domain = "example.net"
 via = "127.0.0.1:{nobody}"
+[feedback]
+domain = "bounce.relay.example"
+[[listener]]
+service = "feedback"
+listen = "tcp:{feedback}:interface=127.0.0.1"
 [sandbox]
 listen = "tcp:{sandbox}:interface=127.0.0.1"
 maildir = "{home}/sandbox"
 """
+BACK, RETURNS = "MAIL FROM:<>", "bounce.relay.example"
 _DOORS = {  # listeners with TLS from the first byte, by what they are like
     "alone": 'max_connections = 1\nauth_time = "1h"',
     "one each": 'max_connections_per_ip = 1\nauth_time = "1h"',
@@ -74,16 +81,16 @@ _DOORS = {  # listeners with TLS from the first byte, by what they are like
     "hasty": 'idle = "1s"\ndata = "1s"',
     "hasty login": 'auth_time = "1s"',
 }
-_CLEAR = ("submission", "relay", "sandbox")
+_CLEAR = ("submission", "relay", "sandbox", "feedback")
 
 
 class House:
     """A running relay and all that the rows need of it."""
 
     def __init__(self, stage: Stage) -> None:
-        self.ports = {name: free_port("127.0.0.1") for name in (*_DOORS, "sandbox")}
+        self.ports = {name: free_port("127.0.0.1") for name in (*_DOORS, "sandbox", "feedback")}
         words = {"nobody": free_port("127.0.0.1"), "names": stage.names(ZONE).address, "home": stage.home}
-        tables = _TABLES.format(**words, sandbox=self.ports["sandbox"])
+        tables = _TABLES.format(**words, sandbox=self.ports["sandbox"], feedback=self.ports["feedback"])
         for name, settings in _DOORS.items():
             tables += f'[[listener]]\nservice = "submissions"\nlisten = "tcp:{self.ports[name]}:interface=127.0.0.1"\n'
             tables += settings + "\n"
@@ -415,6 +422,24 @@ ROWS = [
         door="one message",
     ),
     Row("SLOW", "421 4.4.2 The message took too long, closing", (MAIL, RCPT, "DATA", HEAR), door="hasty"),
+    # What comes back.
+    Row(
+        "TAKEN_BACK",
+        "250 2.0.0 taken as …",
+        (BACK, f"RCPT TO:<abuse@{RETURNS}>", "DATA", "Subject: why?\r\n\r\n."),
+        "",
+        "feedback",
+    ),
+    Row(
+        "NO_RETURN", "550 5.1.1 This server gave out no such address", (BACK, f"RCPT TO:<x@{RETURNS}>"), "", "feedback"
+    ),
+    Row(
+        "RELAYS_NOTHING",
+        "550 5.7.1 This server relays nothing; it takes what comes back",
+        (BACK, RCPT),
+        "",
+        "feedback",
+    ),
     # The protocol.
     Row("OK", "250 2.0.0 Ok", ("NOOP",)),
     Row("EHLO", "250-relay.test.example greets you…", ("EHLO again",), None),
