@@ -384,6 +384,17 @@ class Node(Service):
         finding = None if event.late else self.streams.finding(event)  # what came back late has been learnt from
         if finding is not None:
             self.suppressions.learn(Lesson(finding), event.time)
+        if event.late:
+            self._hold_against(event)
+
+    def _hold_against(self, event: Event) -> None:
+        """What comes back late is nobody's outcome any more, and counts against who sent it all the same."""
+        nobody = event.kind == "bounced" and event.cls == "recipient_unknown"
+        if event.kind == "complaint" or nobody:
+            who = (event.source, event.group, event.account, event.client, event.connection, f"@{event.domain}")
+            self.reputation.event(who, "unknown" if nobody else "complaint", event.time)
+        if event.kind == "complaint" and self.warmup.plan_of(event.source):
+            self.warmup.outcome(event.source, event.group, "complaint", event.time)
 
     def _redeem(self, delivery: Delivery) -> None:
         """A success of somebody against whom something was said."""

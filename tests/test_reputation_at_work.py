@@ -4,13 +4,16 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 from twisted.logger import capturedLogs, formatEvent
 
 from relayd.control.verb import run
 from relayd.control.verbs import BY_PATH
 from relayd.delivery.courier import HELD
+from relayd.echoes import Event
 from relayd.reputation import Rules, Who
 from tests.reception_kit import HEAD, SSHA, Receiving
 from tests.test_service import CONFIG, Running
@@ -260,3 +263,14 @@ def test_who_is_slowed_hands_in_no_more_than_its_pace(tmp_path: Path):
     assert said[:5] == ["taken"] * 5
     assert said[5].startswith("451 4.3.2 Rate limit exceeded, retry after")
     receiving.close()
+
+
+@pytest.mark.parametrize(
+    ("kind", "cls", "counter"), [("complaint", "unknown", "complaint"), ("bounced", "recipient_unknown", "unknown")]
+)
+def test_what_comes_back_late_counts_against_who_sent_it(relay: Running, kind: Any, cls: Any, counter: str):
+    event = Event(kind, relay.node.now(), 7, "b@x.example", "crm", "relay", "shop", "bulk", "crm.example", cls=cls)
+    relay.node.heard(event)
+    assert relay.node.reputation.show(("account", "crm"), relay.node.now()) is None
+    relay.node.heard(msgspec.structs.replace(event, late=True))
+    assert counted(relay, "account", "crm")[counter] == counted(relay, "domain", "crm.example")[counter] == 1
