@@ -334,7 +334,8 @@ class Node(Service):
             self.log.warn("{what}", what=fault or "There is enough space for the spool again")
         self.space_fault = fault
         self.suppressions.sweep(self.now())
-        self.keep_reactions((), self.reactions.tick(self.now()))
+        if ended := self.reactions.tick(self.now()):
+            self._reacted((), ended)
         if self._ticks % _SOURCES == 0 and check_sources(self.pools):
             self.scheduler.source_back(self.now())
             self.courier.perform()
