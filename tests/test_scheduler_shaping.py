@@ -242,6 +242,23 @@ def test_mail_of_an_account_at_its_connections_goes_to_a_new_site_though_others_
     assert late.id in relay.gone and len(relay.gone) < 30
 
 
+def test_sessions_that_a_reaction_allows_no_more_end_after_what_they_carry() -> None:
+    relay = Strict()
+    relay.limits = Limits(6)
+    relay.receive(*["x.example"] * 60, stream="other")
+    for _ in range(3):
+        relay.turn()
+    assert len(relay.sessions) == 4
+    relay.react(Rule(name="few", action="limit", codes=("4xx",), duration=60.0, limits=Ceiling(None, 2)), source="t1")
+    relay.turn()
+    relay.turn()
+    assert len(relay.sessions) <= 2
+    for _ in range(40):
+        relay.turn()
+        assert len(relay.sessions) <= 2
+    assert len(relay.gone) == 60
+
+
 class Shaped(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
