@@ -423,7 +423,8 @@ class Node(Service):
         self.suppressions.sweep(self.now())
         if self.suspects is not None:
             self.suspects.tick(self.now())
-        self.keep_reactions((), self.reactions.tick(self.now()))
+        if ended := self.reactions.tick(self.now()):
+            self._reacted((), ended)
         if self._ticks % _SOURCES == 0 and check_sources(self.pools):
             self.scheduler.source_back(self.now())
             self.courier.perform()

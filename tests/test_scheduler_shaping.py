@@ -54,6 +54,7 @@ class Strict(Relay):
             match decision:
                 case Work(path, True):
                     self.opening.append(path)
+                    assert all(_kept(meter) for meter in path.meters)
                 case Work(path, False):
                     for session in [s for s in self.sessions if s.path is path and s.idle][-1:]:
                         self.run(session)
@@ -91,6 +92,7 @@ class Strict(Relay):
     def take(self, path: Path, beside: int = 0) -> Delivery | None:
         delivery = super().take(path, beside)
         if delivery is not None:
+            assert all(_kept(meter) for meter in self.scheduler.limiter._held.get(delivery.id, ()))
             self.starts[f"source {path.source}"].append(self.now)
             self.starts[f"account {delivery.message.account}"].append(self.now)
             self.starts[f"{path.site} {path.source}"].append(self.now)
@@ -172,6 +174,10 @@ class Strict(Relay):
         yield from {id(m): m for p in paths for m in p.meters}.values()
 
 
+def _kept(meter: Meter[Path]) -> bool:
+    return not meter.limits.connections or meter.used <= meter.limits.connections
+
+
 sources = st.sampled_from(["s1", "s2", "t1"])
 domains = st.sampled_from(["x.example", "y.example", "z.example", "w.example"])
 rates = st.sampled_from([None, None, "6/min", "2/s", "100/min", "30/min burst 10"]).map(lambda r: r and rate(r))
@@ -236,12 +242,28 @@ def test_mail_of_an_account_at_its_connections_goes_to_a_new_site_though_others_
     assert late.id in relay.gone and len(relay.gone) < 30
 
 
+def test_sessions_that_a_reaction_allows_no_more_end_after_what_they_carry() -> None:
+    relay = Strict()
+    relay.limits = Limits(6)
+    relay.receive(*["x.example"] * 60, stream="other")
+    for _ in range(3):
+        relay.turn()
+    assert len(relay.sessions) == 4
+    relay.react(Rule(name="few", action="limit", codes=("4xx",), duration=60.0, limits=Ceiling(None, 2)), source="t1")
+    relay.turn()
+    relay.turn()
+    assert len(relay.sessions) <= 2
+    for _ in range(40):
+        relay.turn()
+        assert len(relay.sessions) <= 2
+    assert len(relay.gone) == 60
+
+
 class Shaped(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.relay = Strict()
         self.made: set[int] = set()
-        self.used: dict[int, int] = {}
         self.rates: dict[str, Any] = {}
 
     @initialize(lifted=st.booleans())
@@ -326,7 +348,6 @@ class Shaped(RuleBasedStateMachine):
     def reload(self, path: Limits, source: Limits, pool: Limits, account: Limits, group: str) -> None:
         layers = (Layer("[egress]", source, pool, account),)
         self.relay.terms = Terms(path, group=group, layers=layers)
-        self.used.clear()
         self.relay.starts.clear()
         for domain in ("x.example", "y.example", "z.example", "w.example"):
             for s in ("s1", "s2", "t1"):
@@ -340,7 +361,6 @@ class Shaped(RuleBasedStateMachine):
     def shape(self, account: str, own: Limits, path: Limits) -> None:
         self.relay.layers[account] = (Layer(f"account {account}", account=own, path=path),)
         self.relay._streams.clear()
-        self.used.clear()
         self.relay.starts.clear()
         self.rates[f"account {account}"] = own.rate
         self.relay.scheduler.relimited(self.relay.now)
@@ -371,20 +391,17 @@ class Shaped(RuleBasedStateMachine):
         one = Rule(
             name=f"{action} {on}", action=action, codes=("4xx",), on=on, duration=duration, limits=ceiling, move=move
         )
-        self.used.clear()
         if all(a.rule != one.name or a.until <= self.relay.now for a in self.relay.reactions.all()):
             self.relay.react(one, group, **seen)
 
     @precondition(lambda self: self.relay.reactions.all())
     @rule(data=st.data())
     def lifts(self, data: st.DataObject) -> None:
-        self.used.clear()
         self.relay.lift(data.draw(st.sampled_from(self.relay.reactions.all())))
 
     @rule(on=st.booleans())
     def warms_up(self, on: bool) -> None:
         self.relay.warmup.configure({"s2": PLAN} if on else {})
-        self.used.clear()
         self.relay.starts.clear()
         self.relay.scheduler.reconfigure(self.relay.stream, self.relay.pools, 6, self.relay.now)
         self.relay.settle_down()
@@ -407,9 +424,6 @@ class Shaped(RuleBasedStateMachine):
                 if any(m is meter for m in p.meters)
             )
             assert meter.used >= counted or meter.counts != "sessions"
-            limit = meter.limits.connections
-            assert not limit or meter.used <= max(limit, self.used.get(id(meter), meter.used)), meter.name
-            self.used[id(meter)] = max(meter.used, 0)
         under_way = {session.carries.id for session in relay.sessions if session.carries}
         assert set(s.limiter._held) <= under_way and set(s._warm) <= under_way
         held = Counter(id(m) for meters in s.limiter._held.values() for m in meters)

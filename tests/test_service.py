@@ -673,6 +673,20 @@ def test_why_names_the_rule_and_the_very_reply_that_suspends_and_when_that_lifts
     assert relay.asked(relay.node.why("nobody.example")).value.text == "no mail to nobody.example is queued"
 
 
+def test_a_reaction_that_a_clock_set_back_ends_holds_nothing_back_any_more(relay: Running):
+    relay.path.write_text(CONFIG + REACTION)
+    relay.node.reload()
+    relay.mx.says["RCPT"] = "450 4.2.1 slow down"
+    relay.send()
+    relay.reactor.until(lambda: relay.node.reactions.all())
+    relay.reactor.until(lambda: not relay.node.scheduler.memory.loaded)
+    relay.mx.says.clear()
+    relay.send()
+    relay.node.now = lambda: relay.reactor.seconds() - 600
+    relay.reactor.wait(2)
+    relay.reactor.until(lambda: relay.mx.got)
+
+
 def test_explain_tells_every_limit_with_the_line_it_is_from(relay: Running):
     limits = '[egress]\nrate = "100/s"\nsource = { rate = "1000/h" }\n'
     relay.path.write_text(CONFIG + limits)

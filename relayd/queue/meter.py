@@ -138,6 +138,11 @@ class Meter(Generic[W]):
         """Whether somebody wants one of its connections that others have."""
         return any(self.hungry) and 0 < self.limits.connections <= self.used + 1
 
+    @property
+    def excessive(self) -> bool:
+        """Whether more of its connections are in use than may be by now."""
+        return 0 < self.limits.connections < self.used
+
     def opened(self, now: float) -> None:
         self.used += 1
         if self.opens:

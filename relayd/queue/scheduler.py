@@ -296,6 +296,8 @@ class Scheduler:
         while the path has, or may have, another session."""
         if self.stopping or path.rest_until > now or (path.meter.window and self._closed(path, now)):
             return None
+        if self._metered and any(meter.excessive for meter in path.meters):
+            return None
         ready = path.ready
         if busy and ready.urgent and (path.idle or path.opening or path.sessions < self.sessions_allowed(path)):
             return None
@@ -498,7 +500,7 @@ class Scheduler:
 
     def idle(self, path: Path, now: float) -> None:
         """A session of the path has nothing to do: it ends if others want one and may not have it."""
-        if self._hungry or any(meter.crowded for meter in path.meters):
+        if self._hungry or any(meter.crowded or meter.excessive for meter in path.meters):
             self._decisions.append(Retire(path))
         for meter in path.meters[1:]:
             meter.idle[path] = None
