@@ -32,8 +32,16 @@ run: $(READY)
 	@$(BIN)/python -m relayd.quickstart $(VAR)
 	@exec $(BIN)/twistd -n --pidfile= relayd --config $(VAR)/relayd.toml
 
+# Tests of whole processes mostly wait: they run beside the others.
 test: $(READY) clients
+ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
+else
+	@mkdir -p build; $(BIN)/python -m pytest tests/e2e > build/e2e.log 2>&1 & whole=$$!; \
+	$(BIN)/python -m pytest --ignore=tests/e2e; parts=$$?; \
+	wait $$whole; processes=$$?; cat build/e2e.log; \
+	exit $$((parts + processes))
+endif
 
 # Not part of "make test": it installs more.
 test-clients: $(READY)

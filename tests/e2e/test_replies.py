@@ -25,6 +25,10 @@ ENTRIES = {name: value for name, value in vars(catalogue).items() if isinstance(
 UNREACHABLE = {
     "EARLY": "the banner goes out in the moment in which the connection opens (test_smtp_server.py)",
     "RETURN_EXPIRED": "takes 60 days (test_reception_returns.py)",
+    "SENDING_BLOCKED": "takes a sender with a record (test_reputation_at_work.py)",
+    "SPAM": "takes a content filter (test_filter.py)",
+    "NOT_NOW": "takes a content filter (test_reception_intake.py)",
+    "UNFILTERED": "takes a content filter (test_reception_intake.py)",
     "NO_MEMORY": "takes 256 MB of messages under way at once (test_reception.py)",
 }
 
