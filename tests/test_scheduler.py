@@ -416,6 +416,19 @@ def test_a_clock_that_steps_back_loses_nothing(relay: Relay) -> None:
     assert len(relay.send()) == 1
 
 
+def test_a_retry_is_found_though_the_clock_stepped_back_when_its_queue_was_empty(relay: Relay) -> None:
+    relay.receive("x.example")
+    relay.settle_down()
+    relay.connect()
+    retry = relay.take(relay.open[0])
+    assert retry is not None
+    relay.finish(retry, again=relay.now - 3999)
+    relay.now -= 4000
+    for _ in range(9):
+        relay.tick()
+    assert relay.send() == [retry]
+
+
 def test_what_the_walk_missed_is_found_by_the_next_one(relay: Relay) -> None:
     relay.store("x.example")
     relay.tick()

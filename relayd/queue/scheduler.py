@@ -583,7 +583,12 @@ class Scheduler:
                 self._call(meter, now)
 
     def _set_back(self, now: float) -> None:
-        """The clock was set back, and rates with it: who waits for one does not wait for the time to come again."""
+        """The clock was set back, and rates with it: who waits for one does not wait for the time to come again, and no
+        look at the disk does."""
+        self._rescan = min(self._rescan, now + RESCAN)
+        self._lingering = deque((now + LINGER, name) for _, name in self._lingering)
+        for queue in self.queues.values():
+            queue.look = min(queue.look, now + LOOK)
         for site in list(self.sites.values()):
             for path in list(site.paths.values()):
                 path.paced_until = 0.0
