@@ -419,6 +419,7 @@ def test_a_clock_that_steps_back_loses_nothing(relay: Relay) -> None:
 def test_a_retry_is_found_though_the_clock_stepped_back_since_its_queue_was_last_empty(relay: Relay) -> None:
     relay.receive("x.example")
     relay.send()
+    relay.tick()
     relay.now -= 4000
     relay.receive("x.example")
     relay.settle_down()
