@@ -1032,28 +1032,6 @@ def test_turns_of_those_who_are_gone_cost_nothing_of_a_rate() -> None:
     assert len(relay.gone) - before >= 78  # one may have had its turn, which is kept for two seconds
 
 
-def test_priority_mail_does_not_wait_for_a_turn_that_is_not_used() -> None:
-    relay = Relay(2)
-    shared(relay, source=Limits(rate=rate("10/s")))
-    relay.store(*[f"d{n}.example" for n in range(10)] * 4)
-    went(relay, 1)
-    # from now on nobody's session opens, but the one of priority mail
-    for path in list(relay.open):
-        relay.close(path)
-    for _ in range(10):
-        relay.tick(0.1)
-    (urgent,) = relay.receive("other.example", stream="urgent")
-    for _ in range(8):
-        relay.tick(0.1)
-        relay.opening = [p for p in relay.opening if p.site == "other.example"]
-        relay.connect()
-        for path in relay.open:
-            if (found := relay.take(path)) is not None:
-                assert found is urgent
-                return
-    raise AssertionError("it waits still")
-
-
 def test_sessions_of_two_sources_that_wait_for_their_connection_rate_cost_no_more_with_time() -> None:
     relay = Relay(20, s1=1, s2=1)
     relay.limits = Limits(20, connection_rate=rate("20/min"))
