@@ -107,3 +107,13 @@ def test_nobody_is_called_before_one_may_go() -> None:
     meter.line.join("crm", 1.0, (T1, "crm/news"), urgent=False)
     assert meter.call(NOW + 59) == ([], []) and meter.line
     assert meter.call(NOW + 61) == ([(T1, "crm/news")], []) and not meter.line
+
+
+def test_priority_mail_does_not_wait_for_a_turn_that_is_not_used() -> None:
+    meter, way = Meter("source t1", Limits(rate=rate("10/s"))), Way()
+    way.idle = 1
+    meter.line.join("crm", 1.0, (way, "crm/news"), urgent=False)
+    assert meter.call(NOW)[0] == [(way, "crm/news")]
+    meter.line.join("crm", 1.0, (way, "crm/news2"), urgent=False)
+    meter.line.join("crm", 1.0, (way, "crm/urgent"), urgent=True)
+    assert meter.call(NOW + 0.2)[0] == [(way, "crm/urgent")]

@@ -416,6 +416,22 @@ def test_a_clock_that_steps_back_loses_nothing(relay: Relay) -> None:
     assert len(relay.send()) == 1
 
 
+def test_a_retry_is_found_though_the_clock_stepped_back_since_its_queue_was_last_empty(relay: Relay) -> None:
+    relay.receive("x.example")
+    relay.send()
+    relay.tick()
+    relay.now -= 4000
+    relay.receive("x.example")
+    relay.settle_down()
+    retry = relay.take(relay.open[0])
+    assert retry is not None
+    relay.tick()
+    relay.finish(retry, again=relay.now + 1)
+    for _ in range(9):
+        relay.tick()
+    assert relay.send() == [retry]
+
+
 def test_what_the_walk_missed_is_found_by_the_next_one(relay: Relay) -> None:
     relay.store("x.example")
     relay.tick()
@@ -1014,28 +1030,6 @@ def test_turns_of_those_who_are_gone_cost_nothing_of_a_rate() -> None:
     before = len(relay.gone)
     went(relay, 10)
     assert len(relay.gone) - before >= 78  # one may have had its turn, which is kept for two seconds
-
-
-def test_priority_mail_does_not_wait_for_a_turn_that_is_not_used() -> None:
-    relay = Relay(2)
-    shared(relay, source=Limits(rate=rate("10/s")))
-    relay.store(*[f"d{n}.example" for n in range(10)] * 4)
-    went(relay, 1)
-    # from now on nobody's session opens, but the one of priority mail
-    for path in list(relay.open):
-        relay.close(path)
-    for _ in range(10):
-        relay.tick(0.1)
-    (urgent,) = relay.receive("other.example", stream="urgent")
-    for _ in range(8):
-        relay.tick(0.1)
-        relay.opening = [p for p in relay.opening if p.site == "other.example"]
-        relay.connect()
-        for path in relay.open:
-            if (found := relay.take(path)) is not None:
-                assert found is urgent
-                return
-    raise AssertionError("it waits still")
 
 
 def test_sessions_of_two_sources_that_wait_for_their_connection_rate_cost_no_more_with_time() -> None:

@@ -259,6 +259,20 @@ def test_sessions_that_a_reaction_allows_no_more_end_after_what_they_carry() -> 
     assert len(relay.gone) == 60
 
 
+def test_sessions_of_all_paths_count_for_a_reaction_on_a_source_before_another_is_opened() -> None:
+    relay = Strict()
+    relay.scheduler.sessions_limit = 4
+    relay.limits = Limits(6)
+    for domains in (["a.example"], ["b.example"] * 9, ["a.example"] * 9):
+        relay.receive(*domains, stream="other")
+        relay.settle_down()
+    assert Counter(path.site for path in relay.opening) == {"a.example": 1, "b.example": 3}
+    relay.scheduler.sessions_limit = 10
+    few = Rule(name="few", action="limit", on="source", codes=("4xx",), duration=60.0, limits=Ceiling(None, 4))
+    relay.react(few, source="t1")
+    assert len(relay.opening) == 4
+
+
 class Shaped(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()

@@ -112,11 +112,13 @@ class Scheduler:
             if queue.held:  # by what may not be any more
                 queue.held, queue.rest_until = False, 0.0
         self._metered = False
-        for site in list(self.sites.values()):
-            for path in list(site.paths.values()):
-                self._equip(path, site, now)
-                self.reassign(path, now)
+        sites = list(self.sites.values())
+        for site in sites:
             site.doubtful = True
+            for path in site.paths.values():
+                self._equip(path, site, now)
+        for path in [path for site in sites for path in site.paths.values()]:
+            self.reassign(path, now)
         self.source_back(now)
 
     def source_back(self, now: float) -> None:
@@ -248,8 +250,11 @@ class Scheduler:
             self._leave_group(queue.site)
             queue.site.terms = terms
             self._groups.setdefault(queue.site.group, {})[site] = queue.site
-            for path in list(queue.site.paths.values()):
+            paths = list(queue.site.paths.values())
+            for path in paths:
                 self._equip(path, queue.site, now)
+            for path in paths:
+                self._work(path, now)
             for other in queue.site.queues:
                 self._pull(self.queues[other], now)
         queue.site_until = until
@@ -588,7 +593,12 @@ class Scheduler:
                 self._call(meter, now)
 
     def _set_back(self, now: float) -> None:
-        """The clock was set back, and rates with it: who waits for one does not wait for the time to come again."""
+        """The clock was set back, and rates with it: who waits for one does not wait for the time to come again, and no
+        look at the disk does."""
+        self._rescan = min(self._rescan, now + RESCAN)
+        self._lingering = deque((now + LINGER, name) for _, name in self._lingering)
+        for queue in self.queues.values():
+            queue.look = min(queue.look, now + LOOK)
         for site in list(self.sites.values()):
             for path in list(site.paths.values()):
                 path.paced_until = 0.0
@@ -765,13 +775,15 @@ class Scheduler:
         site = self.sites.get(name)
         if site is None:
             return
-        for path in list(site.paths.values()):
+        paths = list(site.paths.values())
+        for path in paths:
             if path.rest_until <= now:
                 path.rest_until = 0.0  # over for good, even if the clock steps back
             if path.capped_until <= now:
                 path.capped_until = 0.0
             if path.review_at <= now:
                 self._equip(path, site, now)
+        for path in paths:
             self._work(path, now)
         for queue_name in site.queues:
             self._pull(self.queues[queue_name], now)
@@ -798,29 +810,32 @@ class Scheduler:
             self._rest(path, longest.until, longest.words(now))
         elif not path.failures:
             path.rest_until = 0.0
-        if not suspended and not self._closed(path, now):
-            self._work(path, now)
+        if not suspended:
+            self._closed(path, now)
 
     def reshaped(self, changed: Iterable[Active], now: float) -> None:
         """Reactions began, or ended before their time: the paths and queues that they bear on look again."""
         for reaction in changed:
             if reaction.mx:
                 continue  # who opens a session asks
-            for site in list(self._groups.get(reaction.group, {}).values() if reaction.group else self.sites.values()):
-                queues = [self.queues[name] for name in site.queues]
-                if reaction.account:
-                    own = [queue for queue in queues if queue.account == reaction.account]
+            sites = list(self._groups.get(reaction.group, {}).values() if reaction.group else self.sites.values())
+            if reaction.account:
+                for site in sites:
+                    own = [q for name in site.queues if (q := self.queues[name]).account == reaction.account]
                     for queue in own:
                         self._heed_account(queue, now)
                     for lane in dict.fromkeys(queue.lane for queue in own):
                         self._relimit(lane, site, now)
-                    continue
-                for path in list(site.paths.values()):
-                    if reaction.source in ("", path.source):
-                        self._equip(path, site, now)
-                        if path.rest_until > now:
-                            self.reassign(path, now)
-                for queue in queues:
+                continue
+            borne = [(p, site) for site in sites for p in site.paths.values() if reaction.source in ("", p.source)]
+            for path, site in borne:  # all of them before any goes on: what they share has to know of each
+                self._equip(path, site, now)
+            for path, _ in borne:
+                if path.rest_until > now:
+                    self.reassign(path, now)
+                self._work(path, now)
+            for site in sites:
+                for queue in [self.queues[name] for name in site.queues]:
                     if queue.held:
                         self._heed_account(queue, now)
                     self._pull(queue, now)
