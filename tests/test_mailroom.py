@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -124,7 +125,14 @@ class Room:
 
     def close(self) -> None:
         self.room.stop()
-        self.spool.stop()
+        stopped: list[bool] = []
+
+        def stop() -> None:  # its threads want to be heard meanwhile
+            self.spool.stop()
+            self.main.post(stopped.append, True)
+
+        Thread(target=stop).start()
+        self.main.until(lambda: stopped)
         self.suppressions.close()
         self.directory.close()
 
