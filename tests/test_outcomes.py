@@ -67,6 +67,32 @@ def test_a_report_whose_outcome_the_spool_refused_is_not_sent():
     assert home.got == [] and relay.scheduler.memory.loaded == 0
 
 
+def test_nothing_is_learnt_of_an_attempt_before_its_record_is_on_disk():
+    relay, _ = telling("none")
+    relay.mx.says["RCPT"] = "550 5.1.1 User unknown"
+    heard: list[Any] = []
+    relay.courier.outcomes.heard = heard.append
+    depart, written = relay.spool.depart, []
+    relay.spool.depart = lambda departure, done: written.append(lambda: depart(departure, done))
+    relay.send()
+    relay.wait(2)
+    assert written and heard == []
+    written[0]()
+    relay.wait(2)
+    assert [(event.kind, event.cls) for event in heard] == [("bounced", "recipient_unknown")]
+
+
+def test_nothing_is_learnt_of_an_attempt_whose_record_could_not_be_kept():
+    relay, _ = telling("none")
+    relay.mx.says["RCPT"] = "550 5.1.1 User unknown"
+    heard: list[Any] = []
+    relay.courier.outcomes.heard = heard.append
+    relay.spool.depart = lambda departure, done: done(sqlite3.IntegrityError("not in the spool"))
+    relay.send()
+    relay.wait(2)
+    assert heard == []
+
+
 def test_a_stream_without_reports_reports_nothing():
     relay, home = telling("none")
     relay.mx.says["RCPT"] = "550 5.1.1 User unknown"

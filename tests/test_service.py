@@ -336,7 +336,8 @@ def test_a_reload_reads_the_validation_lists_again_or_keeps_the_old_ones(relay: 
 
 
 def test_refusals_in_a_row_put_a_recipient_on_the_list_and_a_delivery_between_them_takes_them_back(relay: Running):
-    relay.path.write_text(CONFIG.replace("[stream.bulk]", "[stream.bulk]\nsuppress = { unknown = 2 }"))
+    stream = '[stream.bulk]\nreports = "none"\nsuppress = { unknown = 2 }'
+    relay.path.write_text(CONFIG.replace("[stream.bulk]", stream))
     relay.node.reload()
     lists = relay.node.suppressions
     relay.later(2, lambda: lists.ready)

@@ -83,7 +83,7 @@ class Settings(msgspec.Struct, frozen=True):
 class Outcomes:
     """Has the spool record outcomes.  ``durable(delivery)`` is called when one is on disk, ``generated(deliveries)``
     when a report is.  ``refunds(payer, term, attempts)``: whether a delivery that leaves so gives its unit back;
-    ``heard(event)``: of every attempt that failed, what was said."""
+    ``heard(event)``: of every attempt that failed and is on disk, what was said."""
 
     log = Logger()
 
@@ -152,18 +152,10 @@ class Outcomes:
         if due and verdict.move is not None:
             source = self.scheduler.another_source(delivery, source, verdict.move) or source
         note = f"by the reaction {verdict.rule}" if verdict.rule else ""
-        self._keep(delivery, kind, outcome.evidence, attempts, due, now, report, queue, source, note)
+        event = None
         if kind in _EVENT_OF:
-            self._tell(_EVENT_OF[kind], delivery, outcome.evidence, meaning, group, now)
-
-    def _tell(
-        self, kind: EventKind, delivery: Delivery, evidence: Evidence, meaning: Meaning | None, group: str, now: float
-    ) -> None:
-        event = of_delivery(kind, delivery.message, delivery.id, delivery.recipient.address, now)
-        told: dict[str, Any] = {"source": evidence.source, "group": group, "words": evidence.words()}
-        if meaning is not None:
-            told |= {"cls": meaning.cls, "decision": meaning.decision}
-        self.heard(msgspec.structs.replace(event, **told))
+            event = _event(_EVENT_OF[kind], delivery, outcome.evidence, meaning, group, now)
+        self._keep(delivery, kind, outcome.evidence, attempts, due, now, report, queue, source, note, event)
 
     def _keep(
         self,
@@ -177,6 +169,7 @@ class Outcomes:
         queue: str = "",
         source: str = "",
         note: str = "",
+        event: Event | None = None,
     ) -> None:
         message = delivery.message
         name = _RECORD_OF[kind]
@@ -202,6 +195,8 @@ class Outcomes:
             self.durable(delivery)
             if report and fault is None:
                 self.generated(report.deliveries)
+            if event and fault is None:
+                self.heard(event)  # not before: what is learnt must have its record
 
         if due:
             told = delivery.told or report is not None
@@ -346,3 +341,13 @@ class Outcomes:
             self._expire(now, looks if again else looks[1:])
 
         looks[0](_EXPIRE_AT_ONCE, answered)
+
+
+def _event(
+    kind: EventKind, delivery: Delivery, evidence: Evidence, meaning: Meaning | None, group: str, now: float
+) -> Event:
+    event = of_delivery(kind, delivery.message, delivery.id, delivery.recipient.address, now)
+    told: dict[str, Any] = {"source": evidence.source, "group": group, "words": evidence.words()}
+    if meaning is not None:
+        told |= {"cls": meaning.cls, "decision": meaning.decision}
+    return msgspec.structs.replace(event, **told)
