@@ -342,8 +342,28 @@ def test_a_message_to_many_is_looked_up_by_a_sample(watched: Watched) -> None:
     watched.made._known = SimpleNamespace(seen=lambda account, address: bool(asked.append(address)))  # type: ignore[assignment]
     to = tuple(Recipient(f"a{n}@x.example") for n in range(10_000))
     watched.made.received(*CLIENT, (), to, 0, 0, watched.now)
-    assert 40 <= len(asked) <= 50
+    watched.ticks()
+    assert 40 <= len(asked) <= 60
     assert watched.made._clients[Key("crm", "client", "shop")].counts[RECIPIENTS] == 10_000
+
+
+def test_a_recipient_that_is_looked_up_once_is_looked_up_always_whatever_its_case(watched: Watched) -> None:
+    asked: list[str] = []
+    watched.made._known = SimpleNamespace(seen=lambda account, address: bool(asked.append(address.lower())))  # type: ignore[assignment]
+    for n in range(100):
+        watched.made.received(*CLIENT, (), (Recipient(f"a{n}@x.example"),), 0, 0, watched.now)
+    watched.ticks()
+    first, asked[:] = asked[:], []
+    for n in range(100):
+        watched.made.received(*CLIENT, (), (Recipient(f"A{n}@X.example"),), 0, 0, watched.now)
+    watched.ticks()
+    assert asked == first and 10 < len(asked) < 40
+
+
+def test_what_came_is_counted_for_the_time_when_it_came(watched: Watched) -> None:
+    watched.sends(500)
+    watched.ticks(WINDOW)
+    assert 180 < watched.made._clients[Key("crm", "client", "shop")].counts[RECIPIENTS] < 190
 
 
 def test_habits_outlive_a_restart_and_findings_and_dismissals_are_taken_up(watched: Watched, tmp_path: Any) -> None:

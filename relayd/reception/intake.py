@@ -170,7 +170,8 @@ class Intake:
             self._doom(refusal)
             return
         self._stream = self.relay.streams.incoming(self.submitter.account, name)
-        self._client = self.submitter.client or self._steering.client or from_domain(self._survey.froms)
+        self._author = from_domain(self._survey.froms)
+        self._client = self.submitter.client or self._steering.client or self._author
         self._who = who(self.submitter, self._client, self.envelope.sender)
         if why := self.relay.reputation.blocked(self._who):
             self._doom(catalogue.SENDING_BLOCKED(printable(why, 200)))
@@ -325,26 +326,25 @@ class Intake:
         session = self.session
         came = submission.Session(self.relay.node, session.helo, session.peer, self._protocol())
         edits, message_id = submission.edits(came, self.identity, self.envelope, self._survey, self.now, self._due)
-        edits = self._returning(edits)
+        found = self._keys()
+        edits = self._returning(edits, signed=not found.fault)
         if self._spam:
             edits = msgspec.structs.replace(edits, prepend=edits.prepend + self._spam)
-        self._sign(edits, body, lambda signed: self._pay(lambda: self._store(body, came, signed, message_id)))
+        self._sign(edits, found, body, lambda signed: self._pay(lambda: self._store(body, came, signed, message_id)))
 
-    def _returning(self, edits: Edits) -> Edits:
+    def _returning(self, edits: Edits, *, signed: bool) -> Edits:
         """With a return path of ours, if it has one; the null sender stays, nobody answers it."""
-        relay, account, author = self.relay, self.submitter.account, from_domain(self._survey.froms)
-        signed = not self._keys().fault
-        domain = relay.returns(account, author, signed) if self.envelope.sender else ""
+        relay, account = self.relay, self.submitter.account
+        domain = relay.returns(account, self._author, signed) if self.envelope.sender else ""
         if not domain:
             return edits
         assert self._head is not None
         newest, wanted = relay.directory.tokens.keys.newest, self._stream.unsubscribe
         return submission.returning(edits, self._head, domain, newest.id, unsubscribe=wanted)
 
-    def _sign(self, edits: Edits, body: bytes | None, then: Callable[[Edits], None]) -> None:
+    def _sign(self, edits: Edits, found: Found, body: bytes | None, then: Callable[[Edits], None]) -> None:
         """Adds the signature over what will go out; without a key it is not there, or waited for."""
         assert self._head is not None
-        found = self._keys()
         waits = self._waits_for(found)
         if not (found.keys or waits) or (body is None and self._hash is None):
             then(edits)
@@ -371,7 +371,7 @@ class Intake:
         signer.sign(header(self._head, edits, field), digest, found.keys, self.now, signed)
 
     def _keys(self) -> Found:
-        return self.relay.signer.keyring.find(self.submitter.account, from_domain(self._survey.froms))
+        return self.relay.signer.keyring.find(self.submitter.account, self._author)
 
     def _waits_for(self, found: Found) -> bool:
         """Whether the message waits for its key, as its stream says."""

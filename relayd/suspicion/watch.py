@@ -9,6 +9,7 @@ it stops nobody.
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from zlib import crc32
 
 import msgspec
 
@@ -35,7 +36,9 @@ FINDINGS = 1000
 READS = 10.0  # seconds between texts of one client that are read,
 _REST = 3.5e-6  # and for each byte until the next of anybody: reading takes a fiftieth of that time
 _READING = 32  # texts that wait to be read
-_ASKED = 50  # recipients of one message that are looked up: of more, a sample
+_ASKED = 200  # recipients of one message that may be looked up
+_SAMPLE = 4  # one recipient in so many, always the same ones, is looked up: shares are of many
+_WAITING = 500  # senders, or recipients to look up, that wait for the next second
 _EVERY = 10.0  # seconds between judgements
 _AT_ONCE = 500  # judged at one tick
 _TOLD = 3  # leaders that a finding names
@@ -60,6 +63,17 @@ class News(msgspec.Struct, frozen=True):
     kept: tuple[Finding, ...] = ()
     over: tuple[Finding, ...] = ()
     tell: tuple[Finding, ...] = ()
+
+
+class _Came:
+    """What came of one sender since the last second: adding it up costs a message a tenth of counting it."""
+
+    __slots__ = ("asked", "faulty", "froms", "recipients", "suppressed")
+
+    def __init__(self) -> None:
+        self.recipients = self.suppressed = self.faulty = 0
+        self.froms: set[str] = set()
+        self.asked: list[str] = []
 
 
 class _Saved(msgspec.Struct, array_like=True):
@@ -94,6 +108,9 @@ class Suspicion:
         self._texts = Texts()
         self._clients: OrderedDict[Key, Habits] = OrderedDict()  # named as senders like: they push out no account
         self._others: OrderedDict[Key, Habits] = OrderedDict()
+        self._came: dict[tuple[str, str, str], _Came] = {}
+        self._asking = 0  # recipients in it, ...
+        self._latest = now  # ... and when the last of it came
         self._stirred: dict[Key, None] = {}
         self._judging: list[Key] = []
         self._next = now
@@ -115,26 +132,43 @@ class Suspicion:
     ) -> None:
         """A message was taken for these recipients; ``suppressed`` and ``faulty``: of the same message, those that get
         no copy, of whom ``refused`` was told before."""
-        count = len(recipients)
-        asked = recipients if count <= _ASKED else recipients[:: count // _ASKED + 1]
-        seen = self._known.seen
-        new = 0
-        for recipient in asked:
-            new += not seen(account, recipient.address)
-        senders = 0
-        for address in froms:
-            senders |= bit(address.encode())
-        keys = _keys(account, client, connection)
-        for key in keys:
-            habits = self._habits(key, now)
-            habits.counts[RECIPIENTS] += count
-            habits.news(len(asked), new)
-            habits.senders |= senders
-            habits.lead(connection if key.kind == "client" else client, count)
-        if suppressed or faulty:
+        self._latest = now
+        who = (account, client, connection)
+        came = self._came.get(who)
+        if came is None:
+            came = self._came[who] = _Came()
+        came.recipients += len(recipients)
+        came.suppressed += suppressed
+        came.faulty += faulty
+        came.froms.update(froms)
+        for recipient in recipients[:_ASKED]:
+            if not crc32(recipient.address.lower().encode()) % _SAMPLE:
+                came.asked.append(recipient.address)
+                self._asking += 1
+        if len(self._came) >= _WAITING or self._asking >= _WAITING:
+            self._count()
+
+    def _count(self) -> None:
+        """Adds what came to its senders."""
+        waiting, self._came, self._asking = self._came, {}, 0
+        now = self._latest
+        for who, came in waiting.items():
+            asked, new = len(came.asked), 0
+            for address in came.asked:
+                new += not self._known.seen(who[0], address)
+            senders = 0
+            for address in came.froms:
+                senders |= bit(address.encode())
+            keys = _keys(*who)
+            for key in keys:
+                habits = self._habits(key, now)
+                habits.counts[RECIPIENTS] += came.recipients
+                habits.news(asked, new)
+                habits.senders |= senders
+                habits.lead(who[2] if key.kind == "client" else who[1], came.recipients)
             counts = self._habits(keys[0], now).counts
-            counts[SUPPRESSED] += suppressed
-            counts[FAULTY] += faulty
+            counts[SUPPRESSED] += came.suppressed
+            counts[FAULTY] += came.faulty
 
     def refused(self, account: str, connection: str, *, faulty: bool, now: float) -> None:
         """A recipient gets no copy, because of a stop-list, or of what its address is."""
@@ -151,10 +185,10 @@ class Suspicion:
         if 0 < self._rested - now < READS or self._reading >= _READING:
             return
         keys = _keys(account, client, connection)
-        habits = self._habits(keys[0], now)
-        if abs(now - habits.read) < READS:
+        known = self._clients.get(keys[0])
+        if known is not None and abs(now - known.read) < READS:
             return
-        habits.read = now
+        self._habits(keys[0], now).read = now
         head, body = head[:LIMIT], body[:LIMIT]
         self._rested = now + (len(head) + len(body)) * _REST
         self._reading += 1
@@ -202,6 +236,7 @@ class Suspicion:
 
     def tick(self, now: float) -> News:
         """Call about once a second."""
+        self._count()
         if not self._judging and abs(now - self._next) >= _EVERY:
             self._next = now
             # The narrower first: it explains the wider.
@@ -290,6 +325,7 @@ class Suspicion:
 
     def senders(self, account: str, now: float, limit: int) -> list[tuple[Key, int, tuple[Part, ...]]]:
         """Of an account, itself and those behind it that anything speaks against: score and its parts, worst first."""
+        self._count()
         rows = []
         for table in (self._clients, self._others):
             for key, habits in table.items():
@@ -304,6 +340,7 @@ class Suspicion:
 
     def save(self, directory: Path) -> Callable[[], None]:
         """What writes habits and recipients of now; to be run in a thread.  It raises OSError."""
+        self._count()
         tables = (*self._clients.items(), *self._others.items())
         saved = msgspec.msgpack.encode(_Saved(self._born, [(key, habits.usual) for key, habits in tables]))
 
