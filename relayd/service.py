@@ -46,6 +46,7 @@ from relayd.identity import DAY, Identities
 from relayd.lease import Lease
 from relayd.listener import ListenerService
 from relayd.mailroom import Mailroom
+from relayd.notices import Notices
 from relayd.pulse import pulse
 from relayd.purse import Purse
 from relayd.queue.scheduler import Scheduler
@@ -126,6 +127,7 @@ class Node(Service):
         self.path = path
         self.config = loaded
         self._routes = config.Routes(loaded.route)
+        self.destinations = Destinations(loaded)
         self.now = wall
         self.started = 0.0
         self.spool_fault = ""
@@ -236,7 +238,7 @@ class Node(Service):
             lambda: self.directory.tokens.keys,
             lambda: self.courier.classifier,
             self.streams.finding,
-            lambda host: Destinations(self.config).provider((host,)) or host,
+            lambda host: self.destinations.provider((host,)) or host,
             self.heard,
             self.courier.received,
             self.now,
@@ -262,7 +264,15 @@ class Node(Service):
         self.courier.marks = lambda delivery: marks(delivery, self.directory.tokens.keys)
         self.relay.reputation = self.reputation
         self.relay.filter = assembly.content_filter(reactor, loaded)
-        self.suspects = self._watch_senders(loaded, identities) if loaded.suspicion.enabled else None
+        self.notices = Notices(
+            self.directory,
+            self.spool,
+            identities,
+            loaded.node.name,
+            lambda: self.config.node.default_stream,
+            self.courier.received,
+        )
+        self.suspects = self._watch_senders(loaded) if loaded.suspicion.enabled else None
         self.relay.suspicion = self.suspicion
         self.listeners = {door.listen: self._listener(loaded, door) for door in loaded.listener}
         if loaded.sandbox:
@@ -284,16 +294,13 @@ class Node(Service):
             doors=", ".join(self.listeners),
         )
 
-    def _watch_senders(self, loaded: config.Config, identities: Identities) -> Suspects:
+    def _watch_senders(self, loaded: config.Config) -> Suspects:
         return Suspects(
             assembly.suspicion_settings(loaded),
             Path(loaded.node.spool) / "suspicion",
             self.directory,
-            self.spool,
-            identities,
+            self.notices,
             loaded.node.name,
-            lambda: self.config.node.default_stream,
-            self.courier.received,
             self.reactor.callFromThread,
             self.now(),
         )
@@ -475,9 +482,9 @@ class Node(Service):
             done = "done" if turn.acts == turn.step else "reported"
             what = {"subject": named(turn.key), "reason": turn.why}
             self._kept(self.directory.note(Change(self.now(), BY, f"reputation {turn.step}", what, done)))
-        account, client = self._owner(kind, name)
+        account = self._owner(kind, name)
         if account and (turn.acts != "good" or turn.step == "good"):
-            self.notice(account, client, turn.words)
+            self._tell(account, turn)
         self.directory.version += 1  # what sessions and streams know of it is not true any more
         if kind == "connection":
             self._heed_connection(name, turn)
@@ -507,16 +514,19 @@ class Node(Service):
 
         done.add_done_callback(kept)
 
-    def _owner(self, kind: str, name: str) -> tuple[str, str]:
-        """The account and the client that a subject is, or belongs to."""
+    def _owner(self, kind: str, name: str) -> str:
+        """The account that a subject is, or belongs to; "" for those that are nobody's."""
         if kind == "connection":
             row = self.directory.connection(name)
-            return (row.account if row else ""), ""
-        account, _, client = name.partition("/") if kind in ("account", "client") else ("", "", "")
-        return account, client
+            return row.account if row else ""
+        return name.partition("/")[0] if kind in ("account", "client") else ""
 
-    def notice(self, account: str, client: str, text: str) -> None:
-        """Tells a customer about a client of its own; nobody takes notices yet, the log has them."""
+    def _tell(self, account: str, turn: Turn) -> None:
+        whom, node = named(turn.key), self.config.node.name
+        lines = [f"What {node} sends in your name is judged by what becomes of it.", "", f"  {turn.words}"]
+        if turn.step != "good":
+            lines += ["", "It is held back less by itself when what it sends is clean again."]
+        self.notices.tell(account, f"{whom}: {turn.step}", lines, turn.words, self.now())
 
     def keep_reactions(self, began: tuple[Active, ...], ended: tuple[Active, ...]) -> None:
         """Those that began or went on and those that ended, to the directory: after a restart they hold still."""
@@ -677,6 +687,7 @@ class Node(Service):
             self.courier.renew()
         self.courier.perform()
         self.config = loaded
+        self.destinations = Destinations(loaded)
         assembly.configure_blocklists(self.blocklists, loaded)
         self._heed_drains()
 
@@ -727,8 +738,7 @@ class Node(Service):
 
     def explain(self, domain: str, account: str, stream: str) -> Any:
         queue = Queue(queue_name(account, stream, domain))
-        destinations = Destinations(self.config)
-        return inquiry.explain(self.courier.router, destinations, self.scheduler, queue, self.now())
+        return inquiry.explain(self.courier.router, self.destinations, self.scheduler, queue, self.now())
 
     def lift(self, id: int) -> Active:
         found = self.reactions.lift(id)

@@ -12,22 +12,17 @@ from typing import Any
 
 from twisted.logger import Logger
 
-from relayd.delivery.generated import generated, message_id_of
-from relayd.delivery.routing import words
 from relayd.directory import Directory
-from relayd.envelope import Delivery
-from relayd.identity import Identities
-from relayd.message.notice import notice
 from relayd.message.trace import date
+from relayd.notices import Notices
 from relayd.signing import Crew
-from relayd.spool import Spool
 from relayd.suspicion import Dismissal, Finding, Settings, Suspicion
 
 _SAVED = 3600.0  # seconds between writings
 
 
 class Suspects:
-    """``received`` takes the deliveries of notices when they are on disk; ``stream()``: what those go by."""
+    """``where``: the directory for what was learnt."""
 
     log = Logger()
 
@@ -36,21 +31,15 @@ class Suspects:
         settings: Settings,
         where: Path,
         directory: Directory,
-        spool: Spool,
-        identities: Identities,
+        notices: Notices,
         node: str,
-        stream: Callable[[], str],
-        received: Callable[[tuple[Delivery, ...]], None],
         post: Callable[[Callable[[], None]], Any],
         now: float,
     ) -> None:
         self._where = where
         self._directory = directory
-        self._spool = spool
-        self._identities = identities
+        self._notices = notices
         self._node = node
-        self._stream = stream
-        self._received = received
         self._post = post
         self._crew = Crew(1, "suspicion")
         stored = directory.suspects
@@ -77,7 +66,9 @@ class Suspects:
             self.log.info("No longer under suspicion: {whom}", whom=str(finding.key))
         self._keep(news.kept, news.over)
         for finding in news.tell:
-            self._tell(finding, now)
+            key, lines = finding.key, _lines(finding, self._node)
+            note = f"{key} is under suspicion"
+            self._notices.tell(key.account, f"Suspicious mail from {key}", lines, note, now)
         if abs(now - self._save_next) > _SAVED or now >= self._save_next:
             self._save_next = now + _SAVED
             self._save()
@@ -117,42 +108,6 @@ class Suspects:
         if fault and fault != self.fault:
             self.log.error("Suspicion: {what}", what=fault)
         self.fault = fault
-
-    def _tell(self, finding: Finding, now: float) -> None:
-        """The nearest of the account and those above it that wants to be told."""
-        account = finding.key.account
-        rows = filter(None, map(self._directory.account, self._directory.lineage(account)))
-        to = next((row.notices for row in rows if row.notices), "")
-        if not to:
-            return
-        identity = self._identities.block(now, 1)
-        message_id = message_id_of(identity, self._node)
-        reception = generated(
-            notice(
-                node=self._node,
-                message_id=message_id,
-                now=now,
-                to=to,
-                subject=f"Suspicious mail from {finding.key}",
-                lines=_lines(finding, self._node),
-            ),
-            identity=identity,
-            message_id=message_id,
-            now=now,
-            account=account,
-            stream=self._stream(),
-            to=to,
-            note=f"notice: {finding.key} is under suspicion",
-            smtputf8=not to.isascii(),
-        )
-
-        def kept(outcome: Any) -> None:
-            if isinstance(outcome, Exception):
-                self.log.error("A notice was not kept: {fault}", fault=words(outcome))
-            else:
-                self._received(reception.deliveries)
-
-        self._spool.receive(reception, kept)
 
 
 _WHOM = {"client": "by the connection", "connection": "mostly the client", "account": "mostly the client"}

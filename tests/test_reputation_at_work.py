@@ -1,5 +1,6 @@
 """Reputation in a whole node: what is counted on the way, and what comes in and goes out for whom it holds back."""
 
+import email
 import signal
 import sys
 from collections.abc import Iterator
@@ -215,13 +216,20 @@ def test_a_reload_to_reports_only_lets_go_what_was_held(relay: Running):
 
 
 def test_what_is_done_is_in_the_log_and_the_owner_is_told(relay: Running, monkeypatch: pytest.MonkeyPatch):
-    told: list[tuple[str, str]] = []
-    monkeypatch.setattr(relay.node, "notice", lambda account, client, text: told.append((account, client)))
     with capturedLogs() as logs:
         spam(relay, CRM)
     lines = [formatEvent(event) for event in logs]
     assert "client:crm/crm.example is blocked (only reported: hold is as far as it goes): 100 of 200" in str(lines)
-    assert told == [("crm", ""), ("crm", "crm.example")]
+
+
+def test_the_owner_of_who_is_held_back_is_told_by_mail_that_is_not_held_itself(relay: Running):
+    changed = relay.node.directory.change_account("crm", notices="abuse@notices.example")
+    relay.reactor.until(changed.done)
+    spam(relay, CRM)
+    relay.later(2, lambda: len(relay.mx.got) >= 2)
+    told = [email.message_from_bytes(content) for _, to, content in relay.mx.got if to == "abuse@notices.example"]
+    assert [notice["Subject"] for notice in told] == ["account:crm: block", "client:crm/crm.example: block"]
+    assert "100 of 200" in str(told[0].get_payload())
 
 
 # At the door.

@@ -10,11 +10,13 @@ import pytest
 
 from relayd.envelope import Recipient
 from relayd.identity import Identities
+from relayd.notices import Notices
 from relayd.suspects import Suspects
 from relayd.suspicion import Dismissal, Settings
 from tests.reception_kit import Receiving
 
 DAY = 86400.0
+NODE = "mx1.relay.example"
 
 
 class Watching:
@@ -29,9 +31,9 @@ class Watching:
     def made(self) -> Suspects:
         relay, identities = self.relay, Identities(self.relay.spool.last_identity)
         post, weeks_ago = relay.reactor.callFromThread, self.now - 30 * DAY
+        notices = Notices(relay.directory, relay.spool, identities, NODE, lambda: "bulk", self.received.append)
         made = Suspects(
-            Settings(memory=1 << 16), self.where, relay.directory, relay.spool, identities, "mx1.relay.example",
-            lambda: "bulk", self.received.append, post, weeks_ago,
+            Settings(memory=1 << 16), self.where, relay.directory, notices, NODE, post, weeks_ago,
         )  # fmt: skip
         made._save_next = self.now + 3600
         return made
@@ -79,7 +81,7 @@ def test_the_customer_is_told_which_client_and_why_by_a_mail_of_our_own(watching
     watching.tick()
     delivery, told = watching.notice()
     message = delivery.message
-    assert (message.connection, message.account, message.stream) == ("relayd", "crm", "bulk")
+    assert (message.connection, message.account, message.stream) == ("relayd", "relayd", "bulk")
     assert (message.envelope.sender, delivery.recipient.address) == ("", "abuse@crm.example")
     assert told["Subject"] == "Suspicious mail from client shop of account crm"
     text = told.get_content()
