@@ -25,7 +25,8 @@ FLOORS: dict[str, list[str]] = {
         "webclient",
         "blocklists contentfilter control credentials domainwatch listener",
         "delivery reception sandbox",
-        "mailroom suspects",
+        "mailroom notices",
+        "suspects",
     ],
     "assembly": ["tables", "config", "destinations local streams", "assembly ctl inquiry quickstart", "service"],
 }
@@ -58,6 +59,7 @@ TYPES_ONLY = {"random": {"Random"}}
 # A file's twin is tests/test_FILE.py, test_ROOM_FILE.py or test_ROOM.py; these are tested by others' twins.
 TESTED_BY = {
     "delivery/generated.py": "test_outcomes.py",
+    "notices.py": "test_suspects.py",
     "errors.py": "test_directory.py",
     "smtp/events.py": "test_smtp_server.py",
     "smtp/lines.py": "test_smtp_server.py",
