@@ -122,7 +122,7 @@ class Mailroom:
         event = _event(kind, opened.report, one, delivery, returned.time)
         if event and original.evidence:
             went = original.evidence
-            event = msgspec.structs.replace(event, source=went.source, group=self._group(went.mx))
+            event = msgspec.structs.replace(event, source=went.source, group=went.site or self._group(went.mx))
         once = (token.id, kind if kind != "OutOfBand" else opened.report.kind)
         lesson = Lesson(self._finding(event) if event else None, once)
         fresh = await ended(self._suppressions.learn(lesson, returned.time))
@@ -272,6 +272,8 @@ def _record(
     evidence = _evidence(first) if first else None
     if original is None or delivery is None:
         return Record(kind=kind, time=returned.time, evidence=evidence, feedback=feedback)
+    if went := original.evidence:  # by which address of ours it had gone, and to whom
+        evidence = msgspec.structs.replace(evidence or Evidence(stage="report"), source=went.source, site=went.site)
     return msgspec.structs.replace(
         original,
         kind=kind,

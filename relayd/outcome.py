@@ -32,7 +32,8 @@ Stage = Literal[
 class Evidence(msgspec.Struct, frozen=True, omit_defaults=True):
     """What was seen.  ``mx`` is the host name (or static next hop), ``peer`` and ``local`` are "address:port";
     ``seconds`` is the time from the start of the attempt, ``session`` names the SMTP session, ``nth`` counts in it,
-    ``cls`` is what a failed reply is taken for (``classify.Class``)."""
+    ``cls`` is what a failed reply is taken for (``classify.Class``); ``site`` is the destination's provider, or its mail
+    hosts where it is nobody's we know by name."""
 
     stage: Stage
     reply: Reply | None = None
@@ -46,6 +47,7 @@ class Evidence(msgspec.Struct, frozen=True, omit_defaults=True):
     session: str = ""
     nth: int = 0
     cls: str = msgspec.field(default="", name="class")
+    site: str = ""
 
     def words(self) -> str:
         """One line for an operator: what was said, or what went wrong."""

@@ -428,14 +428,14 @@ class Courier(Service):
         if path.source in self.pools.out_of_use:
             self.scheduler.reassign(path, now)
         elif not (self.scheduler.stopping or opening.outdated) and opening.evidence is not None:
-            self._path_failed(path, opening.evidence, _group(opening.site), now)
+            self._path_failed(path, opening.evidence, opening.site.group, now)
         self.scheduler.session_closed(path, now, opening=True)
 
     def _path_failed(self, path: Path, evidence: Evidence, group: str, now: float) -> None:
         """Whatever was said to the session, no delivery has been refused."""
         reason = f"{evidence.mx} {evidence.peer}: {evidence.words()}" if evidence.mx else evidence.words()
         judged, meaning = self._meant(Outcome("transient", evidence))
-        outcome = Outcome("transient", judged.evidence)
+        outcome = Outcome("transient", msgspec.structs.replace(judged.evidence, site=group))
         for delivery in self.scheduler.path_failed(path, reason, now):
             self.outcomes.finished(delivery, outcome, meaning=meaning, group=group)
 
@@ -548,13 +548,13 @@ class Courier(Service):
             self.delivered(delivery)
         warmup = self.scheduler.warmup
         if warmup is not None and warmup.plan_of(path.source):
-            warmup.outcome(path.source, _group(session.site), "delivered", self.wall())
-        self._count(delivery, path.source, _group(session.site), "delivered")
+            warmup.outcome(path.source, session.site.group, "delivered", self.wall())
+        self._count(delivery, path.source, session.site.group, "delivered")
         self.outcomes.finished(delivery, outcome, dsn_passed_on=dsn_passed_on)
 
     def _failed(self, session: PeerSession, delivery: Delivery, outcome: Outcome) -> None:
         """What follows by the rules of reactions goes before what follows from what the reply means."""
-        path, reply, group, now = session.path, outcome.evidence.reply, _group(session.site), self.wall()
+        path, reply, group, now = session.path, outcome.evidence.reply, session.site.group, self.wall()
         verdict, meaning = NOTHING, None
         if reply is not None and reply.code >= 400:
             verdict = self._react(session, reply, outcome.evidence.stage, delivery)
@@ -589,7 +589,7 @@ class Courier(Service):
         """What follows from a failed reply, by the rules for it."""
         seen = Seen(
             provider=session.site.policy.terms.group,
-            group=_group(session.site),
+            group=session.site.group,
             domain=domain_of(delivery.recipient.address) if delivery else "",
             source=session.path.source,
             account=delivery.message.account if delivery else "",
@@ -613,10 +613,6 @@ class Courier(Service):
         if self.outcomes.unanswered == UNANSWERED - 1:
             self._take_up()
         self.perform()
-
-
-def _group(site: Site) -> str:
-    return site.policy.terms.group or site.name
 
 
 def _who(message: Message, source: str = "", group: str = "") -> Who:

@@ -49,6 +49,11 @@ class Site(msgspec.Struct, frozen=True):
     password: str = ""
     implicit: bool = False  # TLS from the first byte (RFC 8314)
 
+    @property
+    def group(self) -> str:
+        """Its provider, or itself where it is nobody's we know by name."""
+        return self.policy.terms.group or self.name
+
 
 class StaticRoute(msgspec.Struct, frozen=True):
     """A configured next hop."""

@@ -404,6 +404,8 @@ class PeerSession(protocol.Protocol):
             round(self.owner.now() - begun, 3),
             self.name,
             self.carried - len(self._under_way),
+            "",
+            self.site.group,
         )
 
     # A body from its file, at the pace at which the peer takes it.
