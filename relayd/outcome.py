@@ -32,8 +32,8 @@ Stage = Literal[
 class Evidence(msgspec.Struct, frozen=True, omit_defaults=True):
     """What was seen.  ``mx`` is the host name (or static next hop), ``peer`` and ``local`` are "address:port";
     ``seconds`` is the time from the start of the attempt, ``session`` names the SMTP session, ``nth`` counts in it,
-    ``cls`` is what a failed reply is taken for (``classify.Class``); ``site`` is the destination's provider, or its mail
-    hosts where it is nobody's we know by name."""
+    ``cls`` is what a failed reply is taken for (``classify.Class``); ``site`` is the destination's provider, or its
+    mail hosts where it is nobody's we know by name."""
 
     stage: Stage
     reply: Reply | None = None

@@ -73,7 +73,7 @@ def owner() -> Notes:
 
 
 def opened(owner: Notes, *said: bytes) -> tuple[PeerSession, StringTransport]:
-    site = Site("mx", (), 0.0, "off")
+    site = Site("mx", (), 0.0)
     hop = Hop("mx", "203.0.113.1", 25)
     session = PeerSession(owner, "1", Path("s1", "mx"), site, hop, ClientSettings(ehlo="us", starttls="off"))
     transport = StringTransport()

@@ -64,6 +64,7 @@ class Mover(threading.Thread):
         self._fault = fault
         self._keep = keep
         self._interval = interval
+        self.moved: Callable[[], object] = lambda: None  # called on this thread when there are new records to read
         self._wake = threading.Event()
         self._stopping = False
         self._name = ""
@@ -112,6 +113,7 @@ class Mover(threading.Thread):
                 sync_directory(self._directory)
             self._bytes += len(lines)
             self._settle(rows[-1][0])
+            self.moved()
             moved += len(lines)
         if self._bytes >= SEGMENT_BYTES or (self._bytes and time.time() - int(self._name[:10]) >= SEGMENT_SECONDS):
             self._seal()
@@ -130,7 +132,7 @@ class Mover(threading.Thread):
     def _open(self) -> None:
         """Takes up the unsealed segment, cut to what counts, or begins one."""
         for (old,) in self._connection.execute("SELECT name FROM segment WHERE sealed > 0 AND bytes = 0"):
-            (self._directory / old).unlink(missing_ok=True)  # a crash may have come between
+            self._unlink(old)  # a crash may have come between
         row = self._connection.execute("SELECT name, bytes FROM segment WHERE sealed = 0 ORDER BY name").fetchone()
         if row is None:
             row = (_new_name(self._connection), 0)
@@ -168,8 +170,13 @@ class Mover(threading.Thread):
             return deletable(connection, sealed - keep)
 
         for old in self._do(job):
-            (self._directory / old).unlink(missing_ok=True)
+            self._unlink(old)
         self._name = ""
+
+    def _unlink(self, name: str) -> None:
+        """A segment, and what others have made of it beside it (``history``)."""
+        for path in self._directory.glob(f"{name.removesuffix('.jsonl')}.*"):
+            path.unlink(missing_ok=True)
 
     def _do(self, job: Callable[[sqlite3.Connection], Any]) -> Any:
         """Has the writer run ``job`` and waits for it: off the main thread, so waiting is no harm."""
