@@ -42,6 +42,7 @@ from relayd.echoes import Event
 from relayd.envelope import Delivery, Message, queue_name
 from relayd.errors import InputError
 from relayd.guard import Guard
+from relayd.history import Indexer
 from relayd.identity import DAY, Identities
 from relayd.lease import Lease
 from relayd.listener import ListenerService
@@ -59,6 +60,7 @@ from relayd.shaping.reactions import Active, Reactions
 from relayd.shaping.rules import Rules
 from relayd.signing import WORKERS, Crew, Keyring, Signer
 from relayd.spool import Spool, SpoolError
+from relayd.statistics import Statistics
 from relayd.streams import Streams, shown
 from relayd.suppression import Lesson, Suppressions
 from relayd.suspects import Suspects
@@ -135,6 +137,7 @@ class Node(Service):
         self.balance_fault = ""
         self.reload_fault = ""
         self.auth_fault = ""
+        self.history_fault = ""
         self.stopping = False
         self._ticks = 0
         self._ticker = pulse(reactor, self._tick)
@@ -274,6 +277,7 @@ class Node(Service):
         )
         self.suspects = self._watch_senders(loaded) if loaded.suspicion.enabled else None
         self.relay.suspicion = self.suspicion
+        self.indexer = self._follow_records(loaded, post)
         self.listeners = {door.listen: self._listener(loaded, door) for door in loaded.listener}
         if loaded.sandbox:
             self.listeners[loaded.sandbox.listen] = assembly.sandbox(reactor, loaded)
@@ -304,6 +308,28 @@ class Node(Service):
             self.reactor.callFromThread,
             self.now(),
         )
+
+    def _follow_records(self, loaded: config.Config, post: Callable[..., None]) -> Indexer:
+        """What is made of records once they are in their segments: history, figures, word to those who follow them."""
+        indexer = Indexer(
+            Path(loaded.node.spool),
+            lambda: Statistics(Path(loaded.node.spool) / "statistics.sqlite"),
+            lambda to: self.spool.advance("history", to),
+            lambda whose: post(self._came, whose),
+            lambda fault: post(self._history_fault, fault),
+            self.now,
+        )
+        self.spool.mover.moved = indexer.wake
+        indexer.start()
+        return indexer
+
+    def _came(self, whose: set[tuple[str, str]]) -> None:
+        """There are events of these accounts and connections which can be found from now on."""
+
+    def _history_fault(self, fault: str) -> None:
+        if fault != self.history_fault:
+            self.log.error("{what}", what=fault or "History and statistics go on")
+        self.history_fault = fault
 
     def _on_sigterm(self) -> None:
         """A stop that was asked for ends with exit code 0; twistd's own handler ends by the signal."""
@@ -368,6 +394,8 @@ class Node(Service):
             self.log.warn("What reputation counted last was not written: {e}", e=str(error))
         if self.suspects is not None:
             await deferToThreadPool(self.reactor, threads, self.suspects.stop)
+        self.indexer.stop()
+        await deferToThreadPool(self.reactor, threads, self.indexer.join)
         await deferToThreadPool(self.reactor, threads, self.spool.stop)
         await deferToThreadPool(self.reactor, threads, self._scrypt.shutdown)
         await deferToThreadPool(self.reactor, threads, self._signing.stop)
@@ -713,6 +741,7 @@ class Node(Service):
         if self.reactions.fault:
             warnings.append(self.reactions.fault)
         warnings += filter(None, (self.suppressions.fault, self.warmup.fault, self.reputation.fault))
+        warnings += filter(None, (self.history_fault,))
         if self.reload_fault:
             warnings.append(f"the last reload failed: {self.reload_fault}")
         found = list(filter(None, faults))

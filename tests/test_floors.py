@@ -18,6 +18,7 @@ FLOORS: dict[str, list[str]] = {
         "directory egress queue spool suppression",
         "events purse submission",
         "history signing",
+        "statistics",
     ],
     # Twisted lives only from here on.
     "shell": [
@@ -76,6 +77,7 @@ TESTED_BY = {
     "queue/memory.py": "test_scheduler.py",
     "queue/reasons.py": "test_scheduler.py",
     "queue/state.py": "test_scheduler.py",
+    "statistics/store.py": "test_history.py",
     "tables.py": "test_config.py",
     "webclient.py": "test_credentials.py",
 }
