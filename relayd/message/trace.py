@@ -26,6 +26,7 @@ def received(node: str, queue_id: str, protocol: str, helo: str, peer: str, reci
     return f"{field}{target};\r\n\t{date(now)}\r\n".encode()
 
 
+@lru_cache(maxsize=1024)  # a session says it once, and all its messages tell of it
 def safe_name(helo: str) -> str:
     """What a client called itself, fit for a header: whatever it said, it cannot begin a field or a comment."""
     kept = "".join(c if c.isascii() and (c.isalnum() or c in ".-_:[]") else "?" for c in helo[:255])

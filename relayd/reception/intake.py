@@ -33,6 +33,7 @@ from relayd.spool import Reception
 from relayd.spool.bodies import INLINE, BodyWriter
 
 _SPAM = b"X-Spam: Yes\r\n"
+_UNLIMITED = Limits()
 
 
 class Intake:
@@ -251,12 +252,16 @@ class Intake:
         """The limits that could not be asked before the header section was there."""
         relay, submitter, now = self.relay, self.submitter, self.relay.now()
         count = {"messages": 1, "recipients": len(self._to)}
-        client = wants([(f"client {submitter.account}/{self._client}", submitter.client_limits)], **count)
+        client: tuple[Want, ...] = ()
+        if submitter.client_limits != _UNLIMITED:
+            client = wants([(f"client {submitter.account}/{self._client}", submitter.client_limits)], **count)
         stream: tuple[Want, ...] = ()
         if len(submitter.streams) > 1:
             stream = wants([(f"stream {submitter.account}/{self._stream.name}", self._stream.limits)], **count)
         for scope, rate in relay.reputation.paces(self._who):
             stream += wants([(f"reputation of {scope}", Limits(recipients=(rate,)))], **count)
+        if not (client or stream):
+            return None
         exceeded = relay.client_quotas.take(client, now)
         if exceeded is None and (exceeded := relay.quotas.take(stream, now)):
             relay.client_quotas.give_back(client, now, now)
