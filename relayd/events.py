@@ -33,6 +33,7 @@ Name = Literal[
     "returned",
     "domain_verified",
     "domain_failing",
+    "notice",
 ]
 Reason = Literal["invalid", "bounced", "timed_out", "blocked", "spam", "unsubscribed", "other", ""]
 NAMES: tuple[Name, ...] = get_args(Name)
@@ -52,6 +53,7 @@ MEANING: dict[Name, str] = {
     "returned": "something came back that says nothing of a delivery, or that nothing proves",
     "domain_verified": "a sender domain's DNS agrees with what mail leaves with",
     "domain_failing": "a sender domain's DNS agrees no more",
+    "notice": "what an account should know: a sender of its under suspicion, held back, let go; a webhook that fails",
 }
 
 _NAME_OF: dict[RecordKind, Name] = {
@@ -67,6 +69,7 @@ _NAME_OF: dict[RecordKind, Name] = {
     "Unknown": "sent",
     "DomainVerified": "domain_verified",
     "DomainFailing": "domain_failing",
+    "Notice": "notice",
     "Complaint": "complained",
     "Unsubscribe": "unsubscribed",
 }

@@ -1,12 +1,14 @@
-"""Notices to customers: a mail of our own, by our own queue.
+"""Notices to customers: what they should know, as a record and as a mail of our own.
 
-In: an account, and what it should know.  Out: a message to the address that the account, or the nearest above it,
-wants notices at; nothing where none does.  What cannot be kept is said in the log: a notice stops nothing.
+In: an account, and what it should know.  Out: a record, which goes by all feeds; with it, by our own queue, a message
+to the address that the account, or the nearest above it, wants notices at.  What cannot be kept is said in the log: a
+notice stops nothing.
 """
 
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 from twisted.logger import Logger
 
 from relayd.delivery.generated import REPORTER, generated, message_id_of
@@ -15,6 +17,7 @@ from relayd.directory import Directory
 from relayd.envelope import Delivery
 from relayd.identity import Identities
 from relayd.message.notice import notice
+from relayd.records import Record, encode
 from relayd.spool import Spool
 
 
@@ -39,15 +42,27 @@ class Notices:
         self._stream = stream
         self._received = received
 
-    def tell(self, account: str, subject: str, lines: list[str], note: str, now: float) -> None:
-        """``note`` stands in the message's record."""
+    def tell(
+        self,
+        account: str,
+        subject: str,
+        lines: list[str],
+        note: str,
+        now: float,
+        *,
+        connection: str = "",
+        client: str = "",
+    ) -> None:
+        """``note`` is the whole of it in one line; ``connection`` and ``client``: of whom it is."""
+        told = Record("Notice", now, account=account, connection=connection, client=client, note=note)
         rows = filter(None, map(self._directory.account, self._directory.lineage(account)))
         to = next((row.notices for row in rows if row.notices), "")
         if not to:
+            self._spool.keep_records(encode(told), (), self._kept)
             return
         identity = self._identities.block(now, 1)
         message_id = message_id_of(identity, self._node)
-        reception = generated(
+        mail = generated(
             notice(node=self._node, message_id=message_id, now=now, to=to, subject=subject, lines=lines),
             identity=identity,
             message_id=message_id,
@@ -60,9 +75,12 @@ class Notices:
         )
 
         def kept(outcome: Any) -> None:
-            if isinstance(outcome, Exception):
-                self.log.error("A notice was not kept: {fault}", fault=words(outcome))
-            else:
-                self._received(reception.deliveries)
+            self._kept(outcome)
+            if not isinstance(outcome, Exception):
+                self._received(mail.deliveries)
 
-        self._spool.receive(reception, kept)
+        self._spool.receive(msgspec.structs.replace(mail, line=encode(told) + mail.line), kept)
+
+    def _kept(self, outcome: Any) -> None:
+        if isinstance(outcome, Exception):
+            self.log.error("A notice was not kept: {fault}", fault=words(outcome))

@@ -30,10 +30,11 @@ RecordKind = Literal[
     "OutOfBand",
     "Complaint",
     "Unsubscribe",
+    "Notice",
 ]
 
-# The term each kind adds to, and whether the delivery leaves the queue by it.  Events of a domain,
-# and what comes back of a delivery after it has left, add to none.
+# The term each kind adds to, and whether the delivery leaves the queue by it.  Events of a domain, what comes back of a
+# delivery after it has left, and what a customer is told, add to none.
 TERM_OF: dict[RecordKind, str] = {
     "Reception": "received",
     "Rejection": "rejected",

@@ -554,7 +554,9 @@ class Node(Service):
         lines = [f"What {node} sends in your name is judged by what becomes of it.", "", f"  {turn.words}"]
         if turn.step != "good":
             lines += ["", "It is held back less by itself when what it sends is clean again."]
-        self.notices.tell(account, f"{whom}: {turn.step}", lines, turn.words, self.now())
+        kind, name = turn.key
+        of = {"connection": name} if kind == "connection" else {"client": name.partition("/")[2]}
+        self.notices.tell(account, f"{whom}: {turn.step}", lines, turn.words, self.now(), **of)
 
     def keep_reactions(self, began: tuple[Active, ...], ended: tuple[Active, ...]) -> None:
         """Those that began or went on and those that ended, to the directory: after a restart they hold still."""

@@ -67,8 +67,9 @@ class Suspects:
         self._keep(news.kept, news.over)
         for finding in news.tell:
             key, lines = finding.key, _lines(finding, self._node)
-            note = f"{key} is under suspicion"
-            self._notices.tell(key.account, f"Suspicious mail from {key}", lines, note, now)
+            whom = {key.kind: key.name} if key.kind != "account" else {}
+            note = f"under suspicion: {finding.words()}"
+            self._notices.tell(key.account, f"Suspicious mail from {key}", lines, note, now, **whom)
         if abs(now - self._save_next) > _SAVED or now >= self._save_next:
             self._save_next = now + _SAVED
             self._save()

@@ -9,6 +9,7 @@ from msgspec import structs
 from relayd.envelope import Delivery
 from relayd.identity import show
 from relayd.lease import Charge, Lease
+from relayd.records import Record, encode
 from relayd.spool import leases
 from relayd.spool.ledger import Audit, audit
 from relayd.spool.segments import Mover
@@ -100,6 +101,15 @@ def test_a_delivery_deleted_by_hand_is_named(books: Books, moved: bool) -> None:
     faults = books.faults()
     assert f"{show(lost.id)} is nowhere" in faults
     assert f"queue {lost.queue}: its counter says" in faults
+
+
+def test_what_came_back_of_a_delivery_later_is_no_second_leaving(books: Books) -> None:
+    books.live(random.Random(1), 10)
+    lost = books.queued[0]
+    later = Record("Complaint", NOW, show(lost.message.id), show(lost.id), lost.message.account, stream="news")
+    books.store.keep_records(encode(later), ())
+    books.db.execute("DELETE FROM delivery WHERE id = ?", (lost.id,))
+    assert f"{show(lost.id)} is nowhere" in books.faults()
 
 
 def test_a_delivery_that_came_from_nowhere_is_named(books: Books) -> None:

@@ -28,8 +28,8 @@ def test_a_spoilt_line_is_told(line: bytes) -> None:
         decode(line)
 
 
-def test_every_kind_adds_to_a_term_but_those_of_a_domain_and_those_of_what_comes_back() -> None:
-    events = {"DomainVerified", "DomainFailing", "OutOfBand", "Complaint", "Unsubscribe"}
+def test_every_kind_adds_to_a_term_but_those_of_no_queued_delivery() -> None:
+    events = {"DomainVerified", "DomainFailing", "OutOfBand", "Complaint", "Unsubscribe", "Notice"}
     assert set(get_args(RecordKind)) - set(TERM_OF) == events
 
 

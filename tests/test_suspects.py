@@ -89,8 +89,19 @@ def test_the_customer_is_told_which_client_and_why_by_a_mail_of_our_own(watching
                   "- 600 recipients in 15 minutes"):  # fmt: skip
         assert words in text
     assert watching.relay.terms() == {"generated": 1, "queued": 1}
-    (record,) = watching.relay.records()
-    assert (record.connection, record.note) == ("relayd", "notice: client shop of account crm is under suspicion")
+    told, mail = watching.relay.records()
+    assert (told.kind, told.account, told.client) == ("Notice", "crm", "shop")
+    assert told.note.startswith("under suspicion: client shop of account crm by connection login scores 70: ")
+    assert (mail.kind, mail.connection, mail.note) == ("Reception", "relayd", f"notice: {told.note}")
+
+
+def test_a_finding_is_a_record_whether_or_not_anybody_wants_mail_of_it(watching: Watching) -> None:
+    watching.relay.account()
+    watching.spams()
+    watching.tick()
+    watching.relay.reactor.until(watching.relay.records)
+    assert [(record.kind, record.client) for record in watching.relay.records()] == [("Notice", "shop")]
+    assert watching.received == []
 
 
 def test_of_one_finding_there_is_one_notice_a_day(watching: Watching) -> None:

@@ -203,7 +203,7 @@ def _odd_ones(connection: sqlite3.Connection, segments: Path, keys: set[Key]) ->
             continue
         if record.kind == "Reception":
             known[key].update(range(message + 1, message + 1 + len(record.recipients)))
-        elif TERM_OF[record.kind] in OUT_TERMS:
+        elif TERM_OF.get(record.kind) in OUT_TERMS:  # what came back later counts nothing
             left[key][read(record.delivery)] += 1
     for identity, queue in connection.execute("SELECT id, queue FROM delivery"):
         account, stream, _ = queue_parts(queue)
