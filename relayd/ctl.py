@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+from relayd import completion
 from relayd.control import sheet
 from relayd.control.verb import MAX_BODY, Arg, Verb, arguments
 from relayd.control.verbs import BY_PATH, VERBS
@@ -32,7 +33,21 @@ _PIECE = MAX_BODY // 2  # bytes of a file's rows that are sent at a time
 _FAULTS = 10  # of its rows that are told when they are refused
 
 Row = tuple[int, dict[str, str]]  # of a file, with its line number
-COMMANDS = (*VERBS, *(row for row in LOCAL if row.path not in BY_PATH))
+ITSELF = (
+    *LOCAL,
+    Verb(
+        name="completion",
+        help="a script by which a shell completes what is typed after relayctl",
+        handler=lambda shell: _completion(shell),
+        args=(Arg("shell", "which", positional=True, required=True, choices=completion.SHELLS),),
+        example="completion bash",
+    ),
+)
+COMMANDS = (*VERBS, *(row for row in ITSELF if row.path not in BY_PATH))
+
+
+def _completion(shell: str) -> str:
+    return completion.script(shell, COMMANDS)
 
 
 class Unreachable(Exception):
@@ -76,6 +91,9 @@ def _here(options: argparse.Namespace, local: Verb) -> int:
     """Does what needs no relay; gives the exit code.  Of several values each is a line of JSON, as it comes."""
     try:
         value = local.handler(**arguments(local, _given(options, local)))
+        if isinstance(value, str):
+            sys.stdout.write(value)  # a script, of our own words
+            return 0
         if not isinstance(value, Iterator):
             return _told(options, local, 200, value)
         for one in value:
@@ -181,7 +199,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--json", action="store_true", help="print the answer as relayd gave it")
     nouns = top.add_subparsers(required=True, metavar="VERB")
     groups: dict[str, Any] = {}
-    by_itself = {row.name: row for row in LOCAL}
+    by_itself = {row.name: row for row in ITSELF}
     for verb in COMMANDS:
         first, _, second = verb.name.partition(" ")
         if second and first not in groups:

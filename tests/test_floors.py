@@ -29,7 +29,13 @@ FLOORS: dict[str, list[str]] = {
         "mailroom notices",
         "suspects",
     ],
-    "assembly": ["tables", "config", "destinations local streams", "assembly ctl inquiry quickstart", "service"],
+    "assembly": [
+        "completion tables",
+        "config",
+        "destinations local streams",
+        "assembly ctl inquiry quickstart",
+        "service",
+    ],
 }
 BELOW_THE_LINE = ("words", "protocol", "engine")
 STEPS = [step.split() for steps in FLOORS.values() for step in steps]

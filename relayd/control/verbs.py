@@ -17,6 +17,7 @@ from relayd.control import (
     connections,
     domains,
     logins,
+    openapi,
     recipients,
     reputation,
     shaping,
@@ -51,6 +52,10 @@ def _status(relay: Relay) -> dict[str, Any]:
 
 def _version(relay: Relay) -> dict[str, str]:
     return {"version": relayd.__version__}
+
+
+def _openapi(relay: Relay) -> dict[str, Any]:
+    return openapi.document(VERBS, relayd.__version__)
 
 
 def _verbs(relay: Relay) -> list[dict[str, Any]]:
@@ -148,6 +153,12 @@ VERBS: tuple[Verb, ...] = (
     Verb(name="verbs", help="this table", handler=_verbs, example="verbs"),
     *accounts.VERBS,
     *connections.VERBS,
+    Verb(
+        name="openapi",
+        help="this API as an OpenAPI document, for tools that make clients of one",
+        handler=_openapi,
+        example="--json openapi",
+    ),
     Verb(
         name="change list",
         help="who changed what, the latest first",
