@@ -25,6 +25,7 @@ LATE = 5.0  # seconds that a beat may be late: more is a stall
 DEAD = 30.0  # seconds without a sign of life after which a restart is the cure
 RECENT = 600.0  # seconds for which health tells of a stall
 _LAGS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_STATUS = 15.0  # seconds between looks at the status, where no sign of life is wanted
 _FRAMES = 30  # innermost ones of a stack that are shown
 
 log = Logger()
@@ -114,8 +115,8 @@ class Watchdog(threading.Thread):
         self._now = now
         self._over = threading.Event()
         self._stall = -inf  # the beat after which the stall came that was told last
-        self._told = ""  # the fault and the status that were told last
-        self._next = -inf  # when systemd gets its next sign of life
+        self._fault = self._said = ""  # what was told last
+        self._next = -inf  # when systemd is told next
         self.status = ""
 
     def stop(self) -> None:
@@ -141,16 +142,21 @@ class Watchdog(threading.Thread):
                 stack=self._stack(),
             )
         fault = self.fault(now)
-        alive = ("WATCHDOG=1",) if self._systemd.watchdog and not fault and now >= self._next else ()
-        if alive:
-            self._next = now + self._systemd.watchdog / 2
-        said = printable(fault or self.status, 300)
-        if fault and said != self._told:
+        if fault and fault != self._fault:
             log.critical("{fault}: this takes a restart", fault=fault)
-        news = (f"STATUS={said}",) if said != self._told else ()
-        self._told = said
-        if alive or news:
-            self._systemd.tell(*alive, *news)
+        if now >= self._next or fault != self._fault:
+            self._next = now + (self._systemd.watchdog / 2 or _STATUS)
+            self._tell(fault)
+        self._fault = fault
+
+    def _tell(self, fault: str) -> None:
+        said = printable(fault or self.status, 300)
+        lines = ["WATCHDOG=1"] if self._systemd.watchdog and not fault else []
+        if said != self._said:
+            self._said = said
+            lines.append(f"STATUS={said}")
+        if lines:
+            self._systemd.tell(*lines)
 
     def fault(self, now: float) -> str:
         """Why the process should be restarted, "" while it should not."""
