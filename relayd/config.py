@@ -495,6 +495,13 @@ class Reputation(ReputationRules, frozen=True, kw_only=True):
     traps: FilePath = ""
 
 
+class Metrics(msgspec.Struct, frozen=True, kw_only=True):
+    """Where Prometheus asks.  ``allow``: the networks that may; none: this machine, to which ``listen`` is bound."""
+
+    listen: EndpointText
+    allow: Annotated[tuple[str, ...], notation.list_of(notation.network)] = ()
+
+
 class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
     """The built-in receiver: where it listens and the Maildir it fills."""
 
@@ -530,6 +537,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     retry: Retry = Retry()
     egress: Egress = Egress()
     reputation: Reputation = Reputation()
+    metrics: Metrics | None = None
     sandbox: Sandbox | None = None
     origins: dict[str, str] = {}
 
@@ -567,7 +575,7 @@ _SINGLE: dict[str, type[msgspec.Struct]] = {
     "feedback": Feedback, "blocklists": Blocklists,
     "resolver": Resolver, "validation": Validation,
     "retry": Retry, "egress": Egress, "reputation": Reputation,
-    "sandbox": Sandbox,
+    "metrics": Metrics, "sandbox": Sandbox,
 }  # fmt: skip
 _NAMED: dict[str, type[msgspec.Struct]] = {
     "source": Source, "warmup": Plan, "pool": Pool, "stream": Stream, "provider": Provider, "site": Site,
@@ -730,6 +738,8 @@ def _check(config: Config, fault: _Report) -> None:
         read_traps(config.reputation.traps)
     except InputError as error:
         fault("reputation", error.field, error.text)
+    if config.metrics:
+        _check_metrics(config.metrics, fault)
     if config.tls:
         _check_tls(config.tls, fault)
     if config.auth:
@@ -769,7 +779,8 @@ def _check_shaping(providers: Mapping[str, Provider], reactions: Mapping[str, Ru
 def _check_listeners(config: Config, fault: _Report) -> None:
     taken: list[tuple[str, notation.Endpoint]] = []
     doors = [(f"listener[{i}]", door.listen) for i, door in enumerate(config.listener)]
-    for table, listen in [*doors, *([("sandbox", config.sandbox.listen)] if config.sandbox else [])]:
+    others = [(name, table.listen) for name in ("metrics", "sandbox") if (table := getattr(config, name))]
+    for table, listen in [*doors, *others]:
         where = notation.endpoint(listen)
         for other in (name for name, known in taken if _overlap(where, known)):
             fault(table, "listen", f"{listen} is taken by {other}")
@@ -832,6 +843,13 @@ def _check_authorities(table: str, file: str, fault: _Report) -> None:
         fault(table, "authorities", f"{file}: {error.strerror}")
     except ValueError:
         fault(table, "authorities", f"{file} holds no PEM certificate")
+
+
+def _check_metrics(metrics: Metrics, fault: _Report) -> None:
+    where = notation.endpoint(metrics.listen)
+    ours = where.kind == "unix" or _loopback(where.interface)
+    if not ours and not metrics.allow:
+        fault("metrics", "allow", f'is missing: {metrics.listen} is open to others, name who may ask: ["10.0.0.0/8"]')
 
 
 def _check_tls(tls: TLS, fault: _Report) -> None:

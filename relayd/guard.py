@@ -72,6 +72,7 @@ class Guard:
         self._most = keys
         self._tallies: OrderedDict[Key, _Tally] = OrderedDict()
         self._succeeded: OrderedDict[Key, float] = OrderedDict()
+        self.totals = {"succeeded": 0, "failed": 0, "locked": 0}  # logins, since the start
 
     def refuse(self, ip: str, login: str, now: float) -> float:
         """Seconds until the login may be tried from the address, 0 if it may be now."""
@@ -80,22 +81,31 @@ class Guard:
         own, *others = _keys(ip, login)
         last = self._succeeded.get(own)
         keys = (own, *others) if last is None or now - last > self.settings.remember else (own,)
-        return max(tally.wait(now) if (tally := self._tallies.get(key)) else 0.0 for key in keys)
+        wait = max(tally.wait(now) if (tally := self._tallies.get(key)) else 0.0 for key in keys)
+        self.totals["locked"] += wait > 0
+        return wait
 
     def failed(self, ip: str, login: str, now: float) -> float:
         """Counts a failure; gives the seconds for which to hold its answer back."""
+        self.totals["failed"] += 1
         most = max(self._count(key, now) for key in _keys(ip, login))
         return _doubled(self.settings.delay, most - 1, self.settings.longest_delay)
 
     def succeeded(self, ip: str, login: str, now: float) -> None:
         """Forgets the login's failures from this address.  Those of the address and of the login from anywhere stay:
         a guesser may know one password, and the owner's success says nothing of others."""
+        self.totals["succeeded"] += 1
         own = _keys(ip, login)[0]
         self._tallies.pop(own, None)
         self._succeeded[own] = now
         self._succeeded.move_to_end(own)
         if len(self._succeeded) > self._most:
             self._succeeded.popitem(last=False)
+
+    @property
+    def remembered(self) -> int:
+        """Addresses and logins of which failures are remembered."""
+        return len(self._tallies)
 
     def failures(self, now: float, limit: int) -> list[Failures]:
         """The worst: those locked longest, then those with the most failures that are not forgotten."""

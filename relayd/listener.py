@@ -65,6 +65,14 @@ class Limits(msgspec.Struct, frozen=True):
     auth_time: float = 60.0
 
 
+class Comings:
+    """Connections since the start: all, and those that were one too many for a limit."""
+
+    def __init__(self) -> None:
+        self.opened = 0
+        self.refused = 0
+
+
 class Session(protocol.Protocol):
     """One client's connection."""
 
@@ -323,6 +331,7 @@ class SMTPServerFactory(protocol.ServerFactory):
         self.sessions: dict[Session, None] = {}
         self.by_ip: dict[str, int] = defaultdict(int)
         self.by_login: dict[str, int] = defaultdict(int)
+        self.comings = Comings()
 
     def buildProtocol(self, address: Any) -> Session:
         return Session(self)
@@ -332,11 +341,14 @@ class SMTPServerFactory(protocol.ServerFactory):
         self.sessions[session] = None
         self.by_ip[session.peer] += 1
         session._counted = True
+        self.comings.opened += 1
+        refusal = None
         if len(self.sessions) > self.limits.connections:
-            return catalogue.TOO_MANY_CONNECTIONS
-        if self.by_ip[session.peer] > self.limits.connections_per_ip:
-            return catalogue.TOO_MANY_FROM_HERE(session.peer)
-        return None
+            refusal = catalogue.TOO_MANY_CONNECTIONS
+        elif self.by_ip[session.peer] > self.limits.connections_per_ip:
+            refusal = catalogue.TOO_MANY_FROM_HERE(session.peer)
+        self.comings.refused += refusal is not None
+        return refusal
 
     def admit_login(self, session: Session, login: str) -> Reply | None:
         if self.by_login[login] >= self.limits.connections_per_login:

@@ -5,10 +5,12 @@ directory, resolver, courier, listeners, control socket) and stops them the othe
 control API's verbs talk to.
 """
 
+import faulthandler
 import gc
 import random
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -45,8 +47,9 @@ from relayd.guard import Guard
 from relayd.history import Indexer
 from relayd.identity import DAY, Identities
 from relayd.lease import Lease
-from relayd.listener import ListenerService
+from relayd.listener import Comings, ListenerService
 from relayd.mailroom import Mailroom
+from relayd.metrics import EventCounts, MetricsService
 from relayd.notices import Notices
 from relayd.pulse import pulse
 from relayd.purse import Purse
@@ -71,6 +74,7 @@ from relayd.validation import read_traps
 from relayd.verification import Subject, returns_to
 from relayd.waiting import asked
 from relayd.warmup import Warmup
+from relayd.watchdog import EVERY, Heart, Sign, Systemd, Watchdog
 
 _SWITCH = (
     0.0005  # seconds a thread waits for the GIL beside a busy reactor: with Python's 5 ms a commit takes far too long
@@ -139,6 +143,15 @@ class Node(Service):
         self.auth_fault = ""
         self.history_fault = ""
         self.stopping = False
+        self.free = 0  # bytes where the spool lies
+        self.depth: tuple[int, float] | None = None  # what metrics.Watched says
+        self.events = EventCounts()
+        self.feeds: Callable[[], Iterable[tuple[str, float, str]]] = lambda: ()  # (name, seconds behind, fault)
+        self.comings = Comings()
+        self.heart = Heart()
+        self.systemd = Systemd()
+        self.watchdog: Watchdog | None = None
+        self._beating = pulse(reactor, self.heart.beat)
         self._ticks = 0
         self._ticker = pulse(reactor, self._tick)
 
@@ -281,7 +294,8 @@ class Node(Service):
         self.listeners = {door.listen: self._listener(loaded, door) for door in loaded.listener}
         if loaded.sandbox:
             self.listeners[loaded.sandbox.listen] = assembly.sandbox(reactor, loaded)
-        self._open(list(self.listeners.values()))
+        self.metrics = self._metrics(loaded)
+        self._open([*self.listeners.values(), *([self.metrics] if self.metrics else [])])
         self.control = ControlService(reactor, loaded.node.control, self, loaded.node.control_group)
         self.control.startService()
         self.courier.startService()
@@ -290,7 +304,7 @@ class Node(Service):
         self._ticker.start(1.0)
         if hasattr(signal, "SIGHUP"):
             signal.signal(signal.SIGHUP, lambda *_: post(self._hang_up))
-        reactor.callWhenRunning(self._on_sigterm)
+        reactor.callWhenRunning(self._running)
         self.log.info(
             "relayd is up as {name}: {queued} deliveries queued, listening on {doors}",
             name=loaded.node.name,
@@ -331,6 +345,18 @@ class Node(Service):
             self.log.error("{what}", what=fault or "History and statistics go on")
         self.history_fault = fault
 
+    def _running(self) -> None:
+        """The main loop turns."""
+        self._on_sigterm()
+        if sys.__stderr__ is not None and not faulthandler.is_enabled():
+            faulthandler.enable(sys.__stderr__)  # SIGABRT, which systemd's watchdog sends, shows all threads' stacks
+        self.heart.last = time.monotonic()
+        self._beating.start(EVERY)
+        threads: dict[str, Sign] = {"the spool's writer": self.spool.writer, "the spool's mover": self.spool.mover}
+        self.watchdog = Watchdog(self.heart, threads, self.systemd, threading.get_ident())
+        self.watchdog.start()
+        self.systemd.tell("READY=1")
+
     def _on_sigterm(self) -> None:
         """A stop that was asked for ends with exit code 0; twistd's own handler ends by the signal."""
 
@@ -341,9 +367,15 @@ class Node(Service):
         signal.signal(signal.SIGTERM, lambda *_: self.reactor.callFromThread(stop))
 
     def _listener(self, loaded: config.Config, door: config.Listener) -> ListenerService:
-        return assembly.listener(self.reactor, loaded, door, self.relay, self.mailroom, self.tls)
+        made = assembly.listener(self.reactor, loaded, door, self.relay, self.mailroom, self.tls)
+        made.factory.comings = self.comings
+        return made
 
-    def _open(self, listeners: list[ListenerService]) -> None:
+    def _metrics(self, loaded: config.Config) -> MetricsService | None:
+        asked = loaded.metrics
+        return MetricsService(self.reactor, asked.listen, asked.allow, self) if asked else None
+
+    def _open(self, listeners: list[ListenerService | MetricsService]) -> None:
         """Opens all of them or none.  Raises RuntimeError."""
         faults: list[str] = []
 
@@ -364,6 +396,7 @@ class Node(Service):
 
     async def _stop(self) -> None:
         self.stopping = True
+        self.systemd.tell("STOPPING=1")
         self.log.info(
             "relayd is stopping: no new mail, up to {drain:.0f} s for what is in flight", drain=self.config.node.drain
         )
@@ -378,12 +411,19 @@ class Node(Service):
         stopped = self.control.stopService()
         if stopped is not None:
             await stopped
+        if self.metrics is not None:  # so late, as it says meanwhile that the relay is not ready
+            await self.metrics.stopService()
         self.resolver.close()
         if self.checker is not None:
             self.checker.close()  # not waited for: that would be for the other side to say when
         if self.relay.filter is not None:
             self.relay.filter.close()
         threads = self.reactor.getThreadPool()
+        if (
+            self.watchdog is not None
+        ):  # from here on threads end as they should; systemd's patience with a stop is its own
+            self.watchdog.stop()
+            await deferToThreadPool(self.reactor, threads, self.watchdog.join)
         try:
             await deferToThreadPool(self.reactor, threads, self.warmup.stop().result, _RETURNED)
         except Exception as error:
@@ -402,6 +442,8 @@ class Node(Service):
         await deferToThreadPool(self.reactor, threads, self.mailroom.stop)
         await deferToThreadPool(self.reactor, threads, self.suppressions.close)
         self.directory.close()
+        if self._beating.running:
+            self._beating.stop()
         self.log.info("relayd has stopped: everything accepted is on disk")
 
     async def _return_leases(self) -> None:
@@ -445,7 +487,7 @@ class Node(Service):
         self.warmup.tick(self.now())
         self.reputation.tick(self.now())
         try:
-            free = self.spool.free_bytes()
+            free = self.free = self.spool.free_bytes()
             short = free < self.config.node.min_free
             fault = (
                 f"only {free >> 20} MB are free where the spool lies, [node] min_free asks for more" if short else ""
@@ -455,6 +497,7 @@ class Node(Service):
         if bool(fault) != bool(self.space_fault):
             self.log.warn("{what}", what=fault or "There is enough space for the spool again")
         self.space_fault = fault
+        self._look_at_threads()
         self.suppressions.sweep(self.now())
         if self.suspects is not None:
             self.suspects.tick(self.now())
@@ -463,6 +506,19 @@ class Node(Service):
         if self._ticks % _SOURCES == 0 and check_sources(self.pools):
             self.scheduler.source_back(self.now())
             self.courier.perform()
+
+    def _look_at_threads(self) -> None:
+        """What has broken down stays so, whatever else says meanwhile that all is well."""
+        if self.spool.writer.broken:
+            self._spool_fault(None)
+        if self.watchdog is not None:
+            totals, health = self.courier.outcomes.totals, self.health()
+            self.watchdog.status = "; ".join(
+                (
+                    "stopping" if self.stopping else health["faults"][0] if health["faults"] else "taking mail",
+                    f"{totals['delivered']} delivered, {totals['transient']} deferred, {totals['permanent']} bounced",
+                )
+            )
 
     def _drained(self) -> dict[str, str]:
         """By operators, and by blocklists, which know nothing of one another."""
@@ -570,6 +626,7 @@ class Node(Service):
         self.directory.reactions.keep(began, ended).add_done_callback(kept)
 
     def _spool_fault(self, fault: str | None) -> None:
+        fault = self.spool.writer.broken or fault
         if (fault or "") != self.spool_fault:
             self.log.error("{what}", what=fault or "The spool can be written again")
         self.spool_fault = fault or ""
@@ -653,6 +710,15 @@ class Node(Service):
 
     def reload(self) -> dict[str, Any]:
         """Applies the configuration file as a whole, or keeps the old one: then InputError says why."""
+        if self.stopping:
+            raise InputError("", "relayd is stopping")
+        self.systemd.reloading()
+        try:
+            return self._reload()
+        finally:
+            self.systemd.tell("READY=1")
+
+    def _reload(self) -> dict[str, Any]:
         try:
             loaded = config.load(self.path)
             changed = assembly.changed(self.config, loaded)
@@ -676,7 +742,10 @@ class Node(Service):
         if self.tls is None:
             self.tls = tls
         fresh = {name: self._listener(loaded, door) for name, door in wanted.items() if name not in self.listeners}
-        self._open(list(fresh.values()))
+        metrics = self.metrics
+        if loaded.metrics is None or metrics is None or loaded.metrics.listen != metrics.endpoint:
+            metrics = self._metrics(loaded)
+        self._open([*fresh.values(), *([metrics] if metrics and metrics is not self.metrics else [])])
         if self.tls is not None and tls is not None:
             self.tls.replace(tls)
         for name, door in wanted.items():
@@ -686,6 +755,11 @@ class Node(Service):
         for name in [name for name in self.listeners if name not in wanted and name not in kept]:
             self.listeners.pop(name).stopService()
         self.listeners.update(fresh)
+        if metrics is not None and loaded.metrics is not None:
+            metrics.allow = loaded.metrics.allow
+        before, self.metrics = self.metrics, metrics
+        if before is not None and before is not metrics:
+            before.stopService()
         for account in loaded.accounts():
             self.directory.ensure_account(account, now=self.now())
         self.guard.settings = assembly.guard_settings(loaded)
@@ -724,12 +798,13 @@ class Node(Service):
     # What the control API's verbs ask (control.verb.Relay).
 
     def health(self) -> dict[str, Any]:
-        stalled = time.monotonic() - self.spool.writer.beat > _STALLED
-        faults = [self.spool_fault, self.space_fault, self.balance_fault]
-        faults += ["the spool's writer shows no sign of life" if stalled else ""]
+        faults = [self.spool_fault, self.space_fault, self.balance_fault, self._writer_fault()]
+        if not self.spool.mover.is_alive():
+            faults.append("the spool's mover has broken down, restart relayd")
         if self.stopping:
             faults.append("relayd is stopping")
-        warnings = [f"source {name}: {fault}" for name, fault in self.pools.out_of_use.items()]
+        warnings = list(filter(None, [self.heart.warning()]))
+        warnings += [f"source {name}: {fault}" for name, fault in self.pools.out_of_use.items()]
         warnings += self.blocklists.warnings()
         warnings += self.keyring.warnings()
         if self.relay.signer.fault:
@@ -748,6 +823,22 @@ class Node(Service):
             warnings.append(f"the last reload failed: {self.reload_fault}")
         found = list(filter(None, faults))
         return {"ok": not found, "faults": found, "warnings": warnings}
+
+    def _writer_fault(self) -> str:
+        writer = self.spool.writer
+        if writer.broken:
+            return ""  # that is the spool's fault, and told as such
+        silent = not writer.is_alive() or time.monotonic() - writer.beat > _STALLED
+        return "the spool's writer shows no sign of life" if silent else ""
+
+    def unready(self) -> dict[str, str]:
+        return {
+            "not_started": "" if self.started else "relayd is starting",
+            "stopping": "relayd is stopping" if self.stopping else "",
+            "spool_fault": self.spool_fault,
+            "space_short": self.space_fault,
+            "writer_dead": self.spool.writer.broken or self._writer_fault(),
+        }
 
     def stream_of(self, account: str, name: str) -> dict[str, Any]:
         return shown(self.streams.of(account, name))

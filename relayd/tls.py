@@ -24,7 +24,8 @@ KEPT = 2000  # sessions to resume, and contexts that verify
 
 @implementer(IOpenSSLContextFactory)
 class ServerTLS:
-    """The certificate we show.  Raises OpenSSL.SSL.Error or OSError for files that cannot be used."""
+    """The certificate we show, until it ``expires`` (unix seconds).  Raises OpenSSL.SSL.Error, OSError or ValueError
+    for files that cannot be used."""
 
     def __init__(self, certificate: str, key: str) -> None:
         self.certificate = certificate
@@ -37,10 +38,13 @@ class ServerTLS:
         context.use_privatekey_file(self.key)
         context.check_privatekey()
         self._context = context
+        leaf = load_pem_x509_certificates(Path(certificate).read_bytes())[0]
+        self.expires = leaf.not_valid_after_utc.timestamp()
 
     def replace(self, other: "ServerTLS") -> None:
         """Takes over another's certificate."""
         self.certificate, self.key, self._context = other.certificate, other.key, other._context
+        self.expires = other.expires
 
     def getContext(self) -> SSL.Context:
         return self._context

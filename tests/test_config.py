@@ -90,6 +90,7 @@ def test_example_loads_as_shipped_and_with_everything_switched_on(tmp_path, ever
         == bool(loaded.dkim)
         == bool(loaded.auth)
         == bool(loaded.filter)
+        == bool(loaded.metrics)
         == everything
     )
 
@@ -121,6 +122,7 @@ def test_example_names_every_key_that_exists_and_no_other_default(tmp_path):
         config.Reputation: raw["reputation"],
         Rule: raw["reputation"]["account"],
         config.Sandbox: raw["sandbox"],
+        config.Metrics: raw["metrics"],
     }
     assert {key for table in raw["reaction"].values() for key in table} == set(rules._KEYS)
     for kind, table in shown.items():
@@ -504,6 +506,27 @@ def test_two_listeners_cannot_share_a_port(tmp_path, one, other, clash):
         assert "is taken by listener[0]" in faults(path)["listener[1].listen"]
     else:
         assert len(load(path).listener) == 2
+
+
+def test_metrics_and_listener_cannot_share_a_port(tmp_path):
+    path = written(tmp_path, NODE + RELAY + '[metrics]\nlisten = "tcp:2525:interface=127.0.0.1"\n')
+    assert "is taken by listener[0]" in faults(path)["metrics.listen"]
+
+
+@pytest.mark.parametrize("listen", ["tcp:9100", "tcp:9100:interface=192.0.2.1", "systemd:domain=INET:index=0"])
+def test_metrics_that_others_can_reach_need_the_networks_that_may(tmp_path, listen):
+    table = f'[metrics]\nlisten = "{listen}"\n'
+    assert "name who may ask" in faults(written(tmp_path, NODE + RELAY + table))["metrics.allow"]
+    loaded = load(written(tmp_path, NODE + RELAY + table + 'allow = ["10.0.0.0/8"]\n'))
+    assert loaded.metrics.allow == ("10.0.0.0/8",)
+
+
+@pytest.mark.parametrize(
+    "listen", ["tcp:9100:interface=127.0.0.1", "tcp6:9100:interface=\\\\:\\\\:1", "unix:/run/m.sock"]
+)
+def test_metrics_for_this_machine_need_none(tmp_path, listen):
+    loaded = load(written(tmp_path, NODE + RELAY + f'[metrics]\nlisten = "{listen}"\n'))
+    assert loaded.metrics is not None and loaded.metrics.allow == ()
 
 
 def test_sandbox_and_listener_cannot_share_a_port(tmp_path):

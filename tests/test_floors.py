@@ -11,7 +11,7 @@ RELAYD = ROOT / "relayd"
 
 # Each line is a step: its rooms import only rooms of the lines before it, never one another.
 FLOORS: dict[str, list[str]] = {
-    "words": ["address envelope errors identity lease notation reply", "catalogue outcome", "records"],
+    "words": ["address envelope errors histogram identity lease notation reply", "catalogue outcome", "records"],
     "protocol": ["smtp message returnpath", "classify feedback shaping verification"],
     "engine": [
         "database echoes guard quotas reputation suspicion validation warmup",
@@ -22,12 +22,12 @@ FLOORS: dict[str, list[str]] = {
     ],
     # Twisted lives only from here on.
     "shell": [
-        "pulse resolver tls transport waiting",
+        "pulse resolver tls transport waiting watchdog",
         "webclient",
         "blocklists contentfilter control credentials domainwatch listener",
         "delivery reception sandbox",
         "mailroom notices",
-        "suspects",
+        "metrics suspects",
     ],
     "assembly": [
         "completion tables",

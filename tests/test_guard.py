@@ -40,6 +40,15 @@ def test_a_lock_ends_at_its_time():
     assert guard.refuse(HOME, "crm-1", NOW + 30) == 0
 
 
+def test_logins_are_counted_by_what_became_of_them():
+    guard = Guard()
+    fail(guard, 6)
+    guard.refuse(HOME, "crm-1", NOW + 1)
+    guard.refuse(OTHER, "crm-1", NOW + 1)
+    guard.succeeded(OTHER, "crm-1", NOW + 1)
+    assert guard.totals == {"succeeded": 1, "failed": 6, "locked": 1} and guard.remembered == 3
+
+
 def test_a_lock_is_of_that_login_from_that_address():
     guard = Guard()
     fail(guard, 6)

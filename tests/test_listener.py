@@ -219,6 +219,7 @@ def test_one_connection_too_many_is_told_so_and_closed():
     relay = Listening(Limits(connections=2))
     first, _, third = relay.call(), relay.call(), relay.call()
     assert third.heard == b"421 4.3.2 Too many connections, try again later\r\n" and third.closed
+    assert (relay.factory.comings.opened, relay.factory.comings.refused) == (3, 1)
     first.say(b"QUIT\r\n")
     assert b"250" in relay.call().heard
 

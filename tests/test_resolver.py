@@ -139,6 +139,11 @@ class MailHostsOfADomain(Scene):
             found.hosts, (MailHost("mx1.a.test", 10, ("192.0.2.1",)), MailHost("mx2.a.test", 20, ("192.0.2.2",)))
         )
 
+    async def test_questions_are_counted_and_those_that_nobody_answers(self):
+        self.assertEqual(await self.resolver.query("long.test", "TXT"), await self.resolver.query("long.test", "TXT"))
+        await self.fails(LookupFailed, self.resolver.query("servfail.test", "MX"))
+        self.assertEqual(self.resolver.totals, (2, 1, 2))
+
     async def test_case_and_final_dot_do_not_matter(self):
         found = await self.resolver.hosts("A.Test.")
         self.assertEqual(found.domain, "a.test")

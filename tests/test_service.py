@@ -1,5 +1,6 @@
 """A node from its configuration file to its stop, with a real spool, on a clock and connections in memory."""
 
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -801,3 +802,64 @@ def test_switched_off_nobody_is_watched(relay: Running, tmp_path: Path):
     assert again.node.suspicion is None and again.send().startswith("250")
     again.stop()
     assert list((tmp_path / "spool" / "suspicion").iterdir()) == []
+
+
+# Threads that die, and a loop that stands still.
+
+
+class Fatal(BaseException):
+    """What no thread expects."""
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_writer_that_breaks_down_is_noticed_at_once_and_mail_is_refused_for_good(relay: Running):
+    client = relay.call()
+
+    def fatal(connection: Any) -> None:
+        raise Fatal("unheard of")
+
+    with capturedLogs() as logs:
+        relay.node.spool.writer.submit(fatal, None)
+        relay.reactor.until(lambda: relay.node.spool_fault)
+        assert client.say(MAIL).startswith("421")
+        assert "421" in relay.call().heard.decode()
+        words = "the spool's writer has broken down, restart relayd: Fatal('unheard of')"
+        assert relay.node.health()["faults"] == [words]
+        assert relay.node.unready()["writer_dead"] == relay.node.unready()["spool_fault"] == words
+        relay.node._spool_fault(None)  # as the mover says when it can move records again
+        relay.reactor.wait(2)
+    assert relay.node.health()["faults"] == [words]
+    assert [formatEvent(event) for event in logs if words in str(formatEvent(event))] == [words]
+
+
+def test_a_writer_that_shows_no_sign_of_life_is_a_reason_not_to_be_ready(relay: Running):
+    relay.node.spool.writer.beat = float("-inf")
+    relay.node.spool.writer.is_alive = lambda: False  # type: ignore[method-assign]
+    try:
+        assert relay.node.unready()["writer_dead"] == "the spool's writer shows no sign of life"
+        assert relay.node.health()["faults"] == ["the spool's writer shows no sign of life"]
+    finally:
+        del relay.node.spool.writer.is_alive
+
+
+def test_a_mover_that_has_ended_is_a_fault(relay: Running):
+    relay.node.spool.mover.stop()
+    relay.node.spool.mover.join(10)
+    assert relay.node.health()["faults"] == ["the spool's mover has broken down, restart relayd"]
+
+
+def test_health_tells_of_a_stall_of_the_last_minutes(relay: Running):
+    relay.node.heart.last -= 8
+    with capturedLogs():
+        relay.node.heart.beat()
+    health = relay.node.health()
+    (warning,) = health["warnings"]
+    assert health["ok"] and re.fullmatch(r"the event loop stood still for 7\.\d s, 0 s ago", warning)
+
+
+def test_a_relay_that_stops_reloads_nothing_any_more(relay: Running):
+    relay.node.stopService()
+    with pytest.raises(InputError, match="is stopping"):
+        relay.node.reload()
+    relay.reactor.wait(11)
+    relay.reactor.until(lambda: not relay.node.spool.writer.is_alive())

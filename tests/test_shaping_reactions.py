@@ -62,6 +62,7 @@ def test_a_suspension_keeps_its_rule_and_the_very_reply_that_fired_it():
         "",
     )
     assert (active.since, active.until, active.step, active.move) == (NOW, NOW + 1800, 0, False)
+    assert reactions.fired == 1
     said = active.reply
     assert (str(said.reply), said.stage, said.time) == ("421 4.7.0 slow / down", "rcpt", NOW)
     assert (said.mx, said.domain, said.delivery) == ("mx.a.example", "a.example", "19a5c0e1d2300002")

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from relayd.envelope import Delivery, Edits, Returns, Steering
-from relayd.identity import show
+from relayd.identity import received_at, show
 from relayd.records import decode
 from relayd.spool import NEVER, Audit, Checkpoint, Spool, SpoolError, landing, writer
 from tests.spool_kit import NOW, Mail, Main
@@ -173,6 +173,7 @@ def test_a_walk_a_pull_an_outcome_and_a_settle(house: House) -> None:
     house.main.answer(house.spool.requeue, house.mail.requeue(second, NOW + 300))
     assert house.main.answer(house.spool.settle, X) == NOW + 300
     assert house.main.answer(house.spool.queued_total) == 1
+    assert house.main.answer(house.spool.depth) == (1, received_at(second.id))
     house.main.answer(house.spool.depart, house.mail.departure(second, "Bounce"))
     assert house.main.answer(house.spool.settle, X) == NEVER
     assert house.audit().faults == []

@@ -3,6 +3,7 @@
 import ssl
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -42,6 +43,7 @@ def test_a_replaced_certificate_is_the_one_shown_from_then_on(tmp_path: Path):
     served.replace(fresh)
     assert served.getContext() is fresh.getContext() is not before
     assert served.certificate == fresh.certificate
+    assert served.expires == fresh.expires and 29 * 86400 < served.expires - time.time() < 31 * 86400
 
 
 @pytest.mark.parametrize(

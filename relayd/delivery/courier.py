@@ -6,6 +6,7 @@ which, and not before, the delivery leaves memory.
 """
 
 import random
+from collections import Counter as Counts
 from collections.abc import Callable, Container
 from typing import Any
 
@@ -27,7 +28,7 @@ from relayd.delivery.session import PeerSession, Timeouts
 from relayd.egress.pools import Pools, Source
 from relayd.envelope import UNSTEERED, Delivery, Marks, Message
 from relayd.identity import Identities, show
-from relayd.outcome import Evidence, Kind, Outcome
+from relayd.outcome import Evidence, Kind, Outcome, Stage
 from relayd.pulse import pulse
 from relayd.queue import decisions as plan
 from relayd.queue.meter import NEVER
@@ -138,6 +139,9 @@ class Courier(Service):
         self._closing: list[PeerSession] = []  # over, but the peer has not let go
         self._sites: dict[str, Site] = {}
         self._sessions_made = 0
+        self.opened = 0  # sessions that became ready,
+        self.failed: Counts[Stage] = Counts()  # attempts at one that did not, by how far they came,
+        self.unroutable = 0  # and look-ups of a domain that found no site
         self._drained: Deferred[None] | None = None
         self._performing = False
         self._alarm: Any = None
@@ -317,6 +321,7 @@ class Courier(Service):
         self.scheduler.routed(queue, site.name, self.wall() + left, self.wall(), site.policy.terms, hosts)
 
     def _unroutable(self, queue: str, reply: Reply, *, rest: bool = True) -> None:
+        self.unroutable += 1
         evidence = Evidence(stage="dns", reply=reply)
         outcome, meaning = self._meant(Outcome("permanent" if reply.permanent else "transient", evidence))
         waiting = self.scheduler.unroutable(queue, str(reply), self.wall(), transient=reply.transient and rest)
@@ -398,6 +403,7 @@ class Courier(Service):
         self.sessions.pop(session, None)
         hop, source = session.hop, opening.path.source
         self.hosts.silent(hop)
+        self.failed["connect"] += 1
         if isinstance(fault, error.ConnectBindError):
             self._source_gone(source, fault)
             opening.hops.clear()
@@ -489,6 +495,7 @@ class Courier(Service):
 
     def ready(self, session: PeerSession) -> None:
         self.sessions[session] = None
+        self.opened += 1
         self.hosts.answered(session.hop)
         self.scheduler.session_ready(session.path, self.wall())
         self.perform()
@@ -515,6 +522,7 @@ class Courier(Service):
             self.scheduler.session_closed(session.path, self.wall(), opening=False)
         else:
             opening.evidence = evidence
+            self.failed[evidence.stage] += 1
             if evidence.reply is not None and evidence.reply.code >= 400:
                 self._react(session, evidence.reply, evidence.stage)
             if evidence.stage == "tls" and opening.site.policy.tls == "may":

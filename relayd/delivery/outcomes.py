@@ -110,6 +110,7 @@ class Outcomes:
         self.heard: Callable[[Event], None] = lambda event: None
         self.unanswered = 0
         self.totals: dict[str, int] = dict.fromkeys(_RECORD_OF, 0)
+        self.secured = 0  # deliveries that went by TLS
         self._expiring = False
         self._next_expiry = 0.0
 
@@ -174,6 +175,8 @@ class Outcomes:
         message = delivery.message
         name = _RECORD_OF[kind]
         self.totals[kind] += 1
+        if kind == "delivered" and evidence.tls:
+            self.secured += 1
         record = of_message(
             name,
             message,

@@ -102,6 +102,11 @@ class Directory:
         """Finishes the changes under way and closes the file.  Their futures are done if ``post`` still works."""
         self._worker.close()
 
+    @property
+    def counts(self) -> tuple[int, int]:
+        """How many accounts there are, and connections."""
+        return len(self._accounts), len(self._connections)
+
     # Accounts.
 
     def account(self, name: str) -> Account | None:

@@ -475,6 +475,11 @@ class Intake:
             if outcome is None and self._deliveries:
                 self.relay.on_received(self._deliveries)
             if outcome is None:
+                relay = self.relay
+                relay.messages += 1
+                relay.secured += self.session.secure
+                relay.recipients += len(self._to)
+                relay.bytes += self.size
                 self._tell_received()
         finally:  # on disk is on disk, whatever fails behind it
             self._answer(catalogue.QUEUED(show(outcome or self.identity)))

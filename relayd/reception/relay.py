@@ -107,6 +107,10 @@ class Relay:
         self.filter: ContentFilter | None = None
         self.suspicion: Suspicion | None = None
         self.on_received: Callable[[Any], None] = lambda deliveries: None
+        # Since the start: messages that were answered with 250, those of them that came by TLS, their recipients who
+        # get a copy, their bytes; refusals by code; times that the node was not fit for mail.
+        self.messages = self.secured = self.recipients = self.bytes = self.unfits = 0
+        self.refusals: Counter[int] = Counter()
         self._later = later
         self._held = 0
         self._rejections: list[bytes] = []
@@ -115,6 +119,12 @@ class Relay:
 
     def unfit(self) -> Reply | None:
         """Why the node takes no mail now."""
+        reply = self._unfit()
+        if reply is not None:
+            self.unfits += 1
+        return reply
+
+    def _unfit(self) -> Reply | None:
         health = self.health
         if health.stopping or health.spool_fault:
             return catalogue.UNAVAILABLE
@@ -134,6 +144,7 @@ class Relay:
         now = self.now()
         if submitter and reply.permanent:
             self.reputation.event(who(submitter), "refused", now)
+        self.refusals[reply.code] += 1
         self._rejected.append(Entry(int(now // 86400), account, stream, "rejected"))
         if len(self._rejections) < REJECTIONS and self._told[account] < (NEIGHBOURS if submitter else STRANGERS):
             self._told[account] += 1

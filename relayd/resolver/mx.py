@@ -96,6 +96,11 @@ class Resolver:
         self._cache: Cache[_Found | ResolveError] = Cache(settings.cache_size)
         self._shared: Shared[_Found | ResolveError] = Shared()
 
+    @property
+    def totals(self) -> tuple[int, int, int]:
+        """Questions that went out since the start, those of them that failed, and answers in the cache."""
+        return self._stub.looked_up, self._stub.failed, self._stub.cached
+
     def cached_hosts(self, domain: str) -> MailHosts | None:
         """The hosts if they are known now; None also where an error is known (``hosts`` then raises it at once)."""
         key = domain.lower().removesuffix(".")

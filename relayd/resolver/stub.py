@@ -117,6 +117,8 @@ class Stub:
         self._shared: Shared[Answer | ResolveError] = Shared()
         self._slots = DeferredSemaphore(settings.max_inflight)
         self._closed = False
+        self.looked_up = 0  # questions that the cache did not answer
+        self.failed = 0
 
     async def query(self, name: str, rdtype: str, *, fresh: bool = False) -> Answer:
         """The answer, which may be that there is none; a ``fresh`` one is asked for whatever the cache holds.
@@ -133,6 +135,11 @@ class Stub:
             raise found.again()
         return found
 
+    @property
+    def cached(self) -> int:
+        """Answers in the cache."""
+        return len(self._cache)
+
     def close(self) -> None:
         """End every query; those who wait get LookupFailed."""
         self._closed = True
@@ -140,6 +147,7 @@ class Stub:
 
     async def _look_up(self, name: str, rdtype: str) -> Answer | ResolveError:
         found: Answer | ResolveError
+        self.looked_up += 1
         try:
             found = await self._chase(name, rdtype)
             ttl = found.ttl
@@ -150,6 +158,7 @@ class Stub:
         except Exception:
             self.log.failure("DNS look-up of {rdtype} for {name} failed by our own fault", rdtype=rdtype, name=name)
             found, ttl = LookupFailed(f"DNS look-up of {rdtype} for {name} failed by our own fault, see the log"), 1.0
+        self.failed += not isinstance(found, Answer)
         now = self._clock.seconds()
         # A fresh question that fails takes nothing from what is known.
         if isinstance(found, Answer) or self._cache.get((name, rdtype), now) is None:

@@ -142,6 +142,7 @@ class Reactions:
         self._ticked = inf  # the first look is at the rows of before
         self._next_end = inf
         self._last_id = 0
+        self.fired = 0  # since the start
         for row in rows:
             self._keep(row)
 
@@ -244,6 +245,7 @@ class Reactions:
         return self._end([next(iter(self._active.values()))])
 
     def _begin(self, rule: Rule, key: Key, seen: Seen, before: Active | None) -> Active:
+        self.fired += 1
         step = before.step + 1 if before else 0
         duration = min(rule.duration * 2 ** min(step, 30), rule.longest)
         until = seen.time + duration

@@ -183,6 +183,12 @@ def queued_total(connection: sqlite3.Connection) -> int:
     return int(connection.execute("SELECT coalesce(sum(count), 0) FROM queue").fetchone()[0])
 
 
+def depth(connection: sqlite3.Connection) -> tuple[int, float]:
+    """Deliveries in the spool, and when the oldest of them came in (unix seconds, 0.0 if there is none)."""
+    (oldest,) = connection.execute("SELECT min(id) FROM delivery").fetchone()
+    return queued_total(connection), received_at(oldest) if oldest else 0.0
+
+
 def last_identity(connection: sqlite3.Connection) -> int:
     """The highest identity in the spool; new ones must be above it even if the clock stepped back."""
     row: tuple[Any, Any] = connection.execute(

@@ -138,6 +138,10 @@ class Spool:
     def queued_total(self, done: Done) -> None:
         self._ask(done, reader.queued_total)
 
+    def depth(self, done: Done) -> None:
+        """``done((deliveries, when the oldest came in))``."""
+        self._ask(done, reader.depth)
+
     def lease_today(self, account: str, day: int, done: Done) -> None:
         """``done((lease, units paid for mail of that day))``."""
         self._ask(done, leases.lease_today, account, day)

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from relayd.histogram import Histogram
 from relayd.spool.store import CLEARED, Applied, Batch, Departure, Reception, Requeue, Store
 
 Done = Callable[[Any], None]
@@ -34,6 +35,7 @@ GATHER = 0.002
 _CLEAR_EVERY = 4
 _CLEAR_AGAIN = 0.25  # seconds between looks for something to clear
 _RETRY = 1.0  # seconds between tries while the disk refuses
+_COMMITS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # seconds
 
 # Faults of one change, not of the disk: the batch is taken apart to find it.
 _OWN_FAULTS = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.DataError)
@@ -50,7 +52,8 @@ class Settle(str):
 
 class Writer(threading.Thread):
     """Owns the store from its start to its stop.  ``fault(error | None)`` is posted when writing begins to fail, and
-    again with None when it works again; ``unlink(messages)`` is called here for body files no longer needed."""
+    again with None when it works again; ``unlink(messages)`` is called here for body files no longer needed.
+    ``broken``: what it broke down of, for good, "" while it has not; ``commits``: how long they took."""
 
     def __init__(
         self, store: Store, post: Post, fault: Callable[[str | None], None], unlink: Callable[[list[int]], None]
@@ -72,6 +75,8 @@ class Writer(threading.Thread):
         self._noted: dict[str, str] = {}  # faults that are told already
         self.batches = 0
         self.changes = 0
+        self.commits = Histogram(_COMMITS)
+        self.broken = ""
         self.beat = time.monotonic()
 
     def submit(self, change: "Change | Settle | Callable[[sqlite3.Connection], Any]", done: Done | None) -> None:
@@ -82,11 +87,17 @@ class Writer(threading.Thread):
         """Commits all that was submitted before, then ends the thread.  Join it afterwards."""
         self._inbox.put(None)
 
+    @property
+    def waiting(self) -> int:
+        """Changes that are not on disk yet, about."""
+        return self._inbox.qsize() + len(self._outcomes) + len(self._receptions)
+
     def run(self) -> None:
         try:
             self._run()
         except BaseException as error:
-            self._post(self._fault, f"the spool's writer has broken down, restart relayd: {error!r}")
+            self.broken = f"the spool's writer has broken down, restart relayd: {error!r}"
+            self._post(self._fault, self.broken)
             raise
 
     def _run(self) -> None:
@@ -163,6 +174,7 @@ class Writer(threading.Thread):
 
     def _commit(self, items: list[Item]) -> list[Item]:
         """Makes durable what it can, and tells.  Gives what the disk refused, in order."""
+        began = time.monotonic()
         try:
             applied = self._store.apply(_batch([change for change, _ in items]))
         except Exception as error:
@@ -175,6 +187,7 @@ class Writer(threading.Thread):
             half = len(items) // 2
             refused = self._commit(items[:half])
             return refused + items[half:] if refused else self._commit(items[half:])
+        self.commits.add(time.monotonic() - began)
         self.batches += 1
         self.changes += len(items)
         if self._failing:
