@@ -724,8 +724,8 @@ class Node(Service):
     def stream_fault(self, row: AccountStream) -> str:
         return self.streams.fault(row)
 
-    def queues(self, limit: int) -> Any:
-        return inquiry.queues(self.spool, self.scheduler, self.now(), limit)
+    def queues(self, limit: int, account: str = "") -> Any:
+        return inquiry.queues(self.spool, self.scheduler, self.now(), limit, account)
 
     def sources(self) -> list[dict[str, Any]]:
         return inquiry.sources(self.pools, self.scheduler, self.directory.drains, self.blocklists)

@@ -75,7 +75,7 @@ class FakeRelay:
     def stream_fault(self, row: AccountStream) -> str:
         return self.streams.fault(row)
 
-    def queues(self, limit: int) -> Any:
+    def queues(self, limit: int, account: str = "") -> Any:
         row = {
             "account": "crm",
             "stream": "s",
@@ -84,7 +84,7 @@ class FakeRelay:
             "due": NOW,
             "why": "4.7.0 \x1b[2Jslow",
         }
-        return [row] * min(limit, 2)
+        return [{**row, "account": account or "crm"}] * min(limit, 2)
 
     def sources(self) -> Any:
         return [{"name": "t1", "address": ["192.0.2.10"], "state": "active"}]

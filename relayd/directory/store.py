@@ -17,6 +17,7 @@ import msgspec
 from relayd import notation
 from relayd.database import Post, Worker, opened
 from relayd.directory import domains, hashes, rows, senders
+from relayd.directory.apitokens import ApiTokens
 from relayd.directory.balances import Balances
 from relayd.directory.domains import DomainKey
 from relayd.directory.drains import Drains
@@ -50,7 +51,7 @@ A = TypeVar("A")
 R = TypeVar("R")
 
 _STEPS: tuple[str, ...] = ("schema", "domains", "senders", "tenancy", "balances")
-_STEPS += ("drains", "warmups", "reactions", "tokens", "reputation", "suspects")
+_STEPS += ("drains", "warmups", "reactions", "tokens", "reputation", "suspects", "apitokens")
 # Scripts that bring a file of version n (the key) to n + 1.
 UPGRADES: dict[int, str] = {
     version: (Path(__file__).parent / f"{step}.sql").read_text("utf-8") for version, step in enumerate(_STEPS)
@@ -95,6 +96,7 @@ class Directory:
         self.warmups = Warmups(db, self._worker.run)
         self.reactions = StoredReactions(db, self._worker)
         self.tokens = Tokens(db, self._change, now)
+        self.api_tokens = ApiTokens(db, self._worker.run)
         self.reputations = Reputations(db, self._worker)
         self.suspects = StoredSuspects(db, self._worker)
 
