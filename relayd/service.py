@@ -30,6 +30,7 @@ from twisted.python.failure import Failure
 from relayd import assembly, config, inquiry
 from relayd.blocklists import Blocklists
 from relayd.control.api import ControlService
+from relayd.control.door import DoorService
 from relayd.credentials import HTTPChecker, asking
 from relayd.delivery import Courier
 from relayd.delivery.generated import REPORTER
@@ -277,7 +278,8 @@ class Node(Service):
         self.listeners = {door.listen: self._listener(loaded, door) for door in loaded.listener}
         if loaded.sandbox:
             self.listeners[loaded.sandbox.listen] = assembly.sandbox(reactor, loaded)
-        self._open(list(self.listeners.values()))
+        self.api = assembly.api(reactor, loaded, self)
+        self._open([*self.listeners.values(), *filter(None, [self.api])])
         self.control = ControlService(reactor, loaded.node.control, self, loaded.node.control_group)
         self.control.startService()
         self.courier.startService()
@@ -291,7 +293,7 @@ class Node(Service):
             "relayd is up as {name}: {queued} deliveries queued, listening on {doors}",
             name=loaded.node.name,
             queued=self.spool.queued_at_start,
-            doors=", ".join(self.listeners),
+            doors=", ".join([*self.listeners, *([str(self.api.name)] if self.api else [])]),
         )
 
     def _watch_senders(self, loaded: config.Config) -> Suspects:
@@ -314,10 +316,19 @@ class Node(Service):
 
         signal.signal(signal.SIGTERM, lambda *_: self.reactor.callFromThread(stop))
 
+    def _ask_by(self, api: DoorService | None, stays: bool) -> None:
+        """The control API over the network from now on."""
+        if stays and api and self.api:
+            self.api.reconfigure(api)
+            return
+        if self.api:
+            self.api.stopService()
+        self.api = api
+
     def _listener(self, loaded: config.Config, door: config.Listener) -> ListenerService:
         return assembly.listener(self.reactor, loaded, door, self.relay, self.mailroom, self.tls)
 
-    def _open(self, listeners: list[ListenerService]) -> None:
+    def _open(self, listeners: list[ListenerService | DoorService]) -> None:
         """Opens all of them or none.  Raises RuntimeError."""
         faults: list[str] = []
 
@@ -349,9 +360,9 @@ class Node(Service):
         self.blocklists.stopService()
         self.relay.flush_rejections()
         await self._return_leases()
-        stopped = self.control.stopService()
-        if stopped is not None:
-            await stopped
+        for stopped in (self.api.stopService() if self.api else None, self.control.stopService()):
+            if stopped is not None:
+                await stopped
         self.resolver.close()
         if self.checker is not None:
             self.checker.close()  # not waited for: that would be for the other side to say when
@@ -646,7 +657,9 @@ class Node(Service):
         if self.tls is None:
             self.tls = tls
         fresh = {name: self._listener(loaded, door) for name, door in wanted.items() if name not in self.listeners}
-        self._open(list(fresh.values()))
+        api = assembly.api(self.reactor, loaded, self)
+        stays = api is not None and self.api is not None and api.endpoint == self.api.endpoint
+        self._open([*fresh.values(), *([api] if api and not stays else [])])
         if self.tls is not None and tls is not None:
             self.tls.replace(tls)
         for name, door in wanted.items():
@@ -656,6 +669,7 @@ class Node(Service):
         for name in [name for name in self.listeners if name not in wanted and name not in kept]:
             self.listeners.pop(name).stopService()
         self.listeners.update(fresh)
+        self._ask_by(api, stays)
         for account in loaded.accounts():
             self.directory.ensure_account(account, now=self.now())
         self.guard.settings = assembly.guard_settings(loaded)

@@ -28,7 +28,7 @@ FLOORS: dict[str, list[str]] = {
         "mailroom notices",
         "suspects",
     ],
-    "assembly": ["tables", "config", "destinations local streams", "assembly ctl inquiry quickstart", "service"],
+    "assembly": ["tables", "config", "destinations local streams ways", "assembly ctl inquiry quickstart", "service"],
 }
 BELOW_THE_LINE = ("words", "protocol", "engine")
 STEPS = [step.split() for steps in FLOORS.values() for step in steps]
@@ -67,6 +67,7 @@ TESTED_BY = {
     "envelope.py": "test_spool.py",
     "outcome.py": "test_smtp_client.py",
     "directory/rows.py": "test_directory.py",
+    "ways.py": "test_ctl.py",
     "inquiry.py": "test_service.py",
     "spool/files.py": "test_spool.py",
     "queue/decisions.py": "test_scheduler.py",

@@ -170,12 +170,13 @@ class VerbResource(Resource):
         self._perform(request, verb, caller)
         return NOT_DONE_YET
 
-    def _refuse(self, request: Request, refused: Refused) -> int:
+    def _refuse(self, request: Request, refused: Refused) -> int | bytes:
         for name, value in refused.headers.items():
             request.setHeader(name.encode(), value.encode())
-        answer = self._reactor.callLater(
-            refused.delay, _answer, request, refused.status, _error(refused.text), finish=True
-        )
+        status, body = refused.status, _error(refused.text)
+        if not refused.delay:
+            return _answer(request, status, body)
+        answer = self._reactor.callLater(refused.delay, _answer, request, status, body, finish=True)
         request.notifyFinish().addErrback(lambda _: answer.cancel())
         return NOT_DONE_YET
 
@@ -285,6 +286,7 @@ def _answer(request: Request, status: int, body: bytes, *, finish: bool = False)
     request.setResponseCode(status)
     request.setHeader(b"Content-Type", b"application/json")
     request.setHeader(b"Cache-Control", b"no-store")
+    request.responseHeaders.removeHeader(b"Server")
     if finish:
         request.setHeader(b"Content-Length", b"%d" % len(body))
         request.write(body)
