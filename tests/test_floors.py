@@ -67,7 +67,6 @@ TESTED_BY = {
     "envelope.py": "test_spool.py",
     "outcome.py": "test_smtp_client.py",
     "directory/rows.py": "test_directory.py",
-    "ways.py": "test_ctl.py",
     "inquiry.py": "test_service.py",
     "spool/files.py": "test_spool.py",
     "queue/decisions.py": "test_scheduler.py",
