@@ -9,6 +9,7 @@ import ipaddress
 import json
 import socket
 import ssl
+import time
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
@@ -17,6 +18,8 @@ import msgspec
 from relayd.control.verb import Verb
 
 MAX_ANSWER = 64 * 2**20
+_TRIES = 10
+_PATIENCE = 5  # seconds: more means that the address is locked
 
 
 class Unreachable(Exception):
@@ -90,7 +93,18 @@ def _here(host: str) -> bool:
 
 
 def ask(way: Way, verb: Verb, given: dict[str, Any]) -> tuple[int, bytes]:
-    """Status and body of the API's answer.  Raises Unreachable."""
+    """Status and body of the API's answer.  Who asks too often waits as long as he is told to, if that is not long.
+    Raises Unreachable."""
+    for _ in range(_TRIES):
+        status, body, wait = _asked(way, verb, given)
+        if status != 429 or not 0 < wait <= _PATIENCE:
+            break
+        time.sleep(wait)
+    return status, body
+
+
+def _asked(way: Way, verb: Verb, given: dict[str, Any]) -> tuple[int, bytes, int]:
+    """Also: in how many seconds to ask again, 0 if that was not said."""
     # Longer than relayd's own limit, so that its answer about it arrives.
     connection, base, headers = _connection(way, verb.timeout + 5)
     try:
@@ -101,7 +115,8 @@ def ask(way: Way, verb: Verb, given: dict[str, Any]) -> tuple[int, bytes]:
             headers |= {"Content-Type": "application/json"}
             connection.request("POST", base + verb.path, json.dumps(given), headers)
         answer = connection.getresponse()
-        return answer.status, answer.read(MAX_ANSWER)
+        again = answer.headers.get("Retry-After", "")
+        return answer.status, answer.read(MAX_ANSWER), int(again) if again.isdigit() else 0
     except (OSError, http.client.HTTPException) as error:
         raise Unreachable(_words(way, error)) from None
     finally:

@@ -6,6 +6,7 @@ import json
 import shutil
 import socket
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -20,6 +21,7 @@ from twisted.trial.unittest import TestCase
 from relayd import ctl, ways
 from relayd.control.door import DoorService, Settings
 from relayd.control.verbs import BY_PATH
+from relayd.quotas import parse_limits
 from relayd.tls import ServerTLS
 from tests.fake_relay import NOW, opened
 from tests.test_tls import certificate
@@ -90,6 +92,16 @@ class NetworkTests(TestCase):
         assert (code, err) == (0, "") and "3000" in out
         code, out, _ = await self.ctl(*way, "suppression", "export", "account:crm/own")
         assert code == 0 and len(out.splitlines()) == 3001
+
+    async def test_who_asks_too_often_waits_his_turn(self) -> None:
+        port = await self.door(rate=parse_limits({"messages": "2/s burst 1"}))
+        way = ["--api", f"https://localhost:{port}", "--ca", self.ca, "--token-file", await self.token("t")]
+        naps: list[float] = []
+        sleep = time.sleep
+        self.patch(ways.time, "sleep", lambda wait: (naps.append(wait), sleep(0.01)))
+        self.patch(self.relay, "now", lambda: NOW + len(naps))
+        assert [(await self.ctl(*way, "version"))[0] for _ in range(3)] == [0, 0, 0]
+        assert naps == [1, 1]
 
     async def done(self, future: Any) -> Any:
         return await deferToThread(future.result, 10)

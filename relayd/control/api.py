@@ -194,14 +194,15 @@ class VerbResource(Resource):
             if status == 500:
                 self._log.failure("control: {verb} failed", failure=value, verb=verb.name)
             if verb.effect == "change":
-                self._note(verb, caller.name, given, value)
+                self._note(verb, caller, given, value)
             if not gone:
                 _answer(request, status, body, finish=True)
 
         maybeDeferred(begin).addTimeout(verb.timeout, self._reactor).addBoth(done)
 
-    def _note(self, verb: Verb, who: str, given: dict[str, object], value: Any) -> None:
+    def _note(self, verb: Verb, caller: Caller, given: dict[str, object], value: Any) -> None:
         """Who changed what, or tried to: into the directory's trail, and the log."""
+        who = caller.name
         result = printable(value.getErrorMessage(), 500) if isinstance(value, Failure) else "done"
         self._log.info("control: {who}: {verb}: {result}", who=who, verb=verb.name, result=result)
         change = Change(self._relay.now(), who, verb.name, without_secrets(verb, given), result)
@@ -210,7 +211,7 @@ class VerbResource(Resource):
             if error := future.exception():
                 self._log.error("control: {verb} by {who} was not noted: {error}", verb=verb.name, who=who, error=error)
 
-        self._relay.directory.note(change).add_done_callback(noted)
+        self._relay.directory.note(change, customer=caller.role == "customer").add_done_callback(noted)
 
 
 def _barred(verb: Verb, caller: Caller) -> str:

@@ -13,3 +13,13 @@ CREATE TABLE api_tokens (
     used      REAL NOT NULL,              -- 0: not yet; within a minute
     used_from TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
+
+-- What customers changed, like the table changes: apart, so that none of them pushes out what operators did.
+CREATE TABLE customer_changes (
+    id        INTEGER PRIMARY KEY,
+    time      REAL NOT NULL,
+    who       TEXT NOT NULL,
+    verb      TEXT NOT NULL,
+    arguments TEXT NOT NULL,
+    result    TEXT NOT NULL
+) STRICT;
