@@ -17,6 +17,9 @@ from relayd.classify import Classifier
 from relayd.classify import load as load_classification
 from relayd.contentfilter import ContentFilter
 from relayd.contentfilter import Settings as FilterSettings
+from relayd.control.door import DoorService
+from relayd.control.door import Settings as ApiSettings
+from relayd.control.verb import Relay as Controlled
 from relayd.credentials import HTTPChecker
 from relayd.delivery.courier import Settings
 from relayd.delivery.outcomes import Settings as OutcomeSettings
@@ -31,9 +34,11 @@ from relayd.listener import Limits as DoorLimits
 from relayd.listener import ListenerService, SMTPServerFactory
 from relayd.mailroom import Mailroom
 from relayd.message.dkim import Key, load_key
+from relayd.quotas import Limits
 from relayd.reception import Allowed, Relay, RelayDoor, ReturnsDoor
 from relayd.resolver import Resolver, ResolverSettings
 from relayd.sandbox import Sandbox
+from relayd.shaping.limits import rate
 from relayd.signing import Rules as SigningRules
 from relayd.smtp.events import ServerSettings
 from relayd.streams import Streams
@@ -282,6 +287,23 @@ def listener(
     service = ListenerService(reactor, f"{door.service} {door.listen}", door.listen, factory)
     service.drain = loaded.node.drain
     return service
+
+
+def api(reactor: Any, loaded: config.Config, relay: Controlled) -> DoorService | None:
+    """The control API over the network, if there is one; not open yet.  Raises OpenSSL.SSL.Error or OSError for a
+    certificate that cannot be used."""
+    asked = loaded.api
+    if asked is None:
+        return None
+    tls = ServerTLS(asked.certificate, asked.key) if asked.certificate else None
+    settings = ApiSettings(
+        asked.allow,
+        asked.max_connections,
+        asked.max_connections_per_ip,
+        asked.idle,
+        Limits((rate(asked.rate),) if asked.rate else ()),
+    )
+    return DoorService(reactor, asked.listen, relay, settings, tls)
 
 
 def _ours(directory: Directory, own: str) -> Callable[[], set[str]]:

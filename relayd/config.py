@@ -233,6 +233,21 @@ class TLS(msgspec.Struct, frozen=True, kw_only=True):
     key: FilePath
 
 
+class Api(msgspec.Struct, frozen=True, kw_only=True):
+    """The control API over the network (``control.door``).  ``certificate`` and ``key``: PEM files, "" for those of
+    [tls]; ``allow``: who may connect, none means all; ``idle``: until a request is there whole; ``rate``: of the
+    requests of each token, "" for no limit."""
+
+    listen: EndpointText
+    certificate: FilePath = ""
+    key: FilePath = ""
+    allow: Annotated[tuple[str, ...], notation.list_of(notation.network)] = ()
+    max_connections: Positive = 200
+    max_connections_per_ip: Positive = 20
+    idle: Duration = 60.0
+    rate: RateText = "50/s burst 200"
+
+
 class Auth(msgspec.Struct, frozen=True, kw_only=True):
     """Who is asked about logins that another system decides (``credentials.HTTPChecker``).  ``cache``: how long a right
     password is believed; ``authorities``: a PEM file of whom to trust for https, "" for the system's."""
@@ -515,6 +530,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     node: Node
     tls: TLS | None = None
+    api: Api | None = None
     auth: Auth | None = None
     filter: Filter | None = None
     suspicion: Suspicion = Suspicion()
@@ -571,7 +587,7 @@ class Routes:
 
 
 _SINGLE: dict[str, type[msgspec.Struct]] = {
-    "node": Node, "tls": TLS, "auth": Auth, "filter": Filter, "suspicion": Suspicion, "login": Login,
+    "node": Node, "tls": TLS, "api": Api, "auth": Auth, "filter": Filter, "suspicion": Suspicion, "login": Login,
     "feedback": Feedback, "blocklists": Blocklists,
     "resolver": Resolver, "validation": Validation,
     "retry": Retry, "egress": Egress, "reputation": Reputation,
@@ -668,7 +684,10 @@ def _filled(config: Config) -> Config:
     streams = {name: _with_retries(stream, config.retry) for name, stream in streams.items()}
     node = replace(config.node, default_stream=config.node.default_stream or next(iter(streams)))
     listeners = tuple(map(_with_clients, config.listener))
-    return replace(config, node=node, source=sources, pool=pools, stream=streams, listener=listeners)
+    api = config.api
+    if api and config.tls and not (api.certificate or api.key):
+        api = replace(api, certificate=config.tls.certificate, key=config.tls.key)
+    return replace(config, node=node, api=api, source=sources, pool=pools, stream=streams, listener=listeners)
 
 
 def _with_retries(stream: Stream, retry: Retry) -> Stream:
@@ -741,7 +760,9 @@ def _check(config: Config, fault: _Report) -> None:
     if config.metrics:
         _check_metrics(config.metrics, fault)
     if config.tls:
-        _check_tls(config.tls, fault)
+        _check_tls(config.tls, partial(fault, "tls"))
+    if config.api:
+        _check_api(config.api, config.tls, partial(fault, "api"))
     if config.auth:
         _check_auth(config.auth, fault)
     if config.filter:
@@ -779,8 +800,8 @@ def _check_shaping(providers: Mapping[str, Provider], reactions: Mapping[str, Ru
 def _check_listeners(config: Config, fault: _Report) -> None:
     taken: list[tuple[str, notation.Endpoint]] = []
     doors = [(f"listener[{i}]", door.listen) for i, door in enumerate(config.listener)]
-    others = [(name, table.listen) for name in ("metrics", "sandbox") if (table := getattr(config, name))]
-    for table, listen in [*doors, *others]:
+    doors += [(name, table.listen) for name in ("api", "metrics", "sandbox") if (table := getattr(config, name))]
+    for table, listen in doors:
         where = notation.endpoint(listen)
         for other in (name for name, known in taken if _overlap(where, known)):
             fault(table, "listen", f"{listen} is taken by {other}")
@@ -852,19 +873,34 @@ def _check_metrics(metrics: Metrics, fault: _Report) -> None:
         fault("metrics", "allow", f'is missing: {metrics.listen} is open to others, name who may ask: ["10.0.0.0/8"]')
 
 
-def _check_tls(tls: TLS, fault: _Report) -> None:
+def _check_api(api: Api, tls: TLS | None, fault: Callable[[str, str], None]) -> None:
+    where = notation.endpoint(api.listen)
+    if where.kind == "unix":
+        fault("listen", "is a UNIX socket: write tcp:8443; [node] control is the socket for this machine")
+    elif api.certificate and api.key:
+        files = TLS(certificate=api.certificate, key=api.key)
+        if files != tls:
+            _check_tls(files, fault)
+    elif api.certificate or api.key:
+        fault("key" if api.certificate else "certificate", "is missing: certificate and key go together")
+    elif not _loopback(where.interface):
+        clear = "without it and [tls] tokens would come in clear: that is for this machine only"
+        fault("certificate", f"is missing, and {clear}, tcp:8443:interface=127.0.0.1")
+
+
+def _check_tls(tls: TLS, fault: Callable[[str, str], None]) -> None:
     try:
         certificate = x509.load_pem_x509_certificates(Path(tls.certificate).read_bytes())[0]
     except OSError as error:
-        return fault("tls", "certificate", f"{tls.certificate}: {error.strerror}")
+        return fault("certificate", f"{tls.certificate}: {error.strerror}")
     except ValueError:
-        return fault("tls", "certificate", f"{tls.certificate} holds no PEM certificate")
+        return fault("certificate", f"{tls.certificate} holds no PEM certificate")
     try:
         key = load_pem_private_key(Path(tls.key).read_bytes(), None)
     except OSError as error:
-        return fault("tls", "key", f"{tls.key}: {error.strerror}")
+        return fault("key", f"{tls.key}: {error.strerror}")
     except (ValueError, TypeError):
-        return fault("tls", "key", f"{tls.key} holds no PEM private key without a passphrase")
+        return fault("key", f"{tls.key} holds no PEM private key without a passphrase")
     form = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     if certificate.public_key().public_bytes(*form) != key.public_key().public_bytes(*form):
-        fault("tls", "key", f"{tls.key} is not the key of {tls.certificate}")
+        fault("key", f"{tls.key} is not the key of {tls.certificate}")

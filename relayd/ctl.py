@@ -6,16 +6,13 @@ Whatever relayd says goes through ``printable``: text of remote servers ends up 
 """
 
 import argparse
-import http.client
 import json
 import os
-import socket
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 from relayd import completion
 from relayd.control import sheet
@@ -25,9 +22,9 @@ from relayd.errors import InputError
 from relayd.local import LOCAL
 from relayd.notation import show_duration
 from relayd.reply import printable
+from relayd.ways import Unreachable, Way, ask, network
 
 DEFAULT_CONFIG = "/etc/relayd/relayd.toml"
-MAX_ANSWER = 64 * 2**20
 _WIDEST = 60
 _PIECE = MAX_BODY // 2  # bytes of a file's rows that are sent at a time
 _FAULTS = 10  # of its rows that are told when they are refused
@@ -50,21 +47,6 @@ def _completion(shell: str) -> str:
     return completion.script(shell, COMMANDS)
 
 
-class Unreachable(Exception):
-    """No relayd could be asked; the text says what to do."""
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: str, timeout: float) -> None:
-        super().__init__("relayd", timeout=timeout)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     verb: Verb = options.verb
@@ -73,12 +55,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if local is not None and (local is verb or options.files):
             return _here(options, local)
-        path, given = _socket_of(options), _given(options, verb)
+        way, given = _way(options), _given(options, verb)
         if rows:
-            return _told(options, verb, *_sent(path, verb, given, rows))
+            return _told(options, verb, *_sent(way, verb, given, rows))
         if verb.columns and not options.json:
-            return _written(options, verb, path, given)
-        return _told(options, verb, *_answer(path, verb, given))
+            return _written(options, verb, way, given)
+        return _told(options, verb, *_answer(way, verb, given))
     except Unreachable as fault:
         print(f"relayctl: {printable(str(fault))}", file=sys.stderr)
         return 1
@@ -121,11 +103,11 @@ def _told(options: argparse.Namespace, verb: Verb, status: int, value: Any) -> i
     return 0 if well else 1
 
 
-def _written(options: argparse.Namespace, verb: Verb, path: str, given: dict[str, Any]) -> int:
+def _written(options: argparse.Namespace, verb: Verb, way: Way, given: dict[str, Any]) -> int:
     """Prints the rows of an answer, and of all that follow it, as CSV; gives the exit code."""
     head = True
     while True:
-        status, value = _answer(path, verb, given)
+        status, value = _answer(way, verb, given)
         if status != 200:
             return _told(options, verb, status, value)
         sheet.write(value["rows"], verb.columns, sys.stdout, head=head)
@@ -135,12 +117,12 @@ def _written(options: argparse.Namespace, verb: Verb, path: str, given: dict[str
             return 0
 
 
-def _sent(path: str, verb: Verb, given: dict[str, Any], rows: str) -> tuple[int, Any]:
+def _sent(way: Way, verb: Verb, given: dict[str, Any], rows: str) -> tuple[int, Any]:
     """Sends the rows of a file, piece by piece, until one is refused; status and sum of the answers."""
     file, total, done = given.pop(rows), dict[str, Any](), ""
     try:
         for piece in _pieces(_read_rows(file, verb.columns)):
-            status, value = _answer(path, verb, given | {rows: [row for _, row in piece]})
+            status, value = _answer(way, verb, given | {rows: [row for _, row in piece]})
             if status != 200:
                 return status, value | {"error": value["error"] + done}
             value["faults"] = [{"line": piece[one.pop("row")][0], **one} for one in value["faults"]]
@@ -196,6 +178,10 @@ def parser() -> argparse.ArgumentParser:
     where = top.add_mutually_exclusive_group()
     where.add_argument("--config", metavar="FILE", help=f"the file that names the socket (default {DEFAULT_CONFIG})")
     where.add_argument("--control", metavar="SOCKET", help="the control socket (default $RELAYD_CONTROL)")
+    where.add_argument("--api", metavar="URL", help="or the API over the network, https://HOST:PORT ($RELAYD_API)")
+    token = 'what proves who you are there: the first line of this file, "-" is stdin ($RELAYD_TOKEN)'
+    top.add_argument("--token-file", metavar="FILE", help=token)
+    top.add_argument("--ca", metavar="FILE", default="", help="whom to trust there, in PEM; without it, as the system")
     top.add_argument("--json", action="store_true", help="print the answer as relayd gave it")
     nouns = top.add_subparsers(required=True, metavar="VERB")
     groups: dict[str, Any] = {}
@@ -276,9 +262,16 @@ def _read(file: str) -> str:
         raise Unreachable(f"{file} cannot be read: {error}") from None
 
 
-def _socket_of(options: argparse.Namespace) -> str:
-    from_environment = None if options.config else os.environ.get("RELAYD_CONTROL")
-    if named := options.control or from_environment:
+def _way(options: argparse.Namespace) -> Way:
+    """What was named, else what the environment names, else the socket in the configuration.  Raises Unreachable."""
+    unnamed = not (options.control or options.config)
+    if url := options.api or (os.environ.get("RELAYD_API") if unnamed else ""):
+        file = options.token_file
+        token = _read(file).partition("\n")[0] if file else os.environ.get("RELAYD_TOKEN", "")
+        return network(url, token, options.ca)
+    if options.token_file or options.ca:
+        raise Unreachable("--token-file and --ca go with --api URL")
+    if named := options.control or (os.environ.get("RELAYD_CONTROL") if unnamed else ""):
         return str(named)
     # Only now: the configuration room loads what a mere client rarely needs.
     from relayd.config import ConfigError, control_path
@@ -286,39 +279,17 @@ def _socket_of(options: argparse.Namespace) -> str:
     try:
         return control_path(options.config or DEFAULT_CONFIG)
     except ConfigError as error:
-        raise Unreachable(f"{error}\nname the configuration with --config or the socket with --control") from None
+        advice = "name the configuration with --config, the socket with --control, or an API with --api"
+        raise Unreachable(f"{error}\n{advice}") from None
 
 
-def _answer(path: str, verb: Verb, given: dict[str, Any]) -> tuple[int, Any]:
+def _answer(way: Way, verb: Verb, given: dict[str, Any]) -> tuple[int, Any]:
     """Status and value of the API's answer.  Raises Unreachable."""
-    status, raw = ask(path, verb, given)
+    status, raw = ask(way, verb, given)
     try:
         return status, json.loads(raw)
     except ValueError:
-        raise Unreachable(f"{path}: not an answer of relayd's: {raw[:200]!r}") from None
-
-
-def ask(path: str, verb: Verb, given: dict[str, Any]) -> tuple[int, bytes]:
-    """Status and body of the API's answer.  Raises Unreachable."""
-    # Longer than relayd's own limit, so that its answer about it arrives.
-    connection = _UnixConnection(path, verb.timeout + 5)
-    try:
-        if verb.method == "GET":
-            query = urlencode(given, doseq=True)
-            connection.request("GET", verb.path + (f"?{query}" if query else ""))
-        else:
-            connection.request("POST", verb.path, json.dumps(given), {"Content-Type": "application/json"})
-        answer = connection.getresponse()
-        return answer.status, answer.read(MAX_ANSWER)
-    except (FileNotFoundError, ConnectionRefusedError):
-        advice = "start it with: twistd relayd --config FILE; or name another socket with --control or RELAYD_CONTROL"
-        raise Unreachable(f"no relayd is running at {path}; {advice}") from None
-    except PermissionError:
-        raise Unreachable(f"you may not use {path}: be root, relayd's user or in the socket's group") from None
-    except (OSError, http.client.HTTPException) as error:
-        raise Unreachable(f"{path}: {error or type(error).__name__}") from None
-    finally:
-        connection.close()
+        raise Unreachable(f"{way}: not an answer of relayd's: {raw[:200]!r}") from None
 
 
 def rendered(value: Any, indent: str = "") -> list[str]:
@@ -361,7 +332,7 @@ def _table(rows: list[dict[str, Any]]) -> list[str]:
 
 _MOMENTS = frozenset(
     {"added", "created", "started", "due", "received", "time", "expires", "until", "returns_until", "since", "checked"}
-    | {"told"}
+    | {"told", "last_used"}
 )
 _NOTHING: tuple[object, ...] = (None, "", [], {})
 _EPOCH = 1e9  # less is a count that bears the same name

@@ -33,13 +33,15 @@ from relayd.spool import Audit, Spool
 from relayd.waiting import asked, ended
 
 
-async def queues(spool: Spool, scheduler: Scheduler, now: float, limit: int) -> list[dict[str, Any]]:
-    """The longest queues, and why each waits."""
+async def queues(spool: Spool, scheduler: Scheduler, now: float, limit: int, account: str = "") -> list[dict[str, Any]]:
+    """The longest queues, of all or of an account, and why each waits."""
     rows = []
-    for name, count, due in await asked(spool.queue_summary, limit):
-        account, stream, domain = name.split("/", 2)
-        why = f"waits for its time, in {due - now:.0f} s" if due > now else reason(scheduler, name, now).words
-        rows.append({"account": account, "stream": stream, "domain": domain, "count": count, "due": due, "why": why})
+    for name, count, due in await asked(spool.queue_summary, limit, account):
+        owner, stream, domain = name.split("/", 2)
+        waits = Reason("retry", f"waits for its time, in {due - now:.0f} s", due)
+        found = waits if due > now else reason(scheduler, name, now)
+        told = {"constraint": found.constraint or "none", "why": found.words}
+        rows.append({"account": owner, "stream": stream, "domain": domain, "count": count, "due": due, **told})
     return rows
 
 

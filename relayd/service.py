@@ -32,6 +32,7 @@ from twisted.python.failure import Failure
 from relayd import assembly, config, inquiry
 from relayd.blocklists import Blocklists
 from relayd.control.api import ControlService
+from relayd.control.door import DoorService
 from relayd.credentials import HTTPChecker, asking
 from relayd.delivery import Courier
 from relayd.delivery.generated import REPORTER
@@ -294,8 +295,9 @@ class Node(Service):
         self.listeners = {door.listen: self._listener(loaded, door) for door in loaded.listener}
         if loaded.sandbox:
             self.listeners[loaded.sandbox.listen] = assembly.sandbox(reactor, loaded)
+        self.api = assembly.api(reactor, loaded, self)
         self.metrics = self._metrics(loaded)
-        self._open([*self.listeners.values(), *([self.metrics] if self.metrics else [])])
+        self._open([*self.listeners.values(), self.api, self.metrics])
         self.control = ControlService(reactor, loaded.node.control, self, loaded.node.control_group)
         self.control.startService()
         self.courier.startService()
@@ -309,7 +311,7 @@ class Node(Service):
             "relayd is up as {name}: {queued} deliveries queued, listening on {doors}",
             name=loaded.node.name,
             queued=self.spool.queued_at_start,
-            doors=", ".join(self.listeners),
+            doors=", ".join([*self.listeners, *([str(self.api.name)] if self.api else [])]),
         )
 
     def _watch_senders(self, loaded: config.Config) -> Suspects:
@@ -366,6 +368,15 @@ class Node(Service):
 
         signal.signal(signal.SIGTERM, lambda *_: self.reactor.callFromThread(stop))
 
+    def _ask_by(self, api: DoorService | None, stays: bool) -> None:
+        """The control API over the network from now on."""
+        if stays and api and self.api:
+            self.api.reconfigure(api)
+            return
+        if self.api:
+            self.api.stopService()
+        self.api = api
+
     def _listener(self, loaded: config.Config, door: config.Listener) -> ListenerService:
         made = assembly.listener(self.reactor, loaded, door, self.relay, self.mailroom, self.tls)
         made.factory.comings = self.comings
@@ -375,8 +386,9 @@ class Node(Service):
         asked = loaded.metrics
         return MetricsService(self.reactor, asked.listen, asked.allow, self) if asked else None
 
-    def _open(self, listeners: list[ListenerService | MetricsService]) -> None:
+    def _open(self, wanted: Iterable[ListenerService | DoorService | MetricsService | None]) -> None:
         """Opens all of them or none.  Raises RuntimeError."""
+        listeners = [listener for listener in wanted if listener is not None]
         faults: list[str] = []
 
         def failed(failure: Failure, name: str) -> None:
@@ -408,9 +420,9 @@ class Node(Service):
         self.blocklists.stopService()
         self.relay.flush_rejections()
         await self._return_leases()
-        stopped = self.control.stopService()
-        if stopped is not None:
-            await stopped
+        for stopped in (self.api.stopService() if self.api else None, self.control.stopService()):
+            if stopped is not None:
+                await stopped
         if self.metrics is not None:  # so late, as it says meanwhile that the relay is not ready
             await self.metrics.stopService()
         self.resolver.close()
@@ -745,7 +757,10 @@ class Node(Service):
         metrics = self.metrics
         if loaded.metrics is None or metrics is None or loaded.metrics.listen != metrics.endpoint:
             metrics = self._metrics(loaded)
-        self._open([*fresh.values(), *([metrics] if metrics and metrics is not self.metrics else [])])
+        api = assembly.api(self.reactor, loaded, self)
+        stays = api is not None and self.api is not None and api.endpoint == self.api.endpoint
+        others = [None if stays else api, None if metrics is self.metrics else metrics]
+        self._open([*fresh.values(), *others])
         if self.tls is not None and tls is not None:
             self.tls.replace(tls)
         for name, door in wanted.items():
@@ -760,6 +775,7 @@ class Node(Service):
         before, self.metrics = self.metrics, metrics
         if before is not None and before is not metrics:
             before.stopService()
+        self._ask_by(api, stays)
         for account in loaded.accounts():
             self.directory.ensure_account(account, now=self.now())
         self.guard.settings = assembly.guard_settings(loaded)
@@ -846,8 +862,8 @@ class Node(Service):
     def stream_fault(self, row: AccountStream) -> str:
         return self.streams.fault(row)
 
-    def queues(self, limit: int) -> Any:
-        return inquiry.queues(self.spool, self.scheduler, self.now(), limit)
+    def queues(self, limit: int, account: str = "") -> Any:
+        return inquiry.queues(self.spool, self.scheduler, self.now(), limit, account)
 
     def sources(self) -> list[dict[str, Any]]:
         return inquiry.sources(self.pools, self.scheduler, self.directory.drains, self.blocklists)

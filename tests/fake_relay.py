@@ -56,6 +56,8 @@ class FakeRelay:
         self.books: Any = {"clean": True, "odd": []}
         self.reloaded: Any = {"changed": []}
         self.inspected: list[int] = []
+        row = {"account": "crm", "stream": "s", "domain": "a.example", "count": 3, "due": NOW}
+        self.queued = [{**row, "constraint": "rest", "why": "4.7.0 \x1b[2Jslow"}] * 2
         self.leases: dict[str, tuple[Lease, int]] = {}
         self.booked: list[str] = []
 
@@ -75,16 +77,8 @@ class FakeRelay:
     def stream_fault(self, row: AccountStream) -> str:
         return self.streams.fault(row)
 
-    def queues(self, limit: int) -> Any:
-        row = {
-            "account": "crm",
-            "stream": "s",
-            "domain": "a.example",
-            "count": 3,
-            "due": NOW,
-            "why": "4.7.0 \x1b[2Jslow",
-        }
-        return [row] * min(limit, 2)
+    def queues(self, limit: int, account: str = "") -> Any:
+        return [row for row in self.queued if account in ("", row["account"])][:limit]
 
     def sources(self) -> Any:
         return [{"name": "t1", "address": ["192.0.2.10"], "state": "active"}]

@@ -89,6 +89,7 @@ def test_example_loads_as_shipped_and_with_everything_switched_on(tmp_path, ever
         == bool(loaded.sandbox)
         == bool(loaded.dkim)
         == bool(loaded.auth)
+        == bool(loaded.api)
         == bool(loaded.filter)
         == bool(loaded.metrics)
         == everything
@@ -100,6 +101,7 @@ def test_example_names_every_key_that_exists_and_no_other_default(tmp_path):
     shown = {
         config.Node: raw["node"],
         config.TLS: raw["tls"],
+        config.Api: raw["api"],
         config.Auth: raw["auth"],
         config.Filter: raw["filter"],
         config.Suspicion: raw["suspicion"],
@@ -138,6 +140,8 @@ def test_example_names_every_key_that_exists_and_no_other_default(tmp_path):
     assert loaded.feedback == config.Feedback()
     assert loaded.reputation == config.Reputation()
     assert loaded.auth == config.Auth(url=raw["auth"]["url"])
+    certificate = {key: raw["tls"][key] for key in ("certificate", "key")}
+    assert loaded.api == config.Api(listen=raw["api"]["listen"], **certificate)
     assert loaded.filter == config.Filter(url=raw["filter"]["url"])
     assert loaded.suspicion == config.Suspicion()
     assert msgspec.structs.replace(loaded.warmup["default"], caps_for={}) == Plan()
@@ -416,6 +420,17 @@ def test_error_reads_as_file_key_and_text_on_a_line_each(tmp_path):
         (NODE + "[auth]\nurl = 'http://crm.example/'", "auth.url", "would send passwords to crm.example in clear"),
         (NODE + "[auth]\nurl = 'http://192.0.2.1/'", "auth.url", "would send passwords to 192.0.2.1 in clear"),
         (NODE + "[auth]\nurl = 'https://me:pw@crm.example/'", "auth.url", "goes into token_file"),
+        (NODE + "[api]", "api.listen", "is missing"),
+        (NODE + "[api]\nlisten = 'tcp:8443'", "api.certificate", "tokens would come in clear"),
+        (NODE + "[api]\nlisten = 'tcp:8443:interface=192.0.2.1'", "api.certificate", "tcp:8443:interface=127.0.0.1"),
+        (NODE + "[api]\nlisten = 'systemd:domain=INET:index=0'", "api.certificate", "tokens would come in clear"),
+        (NODE + "[api]\nlisten = 'unix:/tmp/api'", "api.listen", "write tcp:8443; [node] control is the socket"),
+        (NODE + "[api]\nlisten = 'tcp:8443'\ncertificate = 'x'", "api.key", "certificate and key go together"),
+        (NODE + "[api]\nlisten = 'tcp:8443'\nkey = 'x'", "api.certificate", "certificate and key go together"),
+        (NODE + "[api]\nlisten = 'tcp:8443'\ncertificate = 'x'\nkey = 'x'", "api.certificate", "No such file"),
+        (NODE + "[api]\nlisten = 'tcp:8443'\nrate = 'fast'", "api.rate", "is not a rate"),
+        (NODE + "[api]\nlisten = 'tcp:8443'\nallow = ['10.1.2.3/8']", "api.allow", "behind its prefix"),
+        (NODE + RELAY + "[api]\nlisten = 'tcp:2525:interface=127.0.0.1'", "api.listen", "is taken by listener[0]"),
         (NODE + "[filter]", "filter.url", "is missing"),
         (NODE + "[filter]\nurl = '127.0.0.1:11333'", "filter.url", 'write "http://127.0.0.1:11333/checkv2"'),
         (NODE + "[filter]\nurl = 'http://192.0.2.1/checkv2'", "filter.url", "would send mail to 192.0.2.1 in clear"),
@@ -447,6 +462,26 @@ def test_error_reads_as_file_key_and_text_on_a_line_each(tmp_path):
 )
 def test_fault_is_called_by_its_key_and_in_words(tmp_path, text, key, words):
     assert words in faults(written(tmp_path, text)).get(key, "")
+
+
+@pytest.mark.parametrize("interface", ["127.0.0.1", "::1"])
+def test_the_api_may_be_in_clear_for_this_machine(tmp_path, interface):
+    listen = f"tcp:8443:interface={interface}".replace("::1", "\\:\\:1")
+    api = load(written(tmp_path, NODE + f"[api]\nlisten = '{listen}'\n")).api
+    assert api == config.Api(listen=listen)
+
+
+def test_the_api_has_the_certificate_of_tls_unless_it_has_its_own(tmp_path):
+    (tmp_path / "own").mkdir()
+    (crt, key), (own, own_key) = pair(tmp_path), pair(tmp_path / "own")
+    api = "[api]\nlisten = 'tcp:8443'\n"
+    loaded = load(written(tmp_path, with_tls(crt, key) + api)).api
+    assert (loaded.certificate, loaded.key) == (str(crt), str(key))
+    given = api + f"certificate = '{own}'\nkey = '{own_key}'\n"
+    loaded = load(written(tmp_path, with_tls(crt, key) + given)).api
+    assert (loaded.certificate, loaded.key) == (str(own), str(own_key))
+    crossed = api + f"certificate = '{own}'\nkey = '{key}'\n"
+    assert "is not the key of" in faults(written(tmp_path, NODE + crossed))["api.key"]
 
 
 @pytest.mark.parametrize(

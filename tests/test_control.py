@@ -21,7 +21,7 @@ from twisted.web.test.requesthelper import DummyRequest
 
 from relayd.config import Auth
 from relayd.control import api
-from relayd.control.verb import ROLES, Arg, Verb, arguments, run
+from relayd.control.verb import ROLES, Arg, Caller, Verb, arguments, run
 from relayd.control.verbs import BY_PATH, VERBS
 from relayd.errors import InputError
 from tests.fake_relay import NOW, FakeRelay, opened
@@ -222,7 +222,8 @@ def test_status_tells_the_node_its_uptime_and_its_health(relay):
 def test_verbs_tells_the_table(relay):
     told = {row["name"]: row for row in say(relay, "verbs")}
     assert set(told) == {row.name for row in VERBS}
-    assert [arg["name"] for arg in told["queue list"]["args"]] == ["limit"]
+    assert [arg["name"] for arg in told["queue list"]["args"]] == ["limit", "account"]
+    assert told["queue list"]["customers"] and not told["status"]["customers"]
 
 
 def test_inspect_reads_the_id(relay):
@@ -445,7 +446,7 @@ def test_wait_ends_with_504_after_the_verbs_time(relay):
     clock = task.Clock()
     relay.books = defer.Deferred()
     request = Asked("/v1/audit")
-    api.VerbResource(clock, relay, lambda _: ("anna", "admin")).render(request)
+    api.VerbResource(clock, relay, lambda _: Caller("anna", "admin")).render(request)
     clock.advance(599)
     assert request.responseCode is None
     clock.advance(1)
@@ -455,7 +456,7 @@ def test_wait_ends_with_504_after_the_verbs_time(relay):
 def test_caller_that_hung_up_is_not_written_to(relay):
     relay.books = defer.Deferred()
     request = Asked("/v1/audit")
-    api.VerbResource(task.Clock(), relay, lambda _: ("anna", "admin")).render(request)
+    api.VerbResource(task.Clock(), relay, lambda _: Caller("anna", "admin")).render(request)
     request.processingFailed(ConnectionError())
     relay.books.callback({"clean": True})
     assert request.written == []
@@ -463,5 +464,5 @@ def test_caller_that_hung_up_is_not_written_to(relay):
 
 def test_peer_without_a_role_is_refused(relay):
     request = Asked("/v1/health")
-    body = api.VerbResource(task.Clock(), relay, lambda _: ("anna", None)).render(request)
+    body = api.VerbResource(task.Clock(), relay, lambda _: Caller("anna", None)).render(request)
     assert request.responseCode == 403 and b"yours is none" in body

@@ -135,7 +135,7 @@ def test_the_ledger_says_what_came_and_went_and_why(relay):
 @pytest.mark.parametrize(
     ("path", "given", "field", "words"),
     [
-        ("balance/show", {"account": "crn"}, "account", "crn has no balance, so it is unlimited or no account"),
+        ("balance/show", {"account": "crn"}, "account", 'no account .crn. .did you mean "crm"'),
         ("balance/credit", {"account": "other", "units": 5}, "account", "other has no balance"),
         ("balance/credit", {"account": "crm", "units": 0}, "units", "say how many"),
         ("balance/credit", {"account": "crm", "units": "-5"}, "units", "not a whole number"),

@@ -472,6 +472,16 @@ def test_only_the_last_changes_are_kept(crm, monkeypatch):
     assert [one.time for one in crm.changes(10).result(10)] == [NOW + 4, NOW + 3, NOW + 2]
 
 
+def test_what_customers_change_is_in_the_trail_and_pushes_out_only_their_own(crm, monkeypatch):
+    monkeypatch.setattr("relayd.directory.store.CHANGES", 3)
+    crm.note(change(0)).result(10)
+    for n in range(1, 9):
+        crm.note(change(n), customer=True).result(10)
+    assert [one.time - NOW for one in crm.changes(10).result(10)] == [8, 7, 6, 0]
+    crm.note(change(9)).result(10)
+    assert [one.time - NOW for one in crm.changes(2).result(10)] == [9, 8]
+
+
 # Older files.
 
 

@@ -256,6 +256,7 @@ def test_mail_that_fell_back_is_found_after_a_restart_and_the_books_stay_clean(r
         lambda: relay.node.courier.outcomes.totals["transient"] and not relay.node.scheduler.memory.loaded
     )
     (row,) = relay.asked(relay.node.queues(5))
+    assert relay.asked(relay.node.queues(5, "crm")) == [row] and relay.asked(relay.node.queues(5, "cr")) == []
     assert (row["domain"], row["count"]) == ("fallback:provider", 1)
     assert relay.asked(relay.node.audit())["clean"]
     relay.stop()

@@ -450,7 +450,15 @@ def test_the_last_identity_is_a_deliverys(db: sqlite3.Connection) -> None:
 def test_summaries_come_from_counters(db: sqlite3.Connection) -> None:
     Store(db).apply(batch(Mail().reception("x.example", "x.example", "y.example")))
     assert reader.queued_total(db) == 3
-    assert reader.queue_summary(db, 1) == [(X, 2, NOW)]
+    assert reader.queue_summary(db, 1, "") == [(X, 2, NOW)]
+
+
+def test_a_summary_can_be_an_accounts_only(db: sqlite3.Connection) -> None:
+    names = [f"{account}/news/{domain}" for account in ("crm", "crm-1", "crm0", "cr", "crm.") for domain in "ab"]
+    db.executemany("INSERT INTO queue VALUES (?, 1, ?)", [(name, NOW) for name in names])
+    assert [row[0] for row in reader.queue_summary(db, 9, "crm")] == ["crm/news/a", "crm/news/b"]
+    assert [row[0] for row in reader.queue_summary(db, 1, "crm-1")] == ["crm-1/news/a"]
+    assert len(reader.queue_summary(db, 99, "")) == 10 and reader.queue_summary(db, 9, "c") == []
 
 
 def test_a_reading_connection_cannot_write(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import msgspec
 
 from relayd import notation
 from relayd.control.answers import limits_given, shown
-from relayd.control.verb import Arg, Relay, Verb, then
+from relayd.control.verb import Arg, Relay, Scope, Verb, then
 from relayd.directory import Account, AccountStream
 from relayd.errors import InputError
 from relayd.shaping.limits import account_layers, show_layers
@@ -255,6 +255,7 @@ VERBS: tuple[Verb, ...] = (
         handler=_list,
         args=(Arg("parent", "only those below this account", "name"),),
         example="account list",
+        scope=Scope("parent"),
     ),
     Verb(
         name="account show",
@@ -262,6 +263,7 @@ VERBS: tuple[Verb, ...] = (
         handler=_show,
         args=(_NAME,),
         example="account show crm",
+        scope=Scope("name"),
     ),
     Verb(
         name="account suspend",
@@ -301,6 +303,7 @@ VERBS: tuple[Verb, ...] = (
         handler=_stream_list,
         args=(Arg("account", "only this account's own", "name"),),
         example="stream list --account crm",
+        scope=Scope("account"),
     ),
     Verb(
         name="stream show",
@@ -308,6 +311,7 @@ VERBS: tuple[Verb, ...] = (
         handler=_stream_show,
         args=(_STREAM, _ACCOUNT),
         example="stream show --account crm transactional",
+        scope=Scope("account"),
     ),
     Verb(
         name="stream remove",

@@ -2,7 +2,8 @@
 
 The peer's user, as the kernel gives it, decides the role: root and relayd's own user are admin, whoever else the
 socket's mode (0660, its group) lets in may view and operate.  Bodies are bounded, every wait has an end, every error is
-JSON: {"error": text, "field": the argument at fault or ""}.  A listener of another kind needs only its own ``caller``.
+JSON: {"error": text, "field": the argument at fault or ""}.  ``door`` serves the same resource over the network: there
+a token decides (``caller``).
 """
 
 import errno
@@ -27,7 +28,8 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from relayd import notation
-from relayd.control.verb import MAX_BODY, ROLES, Relay, Role, Verb, run, without_secrets
+from relayd.control.scope import NotFound, perform, shown
+from relayd.control.verb import MAX_BODY, ROLES, Caller, Relay, Verb, without_secrets
 from relayd.control.verbs import BY_PATH
 from relayd.directory import Change
 from relayd.errors import InputError
@@ -35,7 +37,15 @@ from relayd.reply import printable
 
 _PEERCRED = struct.Struct("3i")
 
-CallerOf = Callable[[Request], tuple[str, Role | None]]  # who asks, in which role
+CallerOf = Callable[[Request], Caller]  # or raises Refused
+
+
+class Refused(Exception):
+    """Nobody who may ask.  ``delay``: for how many seconds to hold the answer back."""
+
+    def __init__(self, status: int, text: str, headers: dict[str, str] | None = None, delay: float = 0.0) -> None:
+        super().__init__(text)
+        self.status, self.text, self.headers, self.delay = status, text, headers or {}, delay
 
 
 class ControlService(Service):
@@ -84,14 +94,14 @@ def remove_stale(path: str) -> None:
     os.unlink(path)
 
 
-def caller_by_user(request: Request) -> tuple[str, Role | None]:
+def caller_by_user(request: Request) -> Caller:
     """A peer on a UNIX socket; the kernel has already kept out whom the file's mode does not admit."""
     user = peer_user(request)
     try:
         who = pwd.getpwuid(user).pw_name
     except KeyError:
         who = f"uid {user}"
-    return who, "admin" if user in (0, os.getuid()) else "operate"
+    return Caller(who, "admin" if user in (0, os.getuid()) else "operate")
 
 
 def peer_user(request: Request) -> int:
@@ -144,6 +154,10 @@ class VerbResource(Resource):
         self._caller = caller
 
     def render(self, request: Request) -> int | bytes:
+        try:
+            caller = self._caller(request)
+        except Refused as refused:
+            return self._refuse(request, refused)
         path = request.path.decode("latin-1")
         verb = BY_PATH.get(path)
         if verb is None:
@@ -151,34 +165,44 @@ class VerbResource(Resource):
         if request.method.decode("latin-1") not in (verb.method, "HEAD" if verb.method == "GET" else ""):
             request.setHeader(b"Allow", verb.method.encode())
             return _answer(request, 405, _error(f"{path} is asked with {verb.method}"))
-        who, role = self._caller(request)
-        if role is None or ROLES.index(role) < ROLES.index(verb.role):
-            return _answer(request, 403, _error(f"{verb.name} needs the role {verb.role}; yours is {role or 'none'}"))
-        self._perform(request, verb, who)
+        if barred := _barred(verb, caller):
+            return _answer(request, 403, _error(barred))
+        self._perform(request, verb, caller)
         return NOT_DONE_YET
 
-    def _perform(self, request: Request, verb: Verb, who: str) -> None:
+    def _refuse(self, request: Request, refused: Refused) -> int | bytes:
+        for name, value in refused.headers.items():
+            request.setHeader(name.encode(), value.encode())
+        status, body = refused.status, _error(refused.text)
+        if not refused.delay:
+            return _answer(request, status, body)
+        answer = self._reactor.callLater(refused.delay, _answer, request, status, body, finish=True)
+        request.notifyFinish().addErrback(lambda _: answer.cancel())
+        return NOT_DONE_YET
+
+    def _perform(self, request: Request, verb: Verb, caller: Caller) -> None:
         gone: list[Failure] = []
         request.notifyFinish().addErrback(gone.append)
         given: dict[str, object] = {}
 
         def begin() -> Any:
             given.update(_given(request))
-            return _deferred(self._reactor, run(verb, self._relay, given, who))
+            return _deferred(self._reactor, perform(verb, self._relay, given, caller))
 
         def done(value: Any) -> None:
-            status, body = _failed(value) if isinstance(value, Failure) else _succeeded(verb, value)
+            status, body = _failed(value) if isinstance(value, Failure) else _succeeded(verb, value, caller)
             if status == 500:
                 self._log.failure("control: {verb} failed", failure=value, verb=verb.name)
             if verb.effect == "change":
-                self._note(verb, who, given, value)
+                self._note(verb, caller, given, value)
             if not gone:
                 _answer(request, status, body, finish=True)
 
         maybeDeferred(begin).addTimeout(verb.timeout, self._reactor).addBoth(done)
 
-    def _note(self, verb: Verb, who: str, given: dict[str, object], value: Any) -> None:
+    def _note(self, verb: Verb, caller: Caller, given: dict[str, object], value: Any) -> None:
         """Who changed what, or tried to: into the directory's trail, and the log."""
+        who = caller.name
         result = printable(value.getErrorMessage(), 500) if isinstance(value, Failure) else "done"
         self._log.info("control: {who}: {verb}: {result}", who=who, verb=verb.name, result=result)
         change = Change(self._relay.now(), who, verb.name, without_secrets(verb, given), result)
@@ -187,7 +211,16 @@ class VerbResource(Resource):
             if error := future.exception():
                 self._log.error("control: {verb} by {who} was not noted: {error}", verb=verb.name, who=who, error=error)
 
-        self._relay.directory.note(change).add_done_callback(noted)
+        self._relay.directory.note(change, customer=caller.role == "customer").add_done_callback(noted)
+
+
+def _barred(verb: Verb, caller: Caller) -> str:
+    """Why the caller may not use the verb, "" if he may."""
+    if caller.role == "customer":
+        return "" if verb.scope is not None else f"{verb.name} is not for customers"
+    if caller.role is None or ROLES.index(caller.role) < ROLES.index(verb.role):
+        return f"{verb.name} needs the role {verb.role}; yours is {caller.role or 'none'}"
+    return ""
 
 
 def _given(request: Request) -> dict[str, object]:
@@ -228,15 +261,15 @@ def _settle(waiting: "Deferred[Any]", done: "Future[Any]") -> None:
         waiting.errback(error)
 
 
-def _succeeded(verb: Verb, value: Any) -> tuple[int, bytes]:
+def _succeeded(verb: Verb, value: Any, caller: Caller) -> tuple[int, bytes]:
     well = not verb.verdict or bool(value.get(verb.verdict))
-    return 200 if well else verb.unwell, _encoded(value)
+    return 200 if well else verb.unwell, _encoded(shown(verb, value, caller))
 
 
 def _failed(failure: Failure) -> tuple[int, bytes]:
     error = failure.value
     if isinstance(error, InputError):
-        return 400, _error(error.text, error.field)
+        return 404 if isinstance(error, NotFound) else 400, _error(error.text, error.field)
     if isinstance(error, TimeoutError):
         return 504, _error("it took too long; what it began may still come to its end")
     return 500, _error("it failed inside relayd; its log says how")
@@ -254,6 +287,7 @@ def _answer(request: Request, status: int, body: bytes, *, finish: bool = False)
     request.setResponseCode(status)
     request.setHeader(b"Content-Type", b"application/json")
     request.setHeader(b"Cache-Control", b"no-store")
+    request.responseHeaders.removeHeader(b"Server")
     if finish:
         request.setHeader(b"Content-Length", b"%d" % len(body))
         request.write(body)

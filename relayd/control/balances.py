@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 
 from relayd import notation
-from relayd.control.verb import Arg, Relay, Verb
+from relayd.control.accounts import known
+from relayd.control.verb import Arg, Relay, Scope, Verb
 from relayd.directory import plans
 from relayd.directory.balances import Movement
 from relayd.directory.plans import Balance, Plan
@@ -72,15 +73,15 @@ def _plan_of(relay: Relay, name: str, field: str = "name") -> Plan:
 def _balance_of(relay: Relay, account: str) -> Balance:
     balance = relay.directory.balances.balance(account)
     if balance is None:
-        near = notation.nearest(account, (one.account for one in relay.directory.balances.balances()))
-        raise InputError("account", f"{account} has no balance, so it is unlimited or no account{near}")
+        known(relay, account)
+        raise InputError("account", f"{account} has no balance: it is unlimited")
     return balance
 
 
 async def _balance_show(relay: Relay, account: str) -> dict[str, Any]:
-    balance, known = _balance_of(relay, account), relay.directory.balances.leases.get(account, Lease())
+    balance, booked = _balance_of(relay, account), relay.directory.balances.leases.get(account, Lease())
     lease, today = await relay.lease(account)
-    unbooked = (lease.charged - lease.refunded) - (known.charged - known.refunded)
+    unbooked = (lease.charged - lease.refunded) - (booked.charged - booked.refunded)
     now = msgspec.structs.replace(balance, used=balance.used + unbooked)
     return {**_row(relay, now), "leased": lease.left, "used_today": today}
 
@@ -172,6 +173,7 @@ VERBS: tuple[Verb, ...] = (
         handler=_plan_show,
         args=(_PLAN,),
         example="plan show business",
+        scope=Scope("name", "plan", hides=("accounts",)),
     ),
     Verb(
         name="plan remove",
@@ -188,6 +190,7 @@ VERBS: tuple[Verb, ...] = (
         handler=_balance_show,
         args=(_ACCOUNT,),
         example="balance show crm",
+        scope=Scope("account"),
     ),
     Verb(
         name="balance list",
@@ -202,6 +205,7 @@ VERBS: tuple[Verb, ...] = (
         handler=_balance_ledger,
         args=(_ACCOUNT, Arg("limit", "how many lines at most", "int", default=50)),
         example="balance ledger crm",
+        scope=Scope("account", hides=("by",)),
     ),
     Verb(
         name="balance set-plan",

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from relayd import notation
 from relayd.control.accounts import known, known_streams
 from relayd.control.answers import limits_given, shown
-from relayd.control.verb import Arg, Relay, Verb, then
+from relayd.control.verb import Arg, Relay, Scope, Verb, then
 from relayd.directory import NewConnection, SubmissionConnection, hashes
 from relayd.errors import InputError
 
@@ -182,6 +182,7 @@ VERBS: tuple[Verb, ...] = (
         handler=_list,
         args=(Arg("account", "only this account's", "name"),),
         example="connection list --account crm",
+        scope=Scope("account", hides=("by",)),
     ),
     Verb(
         name="connection show",
@@ -189,6 +190,7 @@ VERBS: tuple[Verb, ...] = (
         handler=_show,
         args=(_LOGIN,),
         example="connection show login1",
+        scope=Scope("login", "connection", hides=("by",)),
     ),
     Verb(
         name="connection activate",

@@ -22,6 +22,8 @@ _ERRORS = {
     "400": "an argument is missing, unknown or malformed: `field` names it",
     "401": "no token, or one that does not count (TCP only)",
     "403": "the caller's role does not allow it",
+    "404": "there is no such thing, or it is not the customer's (TCP only)",
+    "429": "too many requests, or too many wrong tokens: `Retry-After` says when (TCP only)",
     "500": "it failed inside relayd; its log says how",
     "504": "it took too long; what it began may still come to its end",
 }

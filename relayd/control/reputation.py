@@ -9,7 +9,7 @@ from typing import Any
 
 from relayd import notation
 from relayd.control.accounts import known
-from relayd.control.verb import Arg, Relay, Verb, then
+from relayd.control.verb import Arg, Relay, Scope, Verb, then
 from relayd.directory import Change
 from relayd.errors import InputError
 from relayd.reply import printable
@@ -133,6 +133,7 @@ VERBS: tuple[Verb, ...] = (
         handler=_show,
         args=(_SUBJECT,),
         example="reputation show account:crm",
+        scope=Scope("subject", "subject", hides=("by", "changes")),
     ),
     Verb(
         name="reputation release",

@@ -26,8 +26,8 @@ def add_list(relay: Relay, list: str) -> "Future[SuppressionList]":
     return relay.suppressions.add_list(list, now=relay.now())
 
 
-def lists(relay: Relay) -> "list[SuppressionList]":
-    return relay.suppressions.lists()
+def lists(relay: Relay, account: str | None) -> "list[SuppressionList]":
+    return [row for row in relay.suppressions.lists() if account is None or _owner(relay, row.list) == account]
 
 
 def remove_list(relay: Relay, list: str) -> "Future[SuppressionList]":
@@ -56,8 +56,11 @@ def remove(relay: Relay, list: str, value: str, kind: Kind | None) -> "Future[di
     return then(relay.suppressions.remove(list, value, kind), _shown)
 
 
-def search(relay: Relay, address: str) -> "Future[list[dict[str, Any]]]":
-    return then(relay.suppressions.search(address, now=relay.now()), lambda found: [*map(_shown, found)])
+def search(relay: Relay, address: str, account: str | None) -> "Future[list[dict[str, Any]]]":
+    def shape(found: "list[Entry]") -> "list[dict[str, Any]]":
+        return [_shown(one) for one in found if account is None or _owner(relay, one.list) == account]
+
+    return then(relay.suppressions.search(address, now=relay.now()), shape)
 
 
 def page(relay: Relay, list: str, prefix: str, after: str, limit: int) -> "Future[dict[str, Any]]":
@@ -83,6 +86,15 @@ def export(relay: Relay, list: str, after: str) -> "Future[dict[str, Any]]":
         return {"rows": [*map(to_row, page.entries)], "next": page.next}
 
     return then(relay.suppressions.page(list, after=after), shape)
+
+
+def _owner(relay: Relay, list: str) -> str:
+    """The account that a list is of, or its connection; "" for the relay's own."""
+    kind, owner = notation.list_owner(list)
+    if kind != "connection":
+        return owner
+    connection = relay.directory.connection(owner)
+    return connection.account if connection else ""
 
 
 def _told(tally: Tally) -> dict[str, Any]:

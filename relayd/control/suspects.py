@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from relayd.control.accounts import known
-from relayd.control.verb import Arg, Relay, Verb, then
+from relayd.control.verb import Arg, Relay, Scope, Verb, then
 from relayd.errors import InputError
 from relayd.identity import DAY
 from relayd.suspicion import Dismissal, Finding, Suspicion
@@ -86,6 +86,7 @@ VERBS: tuple[Verb, ...] = (
         handler=_show,
         args=(_ACCOUNT,),
         example="suspects show crm",
+        scope=Scope("account"),
     ),
     Verb(
         name="suspects dismiss",

@@ -56,7 +56,8 @@ class Relay(Protocol):
 
     ``health``: {"ok": bool, "faults": [text, ...], ...}
     ``stream_of``: what holds for a stream of an account;  ``stream_fault``: what is wrong with one, "" if nothing
-    ``queues``: [{"account", "stream", "domain", "count", "due": unix seconds, "why": text}, ...], largest first
+    ``queues``: [{"account", "stream", "domain", "count", "due": unix seconds, "constraint", "why": text}, ...], largest
+    first; all, or an account's
     ``sources``: [{"name", "address": [...], "ehlo", "pools": [...], "state", "why", "by", "listed": [...], "sessions"}]
     ``why``: [{"queue", "constraint", "until": unix seconds, "lifts", "why": text, ...}, ...]; nothing: InputError
     ``explain``: {"domain", "hosts", "site", "provider", "pool", "sources", "limits": [{"scope", "limit", ...}], ...}
@@ -99,7 +100,7 @@ class Relay(Protocol):
     def health(self) -> dict[str, Any]: ...
     def stream_of(self, account: str, name: str) -> dict[str, Any]: ...
     def stream_fault(self, row: AccountStream) -> str: ...
-    def queues(self, limit: int) -> Any: ...
+    def queues(self, limit: int, account: str = "") -> Any: ...
     def sources(self) -> Any: ...
     def why(self, what: str) -> Any: ...
     def explain(self, domain: str, account: str, stream: str) -> Any: ...
@@ -130,10 +131,29 @@ class Arg(msgspec.Struct, frozen=True):
     choices: tuple[str, ...] = ()
 
 
+class Scope(msgspec.Struct, frozen=True):
+    """How a verb is narrowed for a customer, who asks with a token of his account (``scope``).  ``arg`` names the
+    argument that says whose the answer is, by an account's name or what else ``of`` it is; "": the answer is the same
+    for everybody.  ``hides``: what an answer holds, at any depth, for operators only."""
+
+    arg: str = ""
+    of: Literal["account", "connection", "domain", "list", "subject", "plan"] = "account"
+    hides: tuple[str, ...] = ()
+
+
+class Caller(msgspec.Struct, frozen=True):
+    """Who asks, as the trail names him; in which role, None is none; a customer's ``account``."""
+
+    name: str
+    role: Role | Literal["customer"] | None
+    account: str = ""
+
+
 class Verb(msgspec.Struct, frozen=True, kw_only=True):
     """One row.  ``verdict`` names the boolean of the value that says whether all is well: relayctl exits 1 if it is
     false, and HTTP answers with the status ``unwell``; a ``signed`` handler also takes ``who`` asks.  ``timeout`` is in
-    seconds; ``example`` follows "relayctl".
+    seconds; ``example`` follows "relayctl".  ``scope``: None is not for customers at all; else they may use it,
+    whatever its role.
 
     ``columns`` are those of a CSV file.  For an argument of rows relayctl reads it, sends it in pieces and adds up the
     answers; else it writes the answer's "rows", and if that has a "next", asks again, ``after`` it."""
@@ -145,6 +165,7 @@ class Verb(msgspec.Struct, frozen=True, kw_only=True):
     role: Role = "view"
     effect: Literal["read", "change"] = "read"
     example: str
+    scope: Scope | None = None
     signed: bool = False
     verdict: str = ""
     unwell: int = 200
@@ -163,8 +184,13 @@ class Verb(msgspec.Struct, frozen=True, kw_only=True):
 
 def run(verb: Verb, relay: Relay, given: Mapping[str, object], who: str = "") -> Any:
     """The handler's answer to these arguments.  Raises InputError for any that are unknown, missing or malformed."""
+    return called(verb, relay, arguments(verb, given), who)
+
+
+def called(verb: Verb, relay: Relay, given: Mapping[str, Any], who: str) -> Any:
+    """The handler's answer to arguments as ``arguments`` gives them."""
     signature = {"who": who} if verb.signed else {}
-    return verb.handler(relay, **arguments(verb, given), **signature)
+    return verb.handler(relay, **given, **signature)
 
 
 def without_secrets(verb: Verb, given: Mapping[str, object]) -> dict[str, object]:

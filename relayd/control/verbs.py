@@ -13,6 +13,7 @@ import relayd
 from relayd import notation
 from relayd.control import (
     accounts,
+    apitokens,
     balances,
     connections,
     domains,
@@ -27,7 +28,7 @@ from relayd.control import (
     tokens,
     warmup,
 )
-from relayd.control.verb import Arg, Relay, Verb, then
+from relayd.control.verb import Arg, Relay, Scope, Verb, then
 from relayd.directory import Change
 from relayd.errors import InputError
 from relayd.suppression import COLUMNS, KINDS, REASONS
@@ -60,7 +61,14 @@ def _openapi(relay: Relay) -> dict[str, Any]:
 
 def _verbs(relay: Relay) -> list[dict[str, Any]]:
     keys = ("name", "help", "role", "effect", "path", "method", "example")
-    return [{**{key: getattr(verb, key) for key in keys}, "args": msgspec.to_builtins(verb.args)} for verb in VERBS]
+    return [
+        {
+            **{key: getattr(verb, key) for key in keys},
+            "customers": verb.scope is not None,
+            "args": msgspec.to_builtins(verb.args),
+        }
+        for verb in VERBS
+    ]
 
 
 def _domain_add(
@@ -113,8 +121,8 @@ def _change_list(relay: Relay, limit: int, about: str | None) -> Any:
     return then(relay.directory.changes(limit, about or ""), shape)
 
 
-def _queue_list(relay: Relay, limit: int) -> Any:
-    return relay.queues(limit)
+def _queue_list(relay: Relay, limit: int, account: str | None) -> Any:
+    return relay.queues(limit, account or "")
 
 
 def _inspect(relay: Relay, id: int) -> Any:
@@ -138,6 +146,7 @@ _DOMAIN = Arg("name", "the domain of the From addresses", positional=True, requi
 _LIST = Arg(
     "list", "its full name: NAME, account:ACCOUNT/NAME or connection:LOGIN/NAME", "list", positional=True, required=True
 )
+_OF_LIST = Scope("list", "list", hides=("by",))
 
 VERBS: tuple[Verb, ...] = (
     Verb(
@@ -149,8 +158,8 @@ VERBS: tuple[Verb, ...] = (
         unwell=503,
     ),
     Verb(name="status", help="who this relay is, since when, and how it does", handler=_status, example="status"),
-    Verb(name="version", help="the version of the running relayd", handler=_version, example="version"),
-    Verb(name="verbs", help="this table", handler=_verbs, example="verbs"),
+    Verb(name="version", help="the version of the running relayd", handler=_version, example="version", scope=Scope()),
+    Verb(name="verbs", help="this table", handler=_verbs, example="verbs", scope=Scope()),
     *accounts.VERBS,
     *connections.VERBS,
     Verb(
@@ -210,6 +219,7 @@ VERBS: tuple[Verb, ...] = (
         handler=_domain_list,
         args=(Arg("account", "only this account's", "name"),),
         example="domain list",
+        scope=Scope("account"),
     ),
     Verb(
         name="domain show",
@@ -217,6 +227,7 @@ VERBS: tuple[Verb, ...] = (
         handler=_domain_show,
         args=(_DOMAIN,),
         example="domain show crm.example",
+        scope=Scope("name", "domain"),
     ),
     Verb(
         name="domain verify",
@@ -261,7 +272,9 @@ VERBS: tuple[Verb, ...] = (
         name="list list",
         help="the suppression lists, and how many entries each has",
         handler=suppressions.lists,
+        args=(Arg("account", "only this account's and its connections'", "name"),),
         example="list list",
+        scope=Scope("account"),
     ),
     Verb(
         name="list remove",
@@ -294,6 +307,7 @@ VERBS: tuple[Verb, ...] = (
         effect="change",
         signed=True,
         example='suppression add --reason complaint --evidence "called us on May 3" complaints ivan@mail.example',
+        scope=_OF_LIST,
     ),
     Verb(
         name="suppression remove",
@@ -307,13 +321,18 @@ VERBS: tuple[Verb, ...] = (
         role="operate",
         effect="change",
         example="suppression remove complaints ivan@mail.example",
+        scope=_OF_LIST,
     ),
     Verb(
         name="suppression search",
         help="which lists stop an address, and why",
         handler=suppressions.search,
-        args=(Arg("address", "the recipient", positional=True, required=True),),
+        args=(
+            Arg("address", "the recipient", positional=True, required=True),
+            Arg("account", "only the lists of this account and its connections", "name"),
+        ),
         example="suppression search ivan@mail.example",
+        scope=Scope("account", hides=("by",)),
     ),
     Verb(
         name="suppression list",
@@ -326,6 +345,7 @@ VERBS: tuple[Verb, ...] = (
             Arg("limit", "how many entries at most, up to 1000", "int", default=50),
         ),
         example="suppression list --prefix ivan complaints",
+        scope=_OF_LIST,
     ),
     Verb(
         name="suppression import",
@@ -347,6 +367,7 @@ VERBS: tuple[Verb, ...] = (
         effect="change",
         signed=True,
         example="suppression import --reason unsubscribe account:crm/unsubscribed unsubscribed.csv",
+        scope=_OF_LIST,
         verdict="complete",
         columns=COLUMNS,
     ),
@@ -356,20 +377,26 @@ VERBS: tuple[Verb, ...] = (
         handler=suppressions.export,
         args=(_LIST, Arg("after", 'go on where an answer\'s "next" says', default="")),
         example="suppression export account:crm/unsubscribed",
+        scope=_OF_LIST,
         columns=COLUMNS,
     ),
     Verb(
         name="queue list",
         help="the queues: how many deliveries wait in each, until when and why",
         handler=_queue_list,
-        args=(Arg("limit", "how many queues at most", "int", default=50),),
+        args=(
+            Arg("limit", "how many queues at most", "int", default=50),
+            Arg("account", "only this account's", "name"),
+        ),
         example="queue list --limit 10",
+        scope=Scope("account", hides=("why",)),  # a server's words there may be about others' mail
     ),
     *sources.VERBS,
     *warmup.VERBS,
     *reputation.VERBS,
     *shaping.VERBS,
     *tokens.VERBS,
+    *apitokens.VERBS,
     *suspects.VERBS,
     Verb(
         name="inspect",

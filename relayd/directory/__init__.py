@@ -1,6 +1,7 @@
 """The directory: who may submit mail.  Accounts and their submission connections, the check of
 passwords, the keys that sign, and the domains that mail is sent from."""
 
+from relayd.directory.apitokens import ApiToken, ApiTokens, NewToken
 from relayd.directory.balances import Balances
 from relayd.directory.domains import DomainKey
 from relayd.directory.drains import Drain, Drains
@@ -18,6 +19,8 @@ __all__ = [
     "EXTERNAL",
     "Account",
     "AccountStream",
+    "ApiToken",
+    "ApiTokens",
     "Ask",
     "Balances",
     "Change",
@@ -27,6 +30,7 @@ __all__ = [
     "Drain",
     "Drains",
     "NewConnection",
+    "NewToken",
     "SenderDomain",
     "Senders",
     "State",

@@ -17,6 +17,7 @@ import msgspec
 from relayd import notation
 from relayd.database import Post, Worker, opened
 from relayd.directory import domains, hashes, rows, senders
+from relayd.directory.apitokens import ApiTokens
 from relayd.directory.balances import Balances
 from relayd.directory.domains import DomainKey
 from relayd.directory.drains import Drains
@@ -50,7 +51,7 @@ A = TypeVar("A")
 R = TypeVar("R")
 
 _STEPS: tuple[str, ...] = ("schema", "domains", "senders", "tenancy", "balances")
-_STEPS += ("drains", "warmups", "reactions", "tokens", "reputation", "suspects")
+_STEPS += ("drains", "warmups", "reactions", "tokens", "reputation", "suspects", "apitokens")
 # Scripts that bring a file of version n (the key) to n + 1.
 UPGRADES: dict[int, str] = {
     version: (Path(__file__).parent / f"{step}.sql").read_text("utf-8") for version, step in enumerate(_STEPS)
@@ -95,6 +96,7 @@ class Directory:
         self.warmups = Warmups(db, self._worker.run)
         self.reactions = StoredReactions(db, self._worker)
         self.tokens = Tokens(db, self._change, now)
+        self.api_tokens = ApiTokens(db, self._worker.run)
         self.reputations = Reputations(db, self._worker)
         self.suspects = StoredSuspects(db, self._worker)
 
@@ -305,23 +307,30 @@ class Directory:
 
     # Who changed what.
 
-    def note(self, change: Change) -> "Future[Change]":
-        """Keeps it, among the last CHANGES."""
+    def note(self, change: Change, *, customer: bool = False) -> "Future[Change]":
+        """Keeps it, among the last CHANGES; those that customers make push out only one another."""
+        table = "customer_changes" if customer else "changes"
 
         def write(db: sqlite3.Connection) -> Change:
-            insert = "INSERT INTO changes (time, who, verb, arguments, result) VALUES (?, ?, ?, ?, ?)"
+            insert = f"INSERT INTO {table} (time, who, verb, arguments, result) VALUES (?, ?, ?, ?, ?)"
             db.execute(insert, change_row(change))
-            db.execute("DELETE FROM changes WHERE id <= last_insert_rowid() - ?", (CHANGES,))
+            db.execute(f"DELETE FROM {table} WHERE id <= last_insert_rowid() - ?", (CHANGES,))
             return change
 
         return self._worker.run(write, lambda kept: kept)
 
     def changes(self, limit: int, about: str = "") -> "Future[list[Change]]":
         """The latest first; ``about``: those of which an argument is this text, or a list that has it."""
-        found = "SELECT 1 FROM json_tree(arguments) WHERE atom = ?2"
-        select = f"SELECT time, who, verb, arguments, result FROM changes WHERE ?2 = '' OR EXISTS ({found})"
+        found = "?2 = '' OR EXISTS (SELECT 1 FROM json_tree(arguments) WHERE atom = ?2)"
+        parts = [
+            f"SELECT * FROM (SELECT * FROM {table} WHERE {found} ORDER BY id DESC LIMIT ?1)"
+            for table in ("changes", "customer_changes")
+        ]
+        merged = f"SELECT time, who, verb, arguments, result FROM ({' UNION ALL '.join(parts)})"
         return self._worker.run(
-            lambda db: [change_of(row) for row in db.execute(f"{select} ORDER BY id DESC LIMIT ?1", (limit, about))],
+            lambda db: [
+                change_of(row) for row in db.execute(f"{merged} ORDER BY time DESC, id DESC LIMIT ?1", (limit, about))
+            ],
             lambda rows: rows,
         )
 

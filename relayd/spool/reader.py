@@ -160,12 +160,14 @@ def due_queues(
     return [(float(due), name) for due, name in msgspec.json.decode(row[0])]
 
 
-def queue_summary(connection: sqlite3.Connection, limit: int) -> list[tuple[str, int, float]]:
-    """(name, count, next due) of the longest queues, from their counters and the index of what is due."""
+def queue_summary(connection: sqlite3.Connection, limit: int, account: str) -> list[tuple[str, int, float]]:
+    """(name, count, next due) of the longest queues, or an account's, from their counters and the index of what is
+    due."""
+    # All names that begin with "ACCOUNT/": "0" comes after "/".
     return connection.execute(
-        "SELECT name, count, coalesce((SELECT min(due) FROM delivery WHERE queue = name), next_due) "
-        "FROM queue WHERE count > 0 ORDER BY count DESC, name LIMIT ?",
-        (limit,),
+        "SELECT name, count, coalesce((SELECT min(due) FROM delivery WHERE queue = name), next_due) FROM queue "
+        "WHERE count > 0 AND (?2 = '' OR name > ?2 || '/' AND name < ?2 || '0') ORDER BY count DESC, name LIMIT ?1",
+        (limit, account),
     ).fetchall()
 
 

@@ -129,8 +129,8 @@ class Spool:
     def due_queues(self, after: tuple[float, str], now: float, limit: int, done: Done) -> None:
         self._ask(done, reader.due_queues, after, now, limit)
 
-    def queue_summary(self, limit: int, done: Done) -> None:
-        self._ask(done, reader.queue_summary, limit)
+    def queue_summary(self, limit: int, account: str, done: Done) -> None:
+        self._ask(done, reader.queue_summary, limit, account)
 
     def queues_of(self, domain: str, limit: int, done: Done) -> None:
         self._ask(done, reader.queues_of, domain, limit)

@@ -209,7 +209,10 @@ class Suppressions:
     def _known(self, name: str) -> _Known:
         known = self._lists.get(name)
         if known is None:
-            near = notation.nearest(name, self._lists) or f": make it with list add {name}"
+            # Among the same owner's only: others' are not his to know.
+            owner = notation.list_owner(name)
+            near = notation.nearest(name, (other for other in self._lists if notation.list_owner(other) == owner))
+            near = near or f": make it with list add {name}"
             raise InputError("list", f"there is no list {name!r}{near}")
         return known
 
