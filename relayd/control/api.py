@@ -28,6 +28,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from relayd import notation
+from relayd.control import live
 from relayd.control.scope import NotFound, perform, shown
 from relayd.control.verb import MAX_BODY, ROLES, Caller, Relay, Verb, without_secrets
 from relayd.control.verbs import BY_PATH
@@ -152,6 +153,7 @@ class VerbResource(Resource):
         self._reactor = reactor
         self._relay = relay
         self._caller = caller
+        self.streams = 0
 
     def render(self, request: Request) -> int | bytes:
         try:
@@ -167,7 +169,34 @@ class VerbResource(Resource):
             return _answer(request, 405, _error(f"{path} is asked with {verb.method}"))
         if barred := _barred(verb, caller):
             return _answer(request, 403, _error(barred))
+        if verb.method == "GET" and live.wanted(request):
+            return self._watch(request, verb)
         self._perform(request, verb, caller)
+        return NOT_DONE_YET
+
+    def _watch(self, request: Request, verb: Verb) -> int | bytes:
+        """A stream of the verb's answers.  Who asks is asked anew for each: a token may be revoked meanwhile."""
+        given = _given(request)
+        try:
+            every = live.pace(given)
+        except ValueError as error:
+            return _answer(request, 400, _error(str(error), "every"))
+        if self.streams >= live.MOST:
+            return _answer(request, 503, _error(f"there are {live.MOST} live views already: close one"))
+
+        def ask() -> "Deferred[tuple[int, bytes]]":
+            caller = self._caller(request)
+            if barred := _barred(verb, caller):
+                raise Refused(403, barred)
+            asked = maybeDeferred(lambda: _deferred(self._reactor, perform(verb, self._relay, dict(given), caller)))
+            asked.addTimeout(verb.timeout, self._reactor)
+            return asked.addCallbacks(lambda value: _succeeded(verb, value, caller), _failed)
+
+        def over() -> None:
+            self.streams -= 1
+
+        self.streams += 1
+        live.Stream(self._reactor, request, every, ask, over).begin()
         return NOT_DONE_YET
 
     def _refuse(self, request: Request, refused: Refused) -> int | bytes:
