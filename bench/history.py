@@ -16,7 +16,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from relayd.history import Indexer, Query, find
+from relayd.history import Hit, Indexer, Query, find
 from relayd.identity import show
 from relayd.outcome import Evidence
 from relayd.records import Record, encode
@@ -26,7 +26,7 @@ from relayd.spool.segments import SEGMENT_BYTES
 from relayd.statistics import Figures, Settings, Statistics, figures
 
 DAY = 86400
-START = 1_790_000_000 // DAY * DAY
+START = int(time.time()) // DAY * DAY - DAY
 BIG = "big-1"  # the connection of a fifth of all
 PROVIDERS = tuple(f"provider{n}" for n in range(12))
 SITES = (*PROVIDERS, *(f"mx.site{n}.example" for n in range(600)))
@@ -126,10 +126,10 @@ def measure(directory: Path) -> Iterator[str]:
         ("the newest 100 of a stream that bounced", {"stream": "marketing", "events": ("bounced",)}),
     ):
         ask = Query(**{**query, **more})  # type: ignore[arg-type]
-        yield _timed(what, lambda ask=ask: len(find(records, ask, "bench", limit=100).events))  # type: ignore[misc]
+        yield _timed(what, lambda ask=ask: _page(records, ask))  # type: ignore[misc]
     ask = Query(**query)  # type: ignore[arg-type]
     middle = find(records, Query(**{**query, "until": START + DAY / 2}), "bench", limit=1).next  # type: ignore[arg-type]
-    yield _timed("100 from the middle of the day on", lambda: len(find(records, ask, "bench", before=middle, limit=100).events))
+    yield _timed("100 from the middle of the day on", lambda: _page(records, ask, middle))
     one = Figures(since=START, until=START + DAY, accounts=("big",), connection=BIG, step="hour")
     for what, change in (
         ("figures of its day by the hour", {}),
@@ -141,6 +141,10 @@ def measure(directory: Path) -> Iterator[str]:
     ):
         asked = Figures(**{**_fields(one), **change})
         yield _timed(what, lambda asked=asked: len(figures(file, asked, _SETTINGS, now)["rows"]))  # type: ignore[misc]
+
+
+def _page(records: Path, query: Query, before: Hit | None = None) -> int:
+    return len(find(records, query, "bench", before=before, limit=100).events)
 
 
 _SETTINGS = Settings(frozenset(PROVIDERS))
@@ -156,13 +160,17 @@ def _indexed(directory: Path, file: Path) -> tuple[float, float]:
 
     class Watched(Indexer):
         def _step(self, counters: Any) -> bool:
-            return super()._step(counters) or bool(done.set())
+            more: bool = super()._step(counters)
+            if not more:
+                done.set()
+            return more
 
     faults: list[str] = []
-    wall = lambda: float(START + DAY)  # noqa: E731
-    indexer = Watched(
-        directory, lambda: Statistics(file, lambda: _SETTINGS, wall), lambda _: None, lambda _: None, faults.append, wall
-    )
+
+    def counters() -> Statistics:
+        return Statistics(file, lambda: _SETTINGS, time.time)
+
+    indexer = Watched(directory, counters, lambda _: None, lambda _: None, faults.append)
     began, spent = time.monotonic(), time.process_time()
     indexer.start()
     done.wait()

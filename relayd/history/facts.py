@@ -44,8 +44,8 @@ class _Line(msgspec.Struct, frozen=True):
 
 class Fact(NamedTuple):
     """One event.  ``position``: where its record's line begins in the segment, and which of its events it is
-    (``offset << MANY | n``); ``delivery`` is 0 where it is of none; ``received`` 0.0 where it is not known; ``late``: told
-    by what came back."""
+    (``offset << MANY | n``); ``delivery`` is 0 where it is of none; ``received`` 0.0 where it is not known; ``late``:
+    told by what came back."""
 
     position: int
     event: Name

@@ -16,7 +16,7 @@ import msgspec
 from relayd.errors import InputError
 from relayd.events import NAMES, Name
 from relayd.history.facts import NUMBER
-from relayd.statistics.store import BOUNDS, DAY, HOUR, KINDS, MINUTE, SPANS, Settings
+from relayd.statistics.store import ACCOUNTS, BOUNDS, DAY, HOUR, KINDS, MINUTE, SPANS, Settings
 
 Step = Literal["minute", "hour", "day", "total"]
 By = Literal["event", "class", "account", "connection", "stream", "provider", "site", "source"]
@@ -54,8 +54,8 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
         asked |= {"account"} if self.accounts else set()
         paths, senders = asked & _OF_PATHS, asked & _OF_SENDERS
         if paths and senders:
-            text = "is counted for all senders together"
-            raise InputError(min(paths), f"{text}: leave out {', '.join(sorted(senders))}, or ask for providers instead")
+            text = f"is counted for all senders together: leave out {', '.join(sorted(senders))}, or ask for providers"
+            raise InputError(min(paths), text)
         if paths and "provider" in self.by:
             raise InputError("by", f"a provider is a site beside {min(paths)}: write --by site")
         return bool(paths)
@@ -67,6 +67,8 @@ def figures(path: Path, asked: Figures, settings: Settings, now: float) -> dict[
     of_paths = asked.of_paths()
     if not asked.since < asked.until:
         raise InputError("since", "the period ends before it begins")
+    if not path.exists():
+        raise InputError("", "nothing is counted yet: relayctl health says what is wrong")
     span = _span(asked, settings, now)
     since, until = asked.since // span * span, -(-asked.until // span) * span
     stepped = asked.step != "total"
@@ -151,8 +153,7 @@ def _terms(db: sqlite3.Connection, asked: Figures, of_paths: bool) -> tuple[str,
             text += f" AND {kind} IN (SELECT id FROM name WHERE kind = ? AND name IN ({marks}))"
             values += [KINDS.index(kind), *names]
     if not (of_paths or asked.accounts):
-        # The accounts lead in the table's key: so only what is of the period is read.
-        text += " AND account IN (SELECT id FROM name WHERE kind = 0 UNION ALL SELECT 0)"
+        text += f" AND account IN ({ACCOUNTS})"
     if asked.events:
         text += f" AND event IN ({', '.join(str(NUMBER[name]) for name in asked.events)})"
     return text, values
@@ -202,8 +203,8 @@ def _told(counts: Mapping[str, int], waits: Mapping[int, tuple[int, float]]) -> 
     told: dict[str, Any] = {"counts": {name: counts[name] for name in NAMES if name in counts}, "rates": rates(counts)}
     if waits:
         total = sum(count for count, _ in waits.values())
-        mean = sum(seconds for _, seconds in waits.values()) / total
-        told["seconds"] = {"mean": round(mean, 1), "median": _share(waits, total, 0.5), "p95": _share(waits, total, 0.95)}
+        mean = round(sum(seconds for _, seconds in waits.values()) / total, 1)
+        told["seconds"] = {"mean": mean, "median": _share(waits, total, 0.5), "p95": _share(waits, total, 0.95)}
     return told
 
 
@@ -224,4 +225,3 @@ def _share(waits: Mapping[int, tuple[int, float]], total: int, share: float) -> 
         if reached >= share * total:
             return BOUNDS[bound]
     return BOUNDS[-1]
-

@@ -26,7 +26,8 @@ BOUNDS = (1.0, 2.0, 5.0, 10.0, 20.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 86400.
 KINDS = ("account", "connection", "stream", "provider", "site", "source", "class")
 MOST = {"connection": 20_000, "site": 2000}  # different ones of a day that are named; all others are OTHER
 
-Observer = Callable[[str, str, str, str, float], None]  # name, provider, source, class, seconds until delivered or -1.0
+# Name, provider ("": none with a name), source, class; seconds from reception to delivery, of a delivery.
+Observer = Callable[[str, str, str, str, float | None], None]
 
 _HOLD = 2.0  # seconds that sums are gathered ...
 _GATHERED = 20_000  # ... or so many of them
@@ -41,6 +42,7 @@ _Key = tuple[int, str, str, str, str, str, str, str]  # minute, account, connect
 _SENDERS = "span, account, start, connection, stream, provider, event, class"
 _PATHS = "span, start, site, source, event, class"
 _WAITS = "span, account, start, stream, provider, bound"
+ACCOUNTS = "SELECT id FROM name WHERE kind = 0 UNION ALL SELECT 0"  # they lead in the key: so its index is used
 # What is summed up in memory, then with one statement for each table and span.
 _EVENTS = "moment, account, connection, stream, provider, site, source, event, class, count"
 _DELIVERIES = "moment, account, stream, provider, bound, count, seconds"
@@ -70,8 +72,8 @@ class _Table(msgspec.Struct, frozen=True):
 
     def delete(self) -> str:
         """Takes span, oldest start, how many rows."""
-        among = "AND account IN (SELECT id FROM name WHERE kind = 0 UNION ALL SELECT 0)" if "account" in self.key else ""
-        old = f"SELECT {self.key} FROM {self.name} WHERE span = ? {among} AND start < ? LIMIT ?"
+        first = f"AND account IN ({ACCOUNTS})" if "account" in self.key else ""
+        old = f"SELECT {self.key} FROM {self.name} WHERE span = ? {first} AND start < ? LIMIT ?"
         return f"DELETE FROM {self.name} WHERE ({self.key}) IN ({old})"
 
 
@@ -148,7 +150,7 @@ class Statistics:
         for _, event, time, account, connection, stream, _, _, _, received, cls, site, source, late in found:
             key = (int(time) // 60, account, connection, stream, site, source, event, cls)
             counts[key] = counts.get(key, 0) + 1
-            seconds = -1.0
+            seconds = None
             if event == "delivered" and received and not late:
                 seconds = max(0.0, time - received)
                 bound = bisect_left(BOUNDS, seconds, hi=len(BOUNDS) - 1)
@@ -156,7 +158,7 @@ class Statistics:
                 wait[0] += 1
                 wait[1] += seconds
             if observe is not None:
-                observe(event, site if site in providers else OTHER if site else "", source, cls, seconds)
+                observe(event, site if site in providers else "", source, cls, seconds)
         self.at = to
         if len(counts) >= _GATHERED:
             self._store()
@@ -269,10 +271,10 @@ class Statistics:
     def _named_on(self, kind: str, day: int) -> Iterable[str]:
         table = "paths" if kind == "site" else "senders"
         rows = self._db.execute(
-            f"SELECT name FROM name WHERE id IN (SELECT {kind} FROM {table} WHERE span = ? AND start = ?) AND name <> ?",
-            (DAY, day * DAY, OTHER),
+            f"SELECT name FROM name WHERE id IN (SELECT {kind} FROM {table} WHERE span = ? AND start = ?)",
+            (DAY, day * DAY),
         )
-        return [name for (name,) in rows]
+        return [name for (name,) in rows if name != OTHER]
 
     # What is too old.
 
@@ -290,6 +292,7 @@ class Statistics:
     def _forget_names(self, now: float) -> None:
         """Once a day: names that no sum has any more."""
         self._today = int(now // DAY)
+        oldest = min(self._oldest().values()) // DAY
         with self._db:
-            self._db.execute("DELETE FROM name WHERE day < ?", ((now - max(self._settings().keeps().values())) // DAY - 2,))
+            self._db.execute("DELETE FROM name WHERE day < ?", (oldest - 1,))
         self._ids.clear()
