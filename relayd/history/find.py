@@ -186,8 +186,11 @@ def lines(records: Path, hits: Sequence[Hit], query: Query, node: str) -> Iterat
         except FileNotFoundError:
             continue
         with file:
+            at, made = -1, list[Event]()
             for hit in (hit for hit in hits if hit.segment == name):
-                made = list(events(decode(_line(file, hit.offset)), place(name, hit.offset), node))
+                if hit.offset != at:
+                    at = hit.offset
+                    made = list(events(decode(_line(file, at)), place(name, at), node))
                 if hit.nth < len(made) and matches(query, made[hit.nth]):
                     yield hit, made[hit.nth]
 
@@ -205,9 +208,13 @@ def matches(query: Query, event: Event) -> bool:
     return (
         query.recipient.lower() in ("", event.recipient.lower())
         and query.track_id.lower() in ("", event.track_id.lower())
-        and query.domain.lower() in ("", domain_of(event.recipient).lower())
+        and _domain(query) in ("", domain_of(event.recipient).lower())
         and (not query.id or show(query.id) in (event.message, event.delivery))
     )
+
+
+def _domain(query: Query) -> str:
+    return domain_of(f"@{query.domain}").lower() if query.domain else ""
 
 
 def _segments(records: Path, query: Query) -> list[Path]:
@@ -220,8 +227,8 @@ def _segments(records: Path, query: Query) -> list[Path]:
         while last < len(paths) and _first(paths[last]) <= query.until + _SLACK:
             last += 1
         paths, starts = paths[:last], starts[:last]
-    ends = [*starts[1:], 1 << 62]
-    return [path for path, end in zip(paths, ends, strict=True) if end + _SLACK >= query.since]
+    ends = [*starts[1:], 1 << 62]  # of the last: whenever
+    return [path for path, end in zip(paths, ends, strict=False) if end + _SLACK >= query.since]
 
 
 def _first(segment: Path) -> float:
@@ -293,7 +300,7 @@ def _terms(db: sqlite3.Connection, query: Query) -> tuple[str, list[int]] | None
         one_of("track", [mark(query.track_id)])
         text += " AND track <> 0"  # as its index says
     if query.domain:
-        one_of("+domain", [mark(query.domain)])
+        one_of("+domain", [mark(_domain(query))])
     if query.events:
         one_of("+event", [NUMBER[name] for name in query.events])
     if query.since:

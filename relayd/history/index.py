@@ -8,7 +8,7 @@ appended, and who looks reads them all, some hundred thousand; the others are ma
 import os
 import sqlite3
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from zlib import crc32
 
@@ -66,22 +66,15 @@ class Index:
             self._open(boot)
 
     def _open(self, boot: str) -> None:
-        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
+        if not self.path.exists():
+            _make(self.path, boot)
         db = self._db = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None)
         try:
-            if db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'state'").fetchone()[0]:
-                self.read, sealed, made = db.execute("SELECT * FROM state").fetchone()
-                self.sealed = bool(sealed)
-                if not self.sealed and made != boot:
-                    raise sqlite3.DatabaseError("it may be broken")
-            else:
-                db.executescript(f"BEGIN; {_SCRIPT}")
-                db.execute("INSERT INTO state VALUES (0, 0, ?)", (boot,))
-                db.execute("COMMIT")
-                self.read, self.sealed = 0, False
-            if not self.sealed:
-                db.execute("PRAGMA journal_mode = WAL")
-                db.execute("PRAGMA synchronous = OFF")
+            db.execute("PRAGMA synchronous = OFF")
+            self.read, sealed, made = db.execute("SELECT * FROM state").fetchone()
+            self.sealed = bool(sealed)
+            if not self.sealed and made != boot:
+                raise sqlite3.DatabaseError("it may be broken")
             self._names = {name: id for id, name in db.execute("SELECT id, name FROM name")}
         except BaseException:
             db.close()
@@ -131,11 +124,13 @@ class Index:
         db = self._db
         if not self.sealed:
             db.executescript(f"BEGIN; {_SEAL} COMMIT;")
-            db.execute("PRAGMA journal_mode = DELETE")
+            db.execute("PRAGMA wal_checkpoint").fetchall()
             with open(self.path, "rb") as file:
                 os.fsync(file.fileno())
             db.execute("PRAGMA synchronous = FULL")
             db.execute("UPDATE state SET sealed = 1")  # only now: what says so is believed after a power cut
+            with suppress(sqlite3.OperationalError):  # somebody reads it just now: it stays as good as it is
+                db.execute("PRAGMA journal_mode = DELETE")  # it is opened quicker without a log
             self.sealed = True
         self.close()
 
@@ -144,6 +139,20 @@ class Index:
 
 
 _WIDTH = len(", (" + ", ".join("?" * _COLUMNS) + ")")
+
+
+def _make(path: Path, boot: str) -> None:
+    """Makes an empty one.  It gets its name when it is whole: who looks may come at any time."""
+    new = path.with_name(path.name + ".new")
+    remove(new)
+    os.close(os.open(new, os.O_RDWR | os.O_CREAT, 0o600))
+    with closing(sqlite3.connect(new, isolation_level=None)) as db:
+        db.execute("PRAGMA synchronous = OFF")
+        db.execute("PRAGMA journal_mode = WAL")
+        db.executescript(f"BEGIN; {_SCRIPT}")
+        db.execute("INSERT INTO state VALUES (0, 0, ?)", (boot,))
+        db.execute("COMMIT")
+    new.rename(path)
 
 
 def remove(path: Path) -> None:
