@@ -41,6 +41,7 @@ from relayd.sandbox import Sandbox
 from relayd.shaping.limits import rate
 from relayd.signing import Rules as SigningRules
 from relayd.smtp.events import ServerSettings
+from relayd.statistics import Settings as Counting
 from relayd.streams import Streams
 from relayd.suspicion import Settings as SuspicionSettings
 from relayd.tls import ClientTLS, ServerTLS, trust
@@ -202,6 +203,11 @@ def courier_settings(loaded: config.Config, streams: Streams) -> Settings:
 def records_kept(loaded: config.Config) -> float:
     """Seconds: as long as anything can come back, if it comes to us."""
     return max(_KEPT, loaded.feedback.accept) if loaded.feedback.domain else _KEPT
+
+
+def counting(loaded: config.Config) -> Counting:
+    asked = loaded.statistics
+    return Counting(frozenset(loaded.provider), asked.minutes, asked.hours, asked.days)
 
 
 def guard_settings(loaded: config.Config) -> GuardSettings:

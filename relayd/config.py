@@ -446,6 +446,14 @@ class Blocklists(msgspec.Struct, frozen=True, kw_only=True):
     drain: bool = False
 
 
+class Statistics(msgspec.Struct, frozen=True, kw_only=True):
+    """How long sums of events by the minute, the hour and the day are kept."""
+
+    minutes: Duration = 2 * 86400.0
+    hours: Duration = 90 * 86400.0
+    days: Duration = 3 * 365 * 86400.0
+
+
 class Resolver(msgspec.Struct, frozen=True, kw_only=True):
     """Whom to ask ("address:port" each; none is the system's choice), and for how long at each try;
     ``failure_ttl``: how long a failure is believed."""
@@ -548,6 +556,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     dkim: dict[str, Dkim] = {}
     feedback: Feedback = Feedback()
     blocklists: Blocklists = Blocklists()
+    statistics: Statistics = Statistics()
     resolver: Resolver = Resolver()
     validation: Validation = Validation()
     retry: Retry = Retry()
@@ -588,7 +597,7 @@ class Routes:
 
 _SINGLE: dict[str, type[msgspec.Struct]] = {
     "node": Node, "tls": TLS, "api": Api, "auth": Auth, "filter": Filter, "suspicion": Suspicion, "login": Login,
-    "feedback": Feedback, "blocklists": Blocklists,
+    "feedback": Feedback, "blocklists": Blocklists, "statistics": Statistics,
     "resolver": Resolver, "validation": Validation,
     "retry": Retry, "egress": Egress, "reputation": Reputation,
     "metrics": Metrics, "sandbox": Sandbox,
@@ -740,6 +749,9 @@ def _check(config: Config, fault: _Report) -> None:
             notation.hostname(name)
         except ValueError as error:
             fault(f"dkim.{name}", "", str(error))
+    kept = config.statistics
+    if not kept.minutes <= kept.hours <= kept.days:
+        fault("statistics", "hours", "are kept at least as long as minutes, and at most as long as days")
     _check_shaping(config.provider, config.reaction, fault)
     for name, rule in config.reaction.items():
         if rule.to:

@@ -24,6 +24,7 @@ def opened(path: str | Path, scripts: Sequence[str]) -> sqlite3.Connection:
     # Made here and not by SQLite: what is in it is nobody else's to read.
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     db = sqlite3.connect(path, check_same_thread=False)
+    db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # of a new file
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = FULL")
     db.execute("PRAGMA foreign_keys = ON")

@@ -6,6 +6,7 @@ is the day its ledger line belongs to, can be read from its identity alone.
 """
 
 _COUNTER_BITS = 20
+_BITS = 62
 DAY = 86400
 
 
@@ -35,6 +36,11 @@ def received_at(identity: int) -> float:
     return (identity >> _COUNTER_BITS) / 1000
 
 
+def in_same_millisecond(identity: int) -> tuple[int, int]:
+    """The least and the greatest identity of its millisecond: a message and its deliveries are all of one."""
+    return identity >> _COUNTER_BITS << _COUNTER_BITS, identity | (1 << _COUNTER_BITS) - 1
+
+
 def day_of(identity: int) -> int:
     """Days since 1970-01-01 (UTC) of the reception."""
     return (identity >> _COUNTER_BITS) // (DAY * 1000)
@@ -49,4 +55,6 @@ def read(text: str) -> int:
     """The identity that a user typed.  Raises ValueError with a sentence for the user."""
     if not 1 <= len(text) <= 16 or any(c not in "0123456789abcdef" for c in text.lower()):
         raise ValueError(f"{text!r} is not a message or delivery id: ids are up to 16 hexadecimal digits")
+    if int(text, 16) >> _BITS:
+        raise ValueError(f"{text!r} is not a message or delivery id: it would be of a far future")
     return int(text, 16)

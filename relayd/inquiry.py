@@ -5,7 +5,10 @@ to be asked.
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
 
@@ -19,18 +22,23 @@ from relayd.directory import Balances, Drains
 from relayd.egress.pools import Pools
 from relayd.envelope import Delivery
 from relayd.errors import InputError
-from relayd.identity import read, received_at, show
+from relayd.events import Event
+from relayd.history import Found, Hit, Query, event_at, find, trace
+from relayd.identity import read, show
 from relayd.lease import odd
 from relayd.local import replayed
 from relayd.notation import hostname, patterns, show_duration
 from relayd.queue.reasons import Reason, reason
 from relayd.queue.scheduler import Scheduler
 from relayd.queue.state import Queue
-from relayd.records import Record, decode
+from relayd.records import decode
 from relayd.resolver import ResolveError, Resolver
 from relayd.shaping.limits import SCOPES, show_limits
 from relayd.spool import Audit, Spool
+from relayd.statistics import Figures, Settings, figures
 from relayd.waiting import asked, ended
+
+T = TypeVar("T")
 
 
 async def queues(spool: Spool, scheduler: Scheduler, now: float, limit: int, account: str = "") -> list[dict[str, Any]]:
@@ -79,24 +87,11 @@ def _state(name: str, pools: Pools, drains: Drains) -> dict[str, str]:
 async def inspect(spool: Spool, courier: Courier, now: float, id: int) -> dict[str, Any]:
     """Everything known of a message, by its own id or a delivery's.  Raises InputError."""
     queued = await asked(spool.deliveries_of, id)
-    message = show(queued[0].message.id) if queued else ""
-    since = received_at(id) - 5
-    needle = message or show(id)
-    records = await _records_of(spool, needle, since)
+    records = await asked(spool.look, partial(trace, identity=queued[0].message.id if queued else id))
     if not records and not queued:
         raise InputError("id", f"no message or delivery {show(id)} is in the spool or in the records that are kept")
-    if not message:
-        message = records[0].message
-        if message != needle:
-            records = await _records_of(spool, message, since)
+    message = show(queued[0].message.id) if queued else records[0].message
     return story(message, records, queued, lambda delivery: _reason(courier, delivery, now).words)
-
-
-async def _records_of(spool: Spool, id: str, since: float) -> list[Record]:
-    """The records that name a message or delivery, oldest first."""
-    lines = await asked(spool.find_records, id.encode(), since)
-    found = [record for record in map(decode, lines) if id in (record.message, record.delivery)]
-    return sorted(found, key=lambda record: record.time)
 
 
 def _reason(courier: Courier, delivery: Delivery, now: float) -> Reason:
@@ -112,6 +107,45 @@ def _reason(courier: Courier, delivery: Delivery, now: float) -> Reason:
             "retry", f"it waits {wait:.0f} s for its next try after {delivery.attempts} attempts", delivery.due
         )
     return reason(courier.scheduler, delivery.queue, now)
+
+
+class Archive:
+    """What was: events and figures, each question on one of a few threads.  More questions than a few at a time are
+    refused with InputError; one that finds little looks through so much and says where to go on."""
+
+    MOST = 20  # questions that wait
+    PATIENCE = 10.0  # seconds
+
+    def __init__(self, spool: Path, node: str, settings: Callable[[], Settings], now: Callable[[], float]) -> None:
+        self._records = spool / "records"
+        self._counted = spool / "statistics.sqlite"
+        self._node = node
+        self._settings = settings
+        self._now = now
+        self._threads = ThreadPoolExecutor(2, "archive")
+        self._waiting: set[Future[Any]] = set()
+
+    def figures(self, asked: Figures) -> "Future[dict[str, Any]]":
+        return self._ask(figures, self._counted, asked, self._settings(), self._now())
+
+    def find(self, query: Query, limit: int, before: Hit | None) -> "Future[Found]":
+        patience = self.PATIENCE
+        return self._ask(lambda: find(self._records, query, self._node, limit=limit, before=before, patience=patience))
+
+    def event(self, place: Hit, query: Query) -> "Future[Event | None]":
+        return self._ask(event_at, self._records, place, query, self._node)
+
+    def _ask(self, question: Callable[..., T], *args: Any) -> "Future[T]":
+        self._waiting = {future for future in self._waiting if not future.done()}
+        if len(self._waiting) >= self.MOST:
+            raise InputError("", "too many questions about what was are asked at once: ask again in a moment")
+        future = self._threads.submit(question, *args)
+        self._waiting.add(future)
+        return future
+
+    def stop(self) -> None:
+        """Ends with what is under way."""
+        self._threads.shutdown(cancel_futures=True)
 
 
 def replay(spool: Spool, loaded: Config, rules: list[str], since: float) -> "Deferred[dict[str, Any]]":

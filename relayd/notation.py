@@ -1,4 +1,4 @@
-"""What operators type: durations, sizes, names, IP addresses, networks, host:port, Twisted endpoint strings.
+"""What operators type: durations, moments, sizes, names, IP addresses, networks, host:port, Twisted endpoint strings.
 
 Each parser takes text (or any TOML value: a wrong type is refused too) and gives a plain value, or raises ValueError
 with a sentence that says what was expected.  The configuration, the verbs and the directory share them.
@@ -8,6 +8,7 @@ import difflib
 import ipaddress
 import re
 from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TypeVar
 
@@ -54,6 +55,20 @@ def show_duration(seconds: float) -> str:
         if count:
             parts.append(f"{count}{unit}")
     return "".join(parts[:2]) or "0s"
+
+
+def moment(value: object, now: float) -> float:
+    """``"2h"`` before ``now``, a date, or a time as in RFC 3339 (UTC, unless it says otherwise): unix seconds."""
+    text = value if isinstance(value, str) else ""
+    if _DURATION.fullmatch(text):
+        return max(0.0, now - duration(text))
+    try:
+        found = datetime.fromisoformat(text) if text.isascii() and text[4:5] == "-" else None
+        if found is not None and 1970 <= found.year < 9999:
+            return max(0.0, (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp())
+    except (ValueError, OverflowError):
+        pass
+    raise ValueError(f'{value!r} is no time: write "2h" (ago), "2026-05-03" or "2026-05-03T14:00:00Z"')
 
 
 def size(value: object) -> int:

@@ -44,8 +44,9 @@ from relayd.domainwatch import DomainWatch
 from relayd.echoes import Event
 from relayd.envelope import Delivery, Message, queue_name
 from relayd.errors import InputError
+from relayd.events import Event as HistoryEvent
 from relayd.guard import Guard
-from relayd.history import Indexer
+from relayd.history import Found, Hit, Indexer, Query
 from relayd.identity import DAY, Identities
 from relayd.lease import Lease
 from relayd.listener import Comings, ListenerService
@@ -64,7 +65,7 @@ from relayd.shaping.reactions import Active, Reactions
 from relayd.shaping.rules import Rules
 from relayd.signing import WORKERS, Crew, Keyring, Signer
 from relayd.spool import Spool, SpoolError
-from relayd.statistics import Statistics
+from relayd.statistics import Figures, Statistics
 from relayd.streams import Streams, shown
 from relayd.suppression import Lesson, Suppressions
 from relayd.suspects import Suspects
@@ -327,9 +328,12 @@ class Node(Service):
 
     def _follow_records(self, loaded: config.Config, post: Callable[..., None]) -> Indexer:
         """What is made of records once they are in their segments: history, figures, word to those who follow them."""
+        spool = Path(loaded.node.spool)
+        self.counting = assembly.counting(loaded)
+        self.archive = inquiry.Archive(spool, loaded.node.name, lambda: self.counting, self.now)
         indexer = Indexer(
-            Path(loaded.node.spool),
-            lambda: Statistics(Path(loaded.node.spool) / "statistics.sqlite"),
+            spool,
+            lambda: Statistics(spool / "statistics.sqlite", lambda: self.counting, self.now, self.events.count),
             lambda to: self.spool.advance("history", to),
             lambda whose: post(self._came, whose),
             lambda fault: post(self._history_fault, fault),
@@ -448,6 +452,7 @@ class Node(Service):
             await deferToThreadPool(self.reactor, threads, self.suspects.stop)
         self.indexer.stop()
         await deferToThreadPool(self.reactor, threads, self.indexer.join)
+        await deferToThreadPool(self.reactor, threads, self.archive.stop)
         await deferToThreadPool(self.reactor, threads, self.spool.stop)
         await deferToThreadPool(self.reactor, threads, self._scrypt.shutdown)
         await deferToThreadPool(self.reactor, threads, self._signing.stop)
@@ -790,6 +795,7 @@ class Node(Service):
         self.keyring.rules = signing
         self.lists = lists
         self._judge_by(loaded)
+        self.counting = assembly.counting(loaded)
         self._routes = config.Routes(loaded.route)
         self.keep_reactions((), self.reactions.reconfigure(reactions))
         self.streams.configure(loaded)
@@ -867,6 +873,15 @@ class Node(Service):
 
     def sources(self) -> list[dict[str, Any]]:
         return inquiry.sources(self.pools, self.scheduler, self.directory.drains, self.blocklists)
+
+    def figures(self, asked: Figures) -> "Future[dict[str, Any]]":
+        return self.archive.figures(asked)
+
+    def history(self, query: Query, limit: int, before: Hit | None) -> "Future[Found]":
+        return self.archive.find(query, limit, before)
+
+    def event(self, place: Hit, query: Query) -> "Future[HistoryEvent | None]":
+        return self.archive.event(place, query)
 
     def inspect(self, id: int) -> Any:
         return inquiry.inspect(self.spool, self.courier, self.now(), id)

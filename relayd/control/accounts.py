@@ -25,6 +25,18 @@ def known(relay: Relay, name: str, field: str = "account") -> Account:
     return account
 
 
+def meant(relay: Relay, name: str | None, below: bool) -> tuple[str, ...]:
+    """The names of an account, and on request of all below it; () for none, which is all.  Raises InputError."""
+    if name is None:
+        return ()
+    known(relay, name)
+    return tuple(
+        row.name
+        for row in relay.directory.accounts()
+        if row.name == name or (below and name in relay.directory.lineage(row.name))
+    )
+
+
 def _settings(
     parent: str | None,
     domain_check: str | None,

@@ -1,9 +1,10 @@
-"""What handlers of several verbs share: rows as they are shown, limits as they are typed."""
+"""What handlers of several verbs share: rows as they are shown, limits and times as they are typed."""
 
 from typing import Any
 
 import msgspec
 
+from relayd import notation
 from relayd.errors import InputError
 from relayd.quotas import Limits, parse_limits, show_limits
 from relayd.shaping.limits import show_layers
@@ -37,3 +38,11 @@ def limits_given(
             except ValueError as error:
                 raise InputError(prefix + kind, str(error)) from None
     return {field: limits}
+
+
+def moment(field: str, text: str, now: float) -> float:
+    """Raises InputError."""
+    try:
+        return notation.moment(text, now)
+    except ValueError as error:
+        raise InputError(field, str(error)) from None

@@ -14,11 +14,14 @@ import msgspec
 from relayd import identity, notation
 from relayd.directory import AccountStream, Directory, SenderDomain
 from relayd.errors import InputError
+from relayd.events import Event
 from relayd.guard import Guard
+from relayd.history import Found, Hit, Query
 from relayd.reply import printable
 from relayd.reputation import Reputation
 from relayd.shaping.reactions import Active, Reactions
 from relayd.signing import Keyring
+from relayd.statistics import Figures
 from relayd.suppression import Suppressions
 from relayd.suspicion import Dismissal, Suspicion
 from relayd.validation import Lists
@@ -61,6 +64,9 @@ class Relay(Protocol):
     ``sources``: [{"name", "address": [...], "ehlo", "pools": [...], "state", "why", "by", "listed": [...], "sessions"}]
     ``why``: [{"queue", "constraint", "until": unix seconds, "lifts", "why": text, ...}, ...]; nothing: InputError
     ``explain``: {"domain", "hosts", "site", "provider", "pool", "sources", "limits": [{"scope", "limit", ...}], ...}
+    ``figures``: a future of what was counted (``statistics.figures``)
+    ``history``: a future of the events that are meant, before a place or the newest
+    ``event``: a future of the event at a place, if it is what is meant; None: there is none
     ``inspect``: {"id", "message": {...}, "deliveries": [...], "records": [...]}; unknown id: InputError("id", ...)
     ``lease``: (the account's Lease in the spool, units it paid for mail of today)
     ``book``: done when the directory knows what the spool has charged to the account by now
@@ -104,6 +110,9 @@ class Relay(Protocol):
     def sources(self) -> Any: ...
     def why(self, what: str) -> Any: ...
     def explain(self, domain: str, account: str, stream: str) -> Any: ...
+    def figures(self, asked: Figures) -> "Future[dict[str, Any]]": ...
+    def history(self, query: Query, limit: int, before: Hit | None) -> "Future[Found]": ...
+    def event(self, place: Hit, query: Query) -> "Future[Event | None]": ...
     def inspect(self, id: int) -> Any: ...
     def lease(self, account: str) -> Any: ...
     def book(self, account: str) -> Any: ...
@@ -155,6 +164,7 @@ class Verb(msgspec.Struct, frozen=True, kw_only=True):
     seconds; ``example`` follows "relayctl".  ``scope``: None is not for customers at all; else they may use it,
     whatever its role.
 
+    ``lines``: what relayctl prints of an answer, where that is not simply what it holds.
     ``columns`` are those of a CSV file.  For an argument of rows relayctl reads it, sends it in pieces and adds up the
     answers; else it writes the answer's "rows", and if that has a "next", asks again, ``after`` it."""
 
@@ -171,6 +181,7 @@ class Verb(msgspec.Struct, frozen=True, kw_only=True):
     unwell: int = 200
     timeout: float = 60.0
     columns: tuple[str, ...] = ()
+    lines: Callable[[Any], list[str]] | None = None
 
     @property
     def path(self) -> str:

@@ -44,7 +44,8 @@ class _Line(msgspec.Struct, frozen=True):
 
 class Fact(NamedTuple):
     """One event.  ``position``: where its record's line begins in the segment, and which of its events it is
-    (``offset << MANY | n``); ``delivery`` is 0 where it is of none; ``received`` 0.0 where it is not known."""
+    (``offset << MANY | n``); ``delivery`` is 0 where it is of none; ``received`` 0.0 where it is not known; ``late``:
+    told by what came back."""
 
     position: int
     event: Name
@@ -59,6 +60,7 @@ class Fact(NamedTuple):
     cls: str
     site: str
     source: str
+    late: bool = False
 
 
 _decode = msgspec.json.Decoder(_Line).decode
@@ -84,5 +86,5 @@ def facts(lines: Iterable[bytes], offset: int) -> Iterator[Fact]:
             delivery = int(line.delivery, 16) if line.delivery else 0
             yield Fact(
                 position, event, line.time, line.account, line.connection, line.stream, line.recipient,
-                line.track_id, delivery, line.received, seen.cls, seen.site, seen.source,
+                line.track_id, delivery, line.received, seen.cls, seen.site, seen.source, line.feedback is not None,
             )  # fmt: skip

@@ -8,7 +8,7 @@ appended, and who looks reads them all, some hundred thousand; the others are ma
 import os
 import sqlite3
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from zlib import crc32
 
@@ -32,10 +32,10 @@ CREATE TABLE name (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
 CREATE TABLE state (read INTEGER NOT NULL, sealed INTEGER NOT NULL, boot TEXT NOT NULL);
 """
 _SEAL = """
-CREATE INDEX of_sender ON event (account, connection);
-CREATE INDEX of_recipient ON event (recipient);
-CREATE INDEX of_track ON event (track) WHERE track <> 0;
-CREATE INDEX of_delivery ON event (delivery);
+CREATE INDEX IF NOT EXISTS of_sender ON event (account, connection);
+CREATE INDEX IF NOT EXISTS of_recipient ON event (recipient);
+CREATE INDEX IF NOT EXISTS of_track ON event (track) WHERE track <> 0;
+CREATE INDEX IF NOT EXISTS of_delivery ON event (delivery);
 """
 _COLUMNS = 10
 _AT_ONCE = 3000  # rows of one statement: each is one call, and the lock of the interpreter is let go once
@@ -66,21 +66,19 @@ class Index:
             self._open(boot)
 
     def _open(self, boot: str) -> None:
-        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
+        if not self.path.exists():
+            _make(self.path, boot)
         db = self._db = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None)
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = OFF")
-        if db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'state'").fetchone()[0]:
+        try:
+            db.execute("PRAGMA synchronous = OFF")
             self.read, sealed, made = db.execute("SELECT * FROM state").fetchone()
             self.sealed = bool(sealed)
             if not self.sealed and made != boot:
-                db.close()
                 raise sqlite3.DatabaseError("it may be broken")
-        else:
-            db.executescript(f"BEGIN; {_SCRIPT} COMMIT;")
-            db.execute("INSERT INTO state VALUES (0, 0, ?)", (boot,))
-            self.read, self.sealed = 0, False
-        self._names = {name: id for id, name in db.execute("SELECT id, name FROM name")}
+            self._names = {name: id for id, name in db.execute("SELECT id, name FROM name")}
+        except BaseException:
+            db.close()
+            raise
 
     def add(self, found: Sequence[Fact], read: int) -> None:
         """The facts up to the byte ``read`` of the segment, all or none; those that are in it already are let be."""
@@ -125,12 +123,14 @@ class Index:
         """Nothing more will come: makes it quick to look in, and durable."""
         db = self._db
         if not self.sealed:
-            db.executescript(f"BEGIN; {_SEAL} UPDATE state SET sealed = 1; COMMIT;")
-            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            db.execute("PRAGMA synchronous = FULL")
-            db.execute("PRAGMA journal_mode = DELETE")
+            db.executescript(f"BEGIN; {_SEAL} COMMIT;")
+            db.execute("PRAGMA wal_checkpoint").fetchall()
             with open(self.path, "rb") as file:
                 os.fsync(file.fileno())
+            db.execute("PRAGMA synchronous = FULL")
+            db.execute("UPDATE state SET sealed = 1")  # only now: what says so is believed after a power cut
+            with suppress(sqlite3.OperationalError):  # somebody reads it just now: it stays as good as it is
+                db.execute("PRAGMA journal_mode = DELETE")  # it is opened quicker without a log
             self.sealed = True
         self.close()
 
@@ -139,6 +139,20 @@ class Index:
 
 
 _WIDTH = len(", (" + ", ".join("?" * _COLUMNS) + ")")
+
+
+def _make(path: Path, boot: str) -> None:
+    """Makes an empty one.  It gets its name when it is whole: who looks may come at any time."""
+    new = path.with_name(path.name + ".new")
+    remove(new)
+    os.close(os.open(new, os.O_RDWR | os.O_CREAT, 0o600))
+    with closing(sqlite3.connect(new, isolation_level=None)) as db:
+        db.execute("PRAGMA synchronous = OFF")
+        db.execute("PRAGMA journal_mode = WAL")
+        db.executescript(f"BEGIN; {_SCRIPT}")
+        db.execute("INSERT INTO state VALUES (0, 0, ?)", (boot,))
+        db.execute("COMMIT")
+    new.rename(path)
 
 
 def remove(path: Path) -> None:

@@ -1,8 +1,8 @@
 """The indexer: a thread that reads every record once, for the history and for the counters.
 
 In: segments, as the spool's mover fills them.  Out: an index beside each segment, figures in the counters, and whose
-events came.  It reads on from where the counters stand, which keep that in the same transaction as their figures: so
-each event is counted once, whatever is killed when.  It may lag; the mail does not wait for it.
+events came.  It begins where the counters stand, which keep that in the same transaction as their figures: so each
+event is counted once, whatever is killed when.  It may lag; the mail does not wait for it.
 """
 
 import sqlite3
@@ -24,11 +24,14 @@ _IDLE = 1.0  # seconds between looks when nobody wakes it
 
 
 class Counters(Protocol):
-    """What the facts are counted in.  ``at``: everything before has been."""
+    """What the facts are counted in.  ``at``: everything before has been; ``kept``: and everything before this is on
+    disk.  ``tend`` does what is due."""
 
     at: Checkpoint
+    kept: Checkpoint
 
     def add(self, found: list[Fact], to: Checkpoint) -> None: ...
+    def tend(self) -> None: ...
     def close(self) -> None: ...
 
 
@@ -59,7 +62,7 @@ class Indexer(threading.Thread):
         self._index: Index | None = None
         self._unfinished: list[str] = []  # segments of before that have no whole index
         self._read_until = 0.0
-        self._idle_at = wall()
+        self._held = ""  # the segment before which all may be deleted
         self.beat = time.monotonic()
 
     @property
@@ -97,10 +100,14 @@ class Indexer(threading.Thread):
             self._db = db
             try:
                 self._unfinished = self._missing(counters.at)
+                self._catch_up(counters.at)
                 self._fault("")
                 while not self._stopping:
                     self.beat = time.monotonic()
-                    if not (self._step(counters) or self._mend()):
+                    more = self._step(counters)
+                    counters.tend()
+                    self._let_go(counters.kept.segment)
+                    if not (more or self._mend()):
                         self._wake.wait(_IDLE)
                         self._wake.clear()
             finally:
@@ -117,16 +124,25 @@ class Indexer(threading.Thread):
             return False
         start = at.offset if to.segment == at.segment else 0
         index = self._turn_to(to.segment)
-        if index.read < start:  # it was lost
-            self._fill(index, to.segment, start)
         found = list(facts(lines, start))
-        index.add(found, to.offset)
+        if index.read < to.offset:  # else it is ahead of the counters, which a kill threw back
+            index.add(found, to.offset)
         counters.add(found, to)
-        if to.segment != at.segment:
-            self._hold(Checkpoint(to.segment))
         self._read_until = found[-1].time if found else self._wall()
         self._came({(fact.account, fact.connection) for fact in found})
         return True
+
+    def _let_go(self, segment: str) -> None:
+        """What lies before this segment may be deleted."""
+        if segment > self._held:
+            self._hold(Checkpoint(segment))
+            self._held = segment
+
+    def _catch_up(self, at: Checkpoint) -> None:
+        """Makes what is missing of the index of the segment that was read last: it may have been lost."""
+        row = self._db.execute("SELECT bytes FROM segment WHERE name = ? AND bytes > 0", (at.segment,)).fetchone()
+        if row is not None:
+            self._fill(self._turn_to(at.segment), at.segment, at.offset)
 
     def _turn_to(self, segment: str) -> Index:
         """The index of this segment; that of the one before is complete."""

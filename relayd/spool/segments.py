@@ -307,13 +307,18 @@ def _time(lines: bytes) -> float | None:
     return float(found[1]) if found else None
 
 
-def blocks(connection: sqlite3.Connection, directory: Path, since: float) -> Iterator[bytes]:
-    """All record lines that may be of ``since`` or later, oldest first, many at a time."""
+def blocks(
+    connection: sqlite3.Connection, directory: Path, since: float, begin: Callable[[str], int] = lambda segment: 0
+) -> Iterator[bytes]:
+    """All record lines that may be of ``since`` or later, oldest first, many at a time; of each segment from the byte
+    on that ``begin`` says, which is asked when its turn comes."""
     segments, outbox = _view(connection)
     later = [i for i, (name, _) in enumerate(segments) if int(name[:10]) > since]
     first = max(0, later[0] - 1) if later else len(segments) - 1
     for name, size in segments[max(0, first) :]:
+        start = begin(name)
         with open(directory / name, "rb") as file:
+            file.seek(start)
             while (left := size - file.tell()) > 0:  # what lies behind is in the outbox still
                 block = file.read(min(left, _AT_ONCE))
                 if left > _AT_ONCE:

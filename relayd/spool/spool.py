@@ -189,6 +189,10 @@ class Spool:
 
         self._look(work, done)
 
+    def look(self, question: Callable[[sqlite3.Connection, Path], Any], done: Done) -> None:
+        """``done(question(connection, segments))``: a long question, which is called on another thread."""
+        self._look(lambda connection: question(connection, self._segments), done)
+
     def _look(self, question: Callable[[sqlite3.Connection], Any], done: Done) -> None:
         """A long question, so on a thread and a connection of its own."""
 
