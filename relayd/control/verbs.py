@@ -25,6 +25,7 @@ from relayd.control import (
     suspects,
     tokens,
     warmup,
+    webhooks,
 )
 from relayd.control.verb import Arg, Relay, Verb, then
 from relayd.directory import Change
@@ -360,6 +361,7 @@ VERBS: tuple[Verb, ...] = (
     *shaping.VERBS,
     *tokens.VERBS,
     *suspects.VERBS,
+    *webhooks.VERBS,
     Verb(
         name="inspect",
         help="a message or delivery: what it is, what happened to it, what it waits for",

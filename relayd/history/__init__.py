@@ -1,8 +1,23 @@
 """History: what became of every message, found by whose it was, whom it went to, and when."""
 
 from relayd.history.facts import Fact, facts
-from relayd.history.find import Found, Hit, Query, find, places
+from relayd.history.find import Followed, Found, Hit, Query, begin, find, follow, lines, places
 from relayd.history.index import Index, index_path
 from relayd.history.indexer import Indexer
 
-__all__ = ["Fact", "Found", "Hit", "Index", "Indexer", "Query", "facts", "find", "index_path", "places"]
+__all__ = [
+    "Fact",
+    "Followed",
+    "Found",
+    "Hit",
+    "Index",
+    "Indexer",
+    "Query",
+    "begin",
+    "facts",
+    "find",
+    "follow",
+    "index_path",
+    "lines",
+    "places",
+]

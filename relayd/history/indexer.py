@@ -124,6 +124,8 @@ class Indexer(threading.Thread):
         counters.add(found, to)
         if to.segment != at.segment:
             self._hold(Checkpoint(to.segment))
+            if at.segment and not _is_sealed(index_path(self._records / at.segment)):
+                self._unfinished.append(at.segment)  # it was lost, and nothing more came there that showed it
         self._read_until = found[-1].time if found else self._wall()
         self._came({(fact.account, fact.connection) for fact in found})
         return True
