@@ -496,9 +496,9 @@ class Reputation(ReputationRules, frozen=True, kw_only=True):
 
 
 class Webhooks(msgspec.Struct, frozen=True, kw_only=True):
-    """Events posted to customers' servers.  ``allow``: networks besides the public Internet; ``authorities``: a PEM file
-    of whom to trust, "" for the system's; ``timeout``: for an answer; ``give_up``: after so long of failures a webhook
-    is parked."""
+    """Events posted to customers' servers.  ``allow``: networks besides the public Internet; ``authorities``: a PEM
+    file of whom to trust, "" for the system's; ``timeout``: for an answer; ``give_up``: after so long of failures a
+    webhook is parked."""
 
     allow: Annotated[tuple[str, ...], notation.list_of(notation.network)] = ()
     authorities: FilePath = ""

@@ -6,10 +6,9 @@ followed.  Connections are kept for the next question.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from io import BytesIO
 from typing import Any, NamedTuple
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, wrapClientTLS
 from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
@@ -18,14 +17,13 @@ from twisted.web.client import (
     URI,
     Agent,
     BrowserLikePolicyForHTTPS,
-    FileBodyProducer,
     HostnameCachingHTTPSPolicy,
     HTTPConnectionPool,
     ResponseDone,
     _HTTP11ClientFactory,
 )
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgentEndpointFactory
+from twisted.web.iweb import IAgentEndpointFactory, IBodyProducer
 from zope.interface import implementer
 
 from relayd.reply import printable
@@ -84,7 +82,7 @@ class WebClient:
         return self._in_time(Deferred.fromCoroutine(self._post(url, headers, body)))
 
     async def _post(self, url: bytes, headers: Headers, body: bytes) -> tuple[int, bytes]:
-        response: Any = await self._agent.request(b"POST", url, headers, FileBodyProducer(BytesIO(body)))
+        response: Any = await self._agent.request(b"POST", url, headers, _Content(body))
         gathering = _Body()
         response.deliverBody(gathering)
         return response.code, await gathering.whole
@@ -94,7 +92,7 @@ class WebClient:
         return Deferred.fromCoroutine(self._tell(url, headers, body))
 
     async def _tell(self, url: bytes, headers: Headers, body: bytes) -> Sent:
-        asked = self._agent.request(b"POST", url, headers, FileBodyProducer(BytesIO(body)))
+        asked = self._agent.request(b"POST", url, headers, _Content(body))
         response: Any = await self._in_time(asked)
         gathering = _Body(cut=True)
         response.deliverBody(gathering)
@@ -110,6 +108,28 @@ class WebClient:
             return Failure(NoAnswer(f"it does not answer within {seconds:g} s"))
 
         return asked.addTimeout(self._timeout, self._reactor, late)
+
+
+@implementer(IBodyProducer)
+class _Content:
+    """A body that is there already: it is written at once."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+        self.length = len(content)
+
+    def startProducing(self, consumer: Any) -> "Deferred[None]":
+        consumer.write(self._content)
+        return succeed(None)
+
+    def pauseProducing(self) -> None:
+        pass
+
+    def resumeProducing(self) -> None:
+        pass
+
+    def stopProducing(self) -> None:
+        pass
 
 
 class _Protocol(HTTP11ClientProtocol):

@@ -2,7 +2,7 @@
 connections in memory, mail servers that follow a script, and a spool in memory whose disk can be held back."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from random import Random
@@ -153,6 +153,9 @@ class Wire:
         if self.producer is not None and self._streaming and len(self.pending) > BUFFER:
             self.producer.pauseProducing()
         self._move()
+
+    def writeSequence(self, pieces: Iterable[bytes]) -> None:
+        self.write(b"".join(pieces))
 
     def _move(self) -> None:
         if not self._moving:

@@ -59,7 +59,7 @@ async def _set(
     relay.directory.webhooks.known(name)
     fields = _fields(event, batch, concurrency)
     if url is not None:
-        fields["url"] = (await relay.webhooks.judged(url)).url
+        fields["url"] = await relay.webhooks.judged(url)
     if not fields:
         raise InputError("", "nothing to set: name what shall change, such as --url https://crm.example/events")
     return _row(await ended(relay.directory.webhooks.change(name, **fields)))

@@ -29,8 +29,8 @@ class Place(msgspec.Struct):
 
 class Replay(msgspec.Struct):
     """History sent again: behind ``place``, up to ``end``.  ``since`` and ``until``: what was asked for, and by whom,
-    when; ``sent``: events so far, ``at``: when the last batch of them happened; ``done``: when it was over, 0.0 while it
-    is not."""
+    when; ``sent``: events so far, ``at``: when the last batch of them happened; ``done``: when it was over, 0.0 while
+    it is not."""
 
     place: Place
     end: Hit

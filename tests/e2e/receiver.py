@@ -1,5 +1,5 @@
-"""A customer's receiver of webhooks as a process: ``python receiver.py FILE PORT [SECRET]`` (port 0: one of the system's
-choice); prints ``listening on PORT``.
+"""A customer's receiver of webhooks as a process: ``python receiver.py FILE PORT [SECRET]`` (port 0: one of the
+system's choice); prints ``listening on PORT``.
 
 Each batch is verified, if there is a secret, and appended to FILE as a line of JSON {"id", "time", "body"}, and on disk
 (fsync) before it is answered 204; a signature that is wrong is answered 401.  Of the standard library only.
