@@ -197,9 +197,7 @@ class Webhooks(Service):
         stood = min(place.hit for place in stands.places)
         last = min(stood, last or stood)
         if start >= last:
-            raise InputError(
-                "since", "there is nothing to send again: what came since then it is about to send anyway"
-            )
+            raise InputError("since", "there is nothing to send again: what came since then it is about to send anyway")
         stands.replay = Replay(Place(start), last, since, until, by, self._now())
         self._rebuild(endpoint)
         self._touch(endpoint)

@@ -18,7 +18,8 @@ _LONGEST = 2000  # characters of a URL
 _UNICAST = ipaddress.ip_network("2000::/3")  # all of IPv6 that is given out (RFC 4291 section 2.4)
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _COMPATIBLE = ipaddress.ip_network("::/96")
-_DOCUMENTATION = ipaddress.ip_network("3fff::/20")  # RFC 9637; later than some Pythons
+# Not public by later RFCs (6890, 9637, 7526) than some Pythons know.
+_SPECIAL = tuple(map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "3fff::/20")))
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -77,14 +78,19 @@ def is_public(address: str) -> bool:
 
 
 def _public(ip: Address) -> bool:
-    if ip.is_multicast or ip.is_unspecified or (ip.version == 4 and ip.is_reserved):
+    if (
+        ip.is_multicast
+        or ip.is_unspecified
+        or (ip.version == 4 and ip.is_reserved)
+        or any(ip in net for net in _SPECIAL)
+    ):
         return False
     if isinstance(ip, ipaddress.IPv4Address):
         return ip.is_global
     carried = ip.ipv4_mapped or ip.sixtofour or (_last(ip) if ip in _NAT64 or ip in _COMPATIBLE else None)
     if carried is not None:
         return _public(carried)
-    return ip in _UNICAST and ip.is_global and ip.teredo is None and ip not in _DOCUMENTATION
+    return ip in _UNICAST and ip.is_global and ip.teredo is None
 
 
 def _last(ip: ipaddress.IPv6Address) -> ipaddress.IPv4Address:
