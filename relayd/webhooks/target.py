@@ -78,15 +78,10 @@ def is_public(address: str) -> bool:
 
 
 def _public(ip: Address) -> bool:
-    if (
-        ip.is_multicast
-        or ip.is_unspecified
-        or (ip.version == 4 and ip.is_reserved)
-        or any(ip in net for net in _SPECIAL)
-    ):
+    if ip.is_multicast or any(ip in network for network in _SPECIAL):
         return False
     if isinstance(ip, ipaddress.IPv4Address):
-        return ip.is_global
+        return ip.is_global and not (ip.is_unspecified or ip.is_reserved)
     carried = ip.ipv4_mapped or ip.sixtofour or (_last(ip) if ip in _NAT64 or ip in _COMPATIBLE else None)
     if carried is not None:
         return _public(carried)

@@ -1,8 +1,9 @@
-"""A customer's receiver of webhooks as a process: ``python receiver.py FILE PORT [SECRET]`` (port 0: one of the
-system's choice); prints ``listening on PORT``.
+"""A customer's receiver of webhooks as a process: ``python receiver.py FILE PORT SECRET PAUSE`` (port 0: one of
+the system's choice); prints ``listening on PORT``.
 
-Each batch is verified, if there is a secret, and appended to FILE as a line of JSON {"id", "time", "body"}, and on disk
-(fsync) before it is answered 204; a signature that is wrong is answered 401.  Of the standard library only.
+Each batch is verified, if there is a SECRET, and appended to FILE as a line of JSON {"id", "time", "body"}; when that
+is on disk (fsync), and PAUSE seconds later, it is answered 204.  A signature that is wrong is answered 401.  Of the
+standard library only.
 """
 
 import base64
@@ -26,7 +27,7 @@ def verified(headers: Any, body: bytes, secret: str) -> bool:
     return fresh and any(hmac.compare_digest(one, f"v1,{wanted}") for one in given)
 
 
-def main(path: str, port: str, secret: str = "") -> None:
+def main(path: str, port: str, secret: str, pause: str) -> None:
     file, lock = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), Lock()
 
     class Handler(BaseHTTPRequestHandler):
@@ -40,6 +41,7 @@ def main(path: str, port: str, secret: str = "") -> None:
                 with lock:
                     os.write(file, json.dumps(line).encode() + b"\n")
                     os.fsync(file)
+                time.sleep(float(pause))
             self.send_response(204 if good else 401)
             self.send_header("Content-Length", "0")
             self.end_headers()
@@ -49,6 +51,7 @@ def main(path: str, port: str, secret: str = "") -> None:
 
     server = ThreadingHTTPServer(("127.0.0.1", int(port)), Handler)
     server.daemon_threads = True
+    server.handle_error = lambda *_: None  # type: ignore[method-assign]  # who asks may be killed
     print(f"listening on {server.server_port}", flush=True)
     server.serve_forever()
 
