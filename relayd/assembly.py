@@ -48,6 +48,7 @@ from relayd.tls import ClientTLS, ServerTLS, trust
 from relayd.validation import Lists, read_lists
 from relayd.verification import Source as Seen
 from relayd.verification import Subject, returning
+from relayd.webhooks import Settings as WebhookSettings
 
 # Addresses that only this machine or its own network sees.
 _LOCAL = (
@@ -114,6 +115,12 @@ def content_filter(reactor: Any, loaded: config.Config) -> ContentFilter | None:
 def suspicion_settings(loaded: config.Config) -> SuspicionSettings:
     asked = loaded.suspicion
     return SuspicionSettings(asked.threshold, asked.calm, asked.rest, asked.memory)
+
+
+def webhook_settings(loaded: config.Config) -> tuple[WebhookSettings, Any]:
+    """And whose certificates count.  Raises OSError or ValueError for a file that cannot be used."""
+    asked = loaded.webhooks
+    return WebhookSettings(asked.allow, asked.timeout, asked.give_up), trust(asked.authorities)
 
 
 def subject(

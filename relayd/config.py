@@ -525,6 +525,17 @@ class Metrics(msgspec.Struct, frozen=True, kw_only=True):
     allow: Annotated[tuple[str, ...], notation.list_of(notation.network)] = ()
 
 
+class Webhooks(msgspec.Struct, frozen=True, kw_only=True):
+    """Events posted to customers' servers.  ``allow``: networks besides the public Internet; ``authorities``: a PEM
+    file of whom to trust, "" for the system's; ``timeout``: for an answer; ``give_up``: after so long of failures a
+    webhook is parked."""
+
+    allow: Annotated[tuple[str, ...], notation.list_of(notation.network)] = ()
+    authorities: FilePath = ""
+    timeout: Duration = 10.0
+    give_up: Duration = 3 * 86400.0
+
+
 class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
     """The built-in receiver: where it listens and the Maildir it fills."""
 
@@ -563,6 +574,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     egress: Egress = Egress()
     reputation: Reputation = Reputation()
     metrics: Metrics | None = None
+    webhooks: Webhooks = Webhooks()
     sandbox: Sandbox | None = None
     origins: dict[str, str] = {}
 
@@ -600,7 +612,7 @@ _SINGLE: dict[str, type[msgspec.Struct]] = {
     "feedback": Feedback, "blocklists": Blocklists, "statistics": Statistics,
     "resolver": Resolver, "validation": Validation,
     "retry": Retry, "egress": Egress, "reputation": Reputation,
-    "metrics": Metrics, "sandbox": Sandbox,
+    "webhooks": Webhooks, "metrics": Metrics, "sandbox": Sandbox,
 }  # fmt: skip
 _NAMED: dict[str, type[msgspec.Struct]] = {
     "source": Source, "warmup": Plan, "pool": Pool, "stream": Stream, "provider": Provider, "site": Site,
@@ -779,6 +791,7 @@ def _check(config: Config, fault: _Report) -> None:
         _check_auth(config.auth, fault)
     if config.filter:
         _check_authorities("filter", config.filter.authorities, fault)
+    _check_authorities("webhooks", config.webhooks.authorities, fault)
     if config.suspicion.calm > config.suspicion.threshold:
         fault("suspicion", "calm", f"is above the threshold, {config.suspicion.threshold}: a finding would never end")
 

@@ -332,7 +332,7 @@ def _table(rows: list[dict[str, Any]]) -> list[str]:
 
 _MOMENTS = frozenset(
     {"added", "created", "started", "due", "received", "time", "expires", "until", "returns_until", "since", "checked"}
-    | {"told", "last_used"}
+    | {"told", "last_used", "at", "made", "done", "previous_until", "last_success", "last_failure", "next_try"}
 )
 _NOTHING: tuple[object, ...] = (None, "", [], {})
 _EPOCH = 1e9  # less is a count that bears the same name
@@ -342,7 +342,7 @@ def _cell(key: str, item: Any, limit: int = 1024) -> str:
     number = isinstance(item, int | float) and not isinstance(item, bool)
     if number and key in _MOMENTS and item > _EPOCH:
         return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(item))
-    if number and key in ("uptime", "age"):
+    if number and key in ("uptime", "age", "behind"):
         return show_duration(item)
     if item in _NOTHING:
         return "-"

@@ -64,7 +64,7 @@ from relayd.returnpath import marks
 from relayd.shaping.reactions import Active, Reactions
 from relayd.shaping.rules import Rules
 from relayd.signing import WORKERS, Crew, Keyring, Signer
-from relayd.spool import Spool, SpoolError
+from relayd.spool import Checkpoint, Spool, SpoolError
 from relayd.statistics import Figures, Statistics
 from relayd.streams import Streams, shown
 from relayd.suppression import Lesson, Suppressions
@@ -77,6 +77,7 @@ from relayd.verification import Subject, returns_to
 from relayd.waiting import asked
 from relayd.warmup import Warmup
 from relayd.watchdog import EVERY, Heart, Sign, Systemd, Watchdog
+from relayd.webhooks import Webhooks
 
 _SWITCH = (
     0.0005  # seconds a thread waits for the GIL beside a busy reactor: with Python's 5 ms a commit takes far too long
@@ -292,6 +293,7 @@ class Node(Service):
         )
         self.suspects = self._watch_senders(loaded) if loaded.suspicion.enabled else None
         self.relay.suspicion = self.suspicion
+        self.webhooks = self._post_events(loaded)
         self.indexer = self._follow_records(loaded, post)
         self.listeners = {door.listen: self._listener(loaded, door) for door in loaded.listener}
         if loaded.sandbox:
@@ -302,6 +304,7 @@ class Node(Service):
         self.control = ControlService(reactor, loaded.node.control, self, loaded.node.control_group)
         self.control.startService()
         self.courier.startService()
+        self.webhooks.startService()
         self.domains.startService()
         self.blocklists.startService()
         self._ticker.start(1.0)
@@ -343,8 +346,25 @@ class Node(Service):
         indexer.start()
         return indexer
 
+    def _post_events(self, loaded: config.Config) -> Webhooks:
+        settings, trust = assembly.webhook_settings(loaded)
+        return Webhooks(
+            self.reactor,
+            self.directory,
+            Path(loaded.node.spool),
+            loaded.node.name,
+            self.resolver.addresses,
+            self.notices.tell,
+            lambda segment: self.spool.advance("webhooks", Checkpoint(segment)),
+            settings,
+            trust,
+            self.now,
+            random.Random(),
+        )
+
     def _came(self, whose: set[tuple[str, str]]) -> None:
         """There are events of these accounts and connections which can be found from now on."""
+        self.webhooks.came(whose)
 
     def _history_fault(self, fault: str) -> None:
         if fault != self.history_fault:
@@ -419,7 +439,7 @@ class Node(Service):
         if self._ticker.running:
             self._ticker.stop()
         ending = [listener.stopService() for listener in self.listeners.values()]
-        await DeferredList([*ending, self.courier.stopService()], consumeErrors=True)
+        await DeferredList([*ending, self.courier.stopService(), self.webhooks.stopService()], consumeErrors=True)
         self.domains.stopService()
         self.blocklists.stopService()
         self.relay.flush_rejections()
@@ -754,6 +774,7 @@ class Node(Service):
         signing, checker = assembly.signing(loaded), assembly.checker(self.reactor, loaded)
         content_filter = assembly.content_filter(self.reactor, loaded)
         lists, reactions = assembly.validation_lists(loaded), Rules(loaded.reaction.values())
+        webhooks = assembly.webhook_settings(loaded)
         pools, settings = assembly.pools(loaded), assembly.courier_settings(loaded, self.streams)
         wanted = {door.listen: door for door in loaded.listener}
         if self.tls is None:
@@ -792,6 +813,7 @@ class Node(Service):
         self.relay.filter = content_filter
         if self.suspicion is not None:
             self.suspicion.settings = assembly.suspicion_settings(loaded)
+        self.webhooks.configure(*webhooks)
         self.keyring.rules = signing
         self.lists = lists
         self._judge_by(loaded)
@@ -841,6 +863,7 @@ class Node(Service):
             warnings.append(self.reactions.fault)
         warnings += filter(None, (self.suppressions.fault, self.warmup.fault, self.reputation.fault))
         warnings += filter(None, (self.history_fault,))
+        warnings += self.webhooks.warnings()
         if self.reload_fault:
             warnings.append(f"the last reload failed: {self.reload_fault}")
         found = list(filter(None, faults))

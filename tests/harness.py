@@ -189,6 +189,9 @@ class Wire:
         self.reading = True
         self.other._move()
 
+    def stopProducing(self) -> None:
+        self.loseConnection()
+
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         self.producer, self._streaming = producer, streaming
         if not streaming:

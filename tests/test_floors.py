@@ -24,6 +24,7 @@ FLOORS: dict[str, list[str]] = {
     "shell": [
         "pulse resolver tls transport waiting watchdog",
         "webclient",
+        "webhooks",
         "blocklists contentfilter control credentials domainwatch listener",
         "delivery reception sandbox",
         "mailroom notices",

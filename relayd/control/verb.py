@@ -27,6 +27,7 @@ from relayd.suspicion import Dismissal, Suspicion
 from relayd.validation import Lists
 from relayd.verification import Subject
 from relayd.warmup import Warmup
+from relayd.webhooks import Webhooks
 
 T = TypeVar("T")
 Role = Literal["view", "operate", "admin"]
@@ -100,6 +101,8 @@ class Relay(Protocol):
     def reactions(self) -> Reactions: ...
     @property
     def reputation(self) -> Reputation: ...
+    @property
+    def webhooks(self) -> Webhooks: ...
     @property
     def started(self) -> float: ...
     def now(self) -> float: ...

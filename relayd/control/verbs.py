@@ -29,6 +29,7 @@ from relayd.control import (
     suspects,
     tokens,
     warmup,
+    webhooks,
 )
 from relayd.control.verb import Arg, Relay, Scope, Verb, then
 from relayd.directory import Change
@@ -402,6 +403,7 @@ VERBS: tuple[Verb, ...] = (
     *suspects.VERBS,
     *statistics.VERBS,
     *history.VERBS,
+    *webhooks.VERBS,
     Verb(
         name="inspect",
         help="a message or delivery: what it is, what happened to it, what it waits for",

@@ -14,6 +14,7 @@ from relayd.directory.store import Directory, NewConnection
 from relayd.directory.suspects import StoredSuspects
 from relayd.directory.tokens import Tokens
 from relayd.directory.warmups import Warmups
+from relayd.directory.webhooks import StoredWebhooks, Webhook
 
 __all__ = [
     "EXTERNAL",
@@ -36,11 +37,13 @@ __all__ = [
     "State",
     "StoredReactions",
     "StoredSuspects",
+    "StoredWebhooks",
     "SubmissionConnection",
     "Tokens",
     "Verdict",
     "Verifier",
     "Warmups",
+    "Webhook",
     "domain_name",
     "hash_password",
     "judged",

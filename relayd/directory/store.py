@@ -44,6 +44,7 @@ from relayd.directory.senders import SenderDomain, Senders
 from relayd.directory.suspects import StoredSuspects
 from relayd.directory.tokens import Tokens
 from relayd.directory.warmups import Warmups
+from relayd.directory.webhooks import StoredWebhooks
 from relayd.errors import InputError
 from relayd.quotas import parse_limits
 
@@ -51,7 +52,7 @@ A = TypeVar("A")
 R = TypeVar("R")
 
 _STEPS: tuple[str, ...] = ("schema", "domains", "senders", "tenancy", "balances")
-_STEPS += ("drains", "warmups", "reactions", "tokens", "reputation", "suspects", "apitokens")
+_STEPS += ("drains", "warmups", "reactions", "tokens", "reputation", "suspects", "apitokens", "webhooks")
 # Scripts that bring a file of version n (the key) to n + 1.
 UPGRADES: dict[int, str] = {
     version: (Path(__file__).parent / f"{step}.sql").read_text("utf-8") for version, step in enumerate(_STEPS)
@@ -99,6 +100,7 @@ class Directory:
         self.api_tokens = ApiTokens(db, self._worker.run)
         self.reputations = Reputations(db, self._worker)
         self.suspects = StoredSuspects(db, self._worker)
+        self.webhooks = StoredWebhooks(db, self._worker)
 
     def close(self) -> None:
         """Finishes the changes under way and closes the file.  Their futures are done if ``post`` still works."""

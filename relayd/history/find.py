@@ -5,12 +5,14 @@ any thread: each call opens what it reads.  An index that is not made yet is as 
 segment that is deleted meanwhile.
 """
 
+import os
 import re
 import sqlite3
 import time
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from itertools import groupby
 from pathlib import Path
 from typing import BinaryIO
 
@@ -30,6 +32,8 @@ _PLACE = re.compile(r"(\d{10})-([0-9a-f]{1,11})(?:-(\d{1,4}))?", re.ASCII)
 _LINE = 4096  # bytes that are read for a line at first
 _EARLY = 5.0  # seconds that a message's first record may be older than its id
 _MILLISECOND = 11  # digits of an id that tell it
+_GAP = 32 << 10  # bytes between lines that are read rather than read around, ...
+_AT_ONCE = 1 << 20  # ... and in one go
 
 
 class Query(msgspec.Struct, frozen=True):
@@ -104,7 +108,7 @@ def find(
     found: list[Event] = []
     last: Hit | None = None
     end = time.monotonic() + patience
-    for segment in reversed(_segments(records, query)):
+    for segment in reversed(segments_of(records, query)):
         if before is not None and Hit(segment.name, 0) >= before:
             continue
         if last is not None and time.monotonic() > end:
@@ -134,7 +138,7 @@ def event_at(records: Path, place: Hit, query: Query, node: str) -> Event | None
 def places(records: Path, query: Query, after: Hit, limit: int) -> list[Hit]:
     """Where the events behind this one are, the oldest first; an empty segment's name: from the beginning."""
     found: list[Hit] = []
-    for segment in _segments(records, query):
+    for segment in segments_of(records, query):
         if segment.name < after.segment:
             continue
         above = after.position if segment.name == after.segment else -1
@@ -180,19 +184,38 @@ def _indexed(segment: Path, low: int, high: int) -> tuple[list[int], int]:
 
 def lines(records: Path, hits: Sequence[Hit], query: Query, node: str) -> Iterator[tuple[Hit, Event]]:
     """The events that are there, as far as they are what was asked for."""
-    for name in dict.fromkeys(hit.segment for hit in hits):
+    for name, of_segment in groupby(hits, key=lambda hit: hit.segment):
         try:
             file = open(records / name, "rb", buffering=0)  # noqa: SIM115
         except FileNotFoundError:
             continue
         with file:
-            at, made = -1, list[Event]()
-            for hit in (hit for hit in hits if hit.segment == name):
-                if hit.offset != at:
-                    at = hit.offset
-                    made = list(events(decode(_line(file, at)), place(name, at), node))
-                if hit.nth < len(made) and matches(query, made[hit.nth]):
-                    yield hit, made[hit.nth]
+            for run in _runs(list(of_segment)):
+                start = min(hit.offset for hit in run)
+                block = os.pread(file.fileno(), max(hit.offset for hit in run) - start + _LINE, start)
+                at, made = -1, list[Event]()
+                for hit in run:
+                    if hit.offset != at:
+                        at = hit.offset
+                        while (end := block.find(b"\n", at - start)) < 0 and (
+                            more := os.pread(file.fileno(), max(_LINE, len(block)), start + len(block))
+                        ):
+                            block += more
+                        line = block[at - start : end if end >= 0 else None]
+                        made = list(events(decode(line), place(name, at), node))
+                    if hit.nth < len(made) and matches(query, made[hit.nth]):
+                        yield hit, made[hit.nth]
+
+
+def _runs(hits: list[Hit]) -> Iterator[list[Hit]]:
+    """Those whose lines lie near one another, whichever way they go."""
+    run = hits[:1]
+    for hit in hits[1:]:
+        if abs(hit.offset - run[-1].offset) > _GAP or abs(hit.offset - run[0].offset) > _AT_ONCE:
+            yield run
+            run = []
+        run.append(hit)
+    yield run
 
 
 def _line(file: BinaryIO, offset: int) -> bytes:
@@ -217,7 +240,7 @@ def _domain(query: Query) -> str:
     return domain_of(f"@{query.domain}").lower() if query.domain else ""
 
 
-def _segments(records: Path, query: Query) -> list[Path]:
+def segments_of(records: Path, query: Query) -> list[Path]:
     """Those of the time, by name: that is when they were begun."""
     paths = sorted(path for path in records.glob("*.jsonl") if index_path(path).exists())
     starts = [int(path.name[:10]) for path in paths]
@@ -251,7 +274,7 @@ def _hits(segment: Path, query: Query, where: str, position: int, order: str, li
         return []  # it went meanwhile
     with closing(db):
         try:
-            terms = _terms(db, query)
+            terms = terms_of(db, query)
             if terms is None:
                 return []
             text, values = terms
@@ -266,7 +289,7 @@ def _hits(segment: Path, query: Query, where: str, position: int, order: str, li
     return [Hit(segment.name, position) for (position,) in rows]
 
 
-def _terms(db: sqlite3.Connection, query: Query) -> tuple[str, list[int]] | None:
+def terms_of(db: sqlite3.Connection, query: Query, plus: str = "") -> tuple[str, list[int]] | None:
     """Conditions and their values; None if a name that is asked for never came there."""
     text, values = "", list[int]()
 
@@ -277,7 +300,7 @@ def _terms(db: sqlite3.Connection, query: Query) -> tuple[str, list[int]] | None
 
     # What finds few rows is looked for by its index; a plus sign keeps SQLite from taking another.
     few = query.id or query.deliveries or query.recipient or query.track_id
-    plus = "+" if few else ""
+    plus = "+" if few else plus
     for column, names in (
         ("account", query.accounts),
         ("connection", (query.connection,) if query.connection else ()),
