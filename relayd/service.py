@@ -41,6 +41,7 @@ from relayd.domainwatch import DomainWatch
 from relayd.echoes import Event
 from relayd.envelope import Delivery, Message, queue_name
 from relayd.errors import InputError
+from relayd.feeds import Feeds
 from relayd.guard import Guard
 from relayd.history import Indexer
 from relayd.identity import DAY, Identities
@@ -278,6 +279,7 @@ class Node(Service):
         self.suspects = self._watch_senders(loaded) if loaded.suspicion.enabled else None
         self.relay.suspicion = self.suspicion
         self.indexer = self._follow_records(loaded, post)
+        self.feeding = self._feed(loaded, post)
         self.listeners = {door.listen: self._listener(loaded, door) for door in loaded.listener}
         if loaded.sandbox:
             self.listeners[loaded.sandbox.listen] = assembly.sandbox(reactor, loaded)
@@ -322,6 +324,27 @@ class Node(Service):
         self.spool.mover.moved = indexer.wake
         indexer.start()
         return indexer
+
+    def _feed(self, loaded: config.Config, post: Callable[..., None]) -> Feeds:
+        """Events as they come, to files and to Redis."""
+
+        def told(name: str, fault: str) -> None:
+            post(partial(self.log.error, "feed {name}: {what}", name=name, what=fault or "it goes on"))
+
+        feeds = Feeds(self.reactor, self.spool, loaded.node.name, told, self.now)
+        feeds.start(assembly.feeds(loaded))
+        indexed = self.spool.mover.moved
+
+        def moved() -> None:
+            indexed()
+            feeds.wake()
+
+        self.spool.mover.moved = moved
+        return feeds
+
+    def feeds(self) -> list[tuple[str, float, str]]:
+        """Of each feed: its name, how many seconds it is behind, and what is wrong with it."""
+        return self.feeding.faults()
 
     def _came(self, whose: set[tuple[str, str]]) -> None:
         """There are events of these accounts and connections which can be found from now on."""
@@ -394,6 +417,7 @@ class Node(Service):
             self.log.warn("What reputation counted last was not written: {e}", e=str(error))
         if self.suspects is not None:
             await deferToThreadPool(self.reactor, threads, self.suspects.stop)
+        await deferToThreadPool(self.reactor, threads, self.feeding.stop)
         self.indexer.stop()
         await deferToThreadPool(self.reactor, threads, self.indexer.join)
         await deferToThreadPool(self.reactor, threads, self.spool.stop)
@@ -714,6 +738,7 @@ class Node(Service):
         if assembly.other_sessions(self.config, loaded):
             self.courier.renew()
         self.courier.perform()
+        self.feeding.configure(assembly.feeds(loaded))
         self.config = loaded
         self.destinations = Destinations(loaded)
         assembly.configure_blocklists(self.blocklists, loaded)
@@ -742,6 +767,7 @@ class Node(Service):
             warnings.append(self.reactions.fault)
         warnings += filter(None, (self.suppressions.fault, self.warmup.fault, self.reputation.fault))
         warnings += filter(None, (self.history_fault,))
+        warnings += self.feeding.warnings()
         if self.reload_fault:
             warnings.append(f"the last reload failed: {self.reload_fault}")
         found = list(filter(None, faults))

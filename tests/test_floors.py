@@ -23,7 +23,7 @@ FLOORS: dict[str, list[str]] = {
     # Twisted lives only from here on.
     "shell": [
         "pulse resolver tls transport waiting",
-        "webclient",
+        "feeds webclient",
         "blocklists contentfilter control credentials domainwatch listener",
         "delivery reception sandbox",
         "mailroom notices",

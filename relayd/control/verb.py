@@ -14,6 +14,7 @@ import msgspec
 from relayd import identity, notation
 from relayd.directory import AccountStream, Directory, SenderDomain
 from relayd.errors import InputError
+from relayd.feeds import Feeds
 from relayd.guard import Guard
 from relayd.reply import printable
 from relayd.reputation import Reputation
@@ -93,6 +94,8 @@ class Relay(Protocol):
     def reactions(self) -> Reactions: ...
     @property
     def reputation(self) -> Reputation: ...
+    @property
+    def feeding(self) -> Feeds: ...
     @property
     def started(self) -> float: ...
     def now(self) -> float: ...

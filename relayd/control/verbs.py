@@ -16,6 +16,7 @@ from relayd.control import (
     balances,
     connections,
     domains,
+    feeds,
     logins,
     recipients,
     reputation,
@@ -360,6 +361,7 @@ VERBS: tuple[Verb, ...] = (
     *shaping.VERBS,
     *tokens.VERBS,
     *suspects.VERBS,
+    *feeds.VERBS,
     Verb(
         name="inspect",
         help="a message or delivery: what it is, what happened to it, what it waits for",
