@@ -26,6 +26,7 @@ from relayd.destinations import Destinations
 from relayd.directory import Directory, SenderDomain
 from relayd.egress.pools import Pools, Source
 from relayd.envelope import FALLBACK
+from relayd.exports import Settings as ExportSettings
 from relayd.feeds import FileSettings, RedisSettings
 from relayd.feeds import Settings as FeedSettings
 from relayd.guard import Settings as GuardSettings
@@ -203,6 +204,10 @@ def feeds(loaded: config.Config) -> dict[str, FeedSettings]:
         del given["type"]
         made[name] = FileSettings(**given) if isinstance(feed, config.FileFeed) else RedisSettings(**given)
     return made
+
+
+def export_settings(loaded: config.Config) -> ExportSettings:
+    return ExportSettings(loaded.exports.keep, loaded.exports.max_size, loaded.node.min_free)
 
 
 def records_kept(loaded: config.Config) -> float:

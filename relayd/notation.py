@@ -8,6 +8,7 @@ import difflib
 import ipaddress
 import re
 from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TypeVar
 
@@ -44,6 +45,18 @@ def duration(value: object) -> float:
     if not seconds:
         raise ValueError(f"{value!r} is no time at all")
     return seconds
+
+
+def moment(value: object, now: float) -> float:
+    """``"2026-11-26"``, ``"2026-11-26T07:30:00Z"`` (UTC if without a zone), or how long ago, ``"2h"``; unix seconds."""
+    if isinstance(value, str) and _DURATION.fullmatch(value):
+        return now - duration(value)
+    try:
+        found = datetime.fromisoformat(value if isinstance(value, str) else "")
+        return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        written = 'write "2026-11-26", "2026-11-26T07:30" (UTC), or how long ago, "2h"'
+        raise ValueError(f"{value!r} is not a time: {written}") from None
 
 
 def show_duration(seconds: float) -> str:

@@ -41,6 +41,7 @@ from relayd.domainwatch import DomainWatch
 from relayd.echoes import Event
 from relayd.envelope import Delivery, Message, queue_name
 from relayd.errors import InputError
+from relayd.exports import Exports
 from relayd.feeds import Feeds
 from relayd.guard import Guard
 from relayd.history import Indexer
@@ -72,6 +73,7 @@ from relayd.validation import read_traps
 from relayd.verification import Subject, returns_to
 from relayd.waiting import asked
 from relayd.warmup import Warmup
+from relayd.workers import Workers
 
 _SWITCH = (
     0.0005  # seconds a thread waits for the GIL beside a busy reactor: with Python's 5 ms a commit takes far too long
@@ -139,6 +141,7 @@ class Node(Service):
         self.reload_fault = ""
         self.auth_fault = ""
         self.history_fault = ""
+        self.export_fault = ""
         self.stopping = False
         self._ticks = 0
         self._ticker = pulse(reactor, self._tick)
@@ -280,6 +283,17 @@ class Node(Service):
         self.relay.suspicion = self.suspicion
         self.indexer = self._follow_records(loaded, post)
         self.feeding = self._feed(loaded, post)
+        self.workers = Workers(loaded.node.spool, loaded.node.name, post)
+        self.exports = Exports(
+            Path(loaded.node.spool),
+            loaded.node.name,
+            assembly.export_settings(loaded),
+            self.spool.free_bytes,
+            post,
+            self._export_fault,
+            self.now,
+        )
+        self.exports.start()
         self.listeners = {door.listen: self._listener(loaded, door) for door in loaded.listener}
         if loaded.sandbox:
             self.listeners[loaded.sandbox.listen] = assembly.sandbox(reactor, loaded)
@@ -345,6 +359,11 @@ class Node(Service):
     def feeds(self) -> list[tuple[str, float, str]]:
         """Of each feed: its name, how many seconds it is behind, and what is wrong with it."""
         return self.feeding.faults()
+
+    def _export_fault(self, fault: str) -> None:
+        if fault and fault != self.export_fault:
+            self.log.error("{what}", what=fault)
+        self.export_fault = fault
 
     def _came(self, whose: set[tuple[str, str]]) -> None:
         """There are events of these accounts and connections which can be found from now on."""
@@ -417,6 +436,8 @@ class Node(Service):
             self.log.warn("What reputation counted last was not written: {e}", e=str(error))
         if self.suspects is not None:
             await deferToThreadPool(self.reactor, threads, self.suspects.stop)
+        await deferToThreadPool(self.reactor, threads, self.workers.stop)
+        await deferToThreadPool(self.reactor, threads, self.exports.stop)
         await deferToThreadPool(self.reactor, threads, self.feeding.stop)
         self.indexer.stop()
         await deferToThreadPool(self.reactor, threads, self.indexer.join)
@@ -739,6 +760,7 @@ class Node(Service):
             self.courier.renew()
         self.courier.perform()
         self.feeding.configure(assembly.feeds(loaded))
+        self.exports.settings = assembly.export_settings(loaded)
         self.config = loaded
         self.destinations = Destinations(loaded)
         assembly.configure_blocklists(self.blocklists, loaded)
@@ -766,7 +788,7 @@ class Node(Service):
         if self.reactions.fault:
             warnings.append(self.reactions.fault)
         warnings += filter(None, (self.suppressions.fault, self.warmup.fault, self.reputation.fault))
-        warnings += filter(None, (self.history_fault,))
+        warnings += filter(None, (self.history_fault, self.export_fault))
         warnings += self.feeding.warnings()
         if self.reload_fault:
             warnings.append(f"the last reload failed: {self.reload_fault}")

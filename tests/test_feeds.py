@@ -157,7 +157,7 @@ def test_a_feed_goes_on_where_it_stood(room: Room) -> None:
     room.feeds.start({"log": room.settings(begin="now")})
     room.until(lambda: len(room.ids()) == 6)
     assert room.ids() == room.made()[4:]
-    assert room.row()["events"] == 6
+    room.until(lambda: room.row()["events"] == 6)
 
 
 def test_only_what_is_asked_for_comes(room: Room) -> None:

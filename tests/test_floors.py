@@ -23,7 +23,8 @@ FLOORS: dict[str, list[str]] = {
     # Twisted lives only from here on.
     "shell": [
         "pulse resolver tls transport waiting",
-        "feeds webclient",
+        "feeds webclient workers",
+        "exports",
         "blocklists contentfilter control credentials domainwatch listener",
         "delivery reception sandbox",
         "mailroom notices",
@@ -69,6 +70,7 @@ TESTED_BY = {
     "envelope.py": "test_spool.py",
     "outcome.py": "test_smtp_client.py",
     "directory/rows.py": "test_directory.py",
+    "history/work.py": "test_workers.py",
     "inquiry.py": "test_service.py",
     "spool/files.py": "test_spool.py",
     "queue/decisions.py": "test_scheduler.py",

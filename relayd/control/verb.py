@@ -14,6 +14,7 @@ import msgspec
 from relayd import identity, notation
 from relayd.directory import AccountStream, Directory, SenderDomain
 from relayd.errors import InputError
+from relayd.exports import Exports
 from relayd.feeds import Feeds
 from relayd.guard import Guard
 from relayd.reply import printable
@@ -25,6 +26,7 @@ from relayd.suspicion import Dismissal, Suspicion
 from relayd.validation import Lists
 from relayd.verification import Subject
 from relayd.warmup import Warmup
+from relayd.workers import Workers
 
 T = TypeVar("T")
 Role = Literal["view", "operate", "admin"]
@@ -97,6 +99,10 @@ class Relay(Protocol):
     @property
     def feeding(self) -> Feeds: ...
     @property
+    def workers(self) -> Workers: ...
+    @property
+    def exports(self) -> Exports: ...
+    @property
     def started(self) -> float: ...
     def now(self) -> float: ...
     def health(self) -> dict[str, Any]: ...
@@ -139,7 +145,9 @@ class Verb(msgspec.Struct, frozen=True, kw_only=True):
     seconds; ``example`` follows "relayctl".
 
     ``columns`` are those of a CSV file.  For an argument of rows relayctl reads it, sends it in pieces and adds up the
-    answers; else it writes the answer's "rows", and if that has a "next", asks again, ``after`` it."""
+    answers; else it writes the answer's "rows", and if that has a "next", asks again, ``after`` it.
+    ``lines`` names the list of the answer that it prints an item a line, and tells the answer's "note" beside it.
+    Of a ``file`` the answers are pieces ("data": base64, gzipped): it writes them, and asks on, ``after`` "next"."""
 
     name: str
     help: str
@@ -153,6 +161,8 @@ class Verb(msgspec.Struct, frozen=True, kw_only=True):
     unwell: int = 200
     timeout: float = 60.0
     columns: tuple[str, ...] = ()
+    lines: str = ""
+    file: bool = False
 
     @property
     def path(self) -> str:
