@@ -17,7 +17,7 @@ FLOORS: dict[str, list[str]] = {
         "database echoes guard quotas reputation suspicion validation warmup",
         "directory egress queue spool suppression",
         "events purse submission",
-        "history signing",
+        "history schema signing",
         "statistics",
     ],
     # Twisted lives only from here on.
