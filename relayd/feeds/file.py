@@ -32,6 +32,7 @@ class FileSink:
         self._file = -1
         self._size = 0
         self._written = 0.0
+        self._untidy = True  # a crash may have come between
         pattern = rf"{re.escape(self._path.stem)}-(\d{{8}}T\d{{6}}Z){re.escape(self._path.suffix)}"
         self._old = re.compile(rf"{pattern}(?:{re.escape(_PACKED)})?")
         self._unpacked = re.compile(pattern)
@@ -56,14 +57,11 @@ class FileSink:
 
     def rest(self) -> None:
         """A quiet day ends too."""
-        if self._file < 0:
+        if self._file < 0 or (self._size and self._is_over()):
             self._open()
-            self._tidy()
-        elif self._size and self._is_over():
-            self._open()
-            if self._size:
-                self._put_aside()
-        elif self.fault:
+        if self._size and self._is_over():
+            self._put_aside()
+        elif self._untidy:
             self._tidy()
 
     def close(self) -> None:
@@ -129,14 +127,15 @@ class FileSink:
         directory = self._path.parent
         try:
             for name in filter(self._torn.fullmatch, os.listdir(directory)):
-                os.unlink(directory / name)  # a crash came between
+                os.unlink(directory / name)
             for name in self._aside()[: -self._settings.keep]:
                 os.unlink(directory / name)
             if self._settings.compress:
                 for name in filter(self._unpacked.fullmatch, self._aside()):
                     _pack(directory / name)
-            self.fault = ""
+            self._untidy, self.fault = False, ""
         except OSError as error:
+            self._untidy = True
             self.fault = f"files that were put aside cannot be packed or deleted: {error}"
 
 

@@ -74,8 +74,9 @@ class RedisSink:
             return
 
         def failed(failure: Failure) -> None:
+            lost = self._protocol.lost if self._protocol else None
             self._drop()
-            done.set_exception(OSError(f"{self._url.hostname}: {_words(failure, self._settings.timeout)}"))
+            done.set_exception(OSError(f"{self._url.hostname}: {_words(failure, lost, self._settings.timeout)}"))
 
         self._asked = Deferred.fromCoroutine(self._add(items))
         self._asked.addCallbacks(lambda _: done.set_result(None), failed)
@@ -90,12 +91,19 @@ class RedisSink:
         # Only now: it looks for the reactor when it is imported.
         from txredisapi import RedisProtocol
 
+        class Protocol(RedisProtocol):
+            lost: Failure | None = None  # why
+
+            def connectionLost(self, why: Failure) -> None:
+                self.lost = why
+                super().connectionLost(why)
+
         settings, url = self._settings, self._url
         host = url.hostname or ""
         endpoint: Any = HostnameEndpoint(self._reactor, host, url.port or PORT, timeout=settings.timeout)
         if url.scheme == "rediss":
             endpoint = wrapClientTLS(optionsForClientTLS(host, trust(settings.authorities)), endpoint)
-        self._protocol = await connectProtocol(endpoint, RedisProtocol(charset=None)).addTimeout(
+        self._protocol = await connectProtocol(endpoint, Protocol(charset=None)).addTimeout(
             settings.timeout, self._reactor
         )
         if settings.password_file:
@@ -117,7 +125,7 @@ class RedisSink:
             asked.cancel()
 
 
-def _words(failure: Failure, timeout: float) -> str:
+def _words(failure: Failure, lost: Failure | None, timeout: float) -> str:
     if failure.check(TimeoutError, Dropped):
         return f"it does not answer within {timeout:g} s"
-    return printable(tls_failure(failure.value) or failure.getErrorMessage() or "it failed", 300)
+    return printable(tls_failure((lost or failure).value) or failure.getErrorMessage() or "it failed", 300)
