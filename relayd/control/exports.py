@@ -64,7 +64,7 @@ def _row(relay: Relay, job: Job) -> dict[str, Any]:
         "account": wanted.account,
         "connection": wanted.connection,
         "event": list(wanted.events),
-        "asked": job.asked,
+        "added": job.asked,
         "by": job.who,
         "why": job.why,
     }

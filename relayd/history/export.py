@@ -143,5 +143,7 @@ def _cell(value: object) -> str:
         return "true"
     if isinstance(value, tuple | dict):
         value = msgspec.json.encode(value).decode()
-    text = printable(str(value), _LONGEST)
+    text = str(value)
+    if not text.isprintable() or len(text) > _LONGEST:
+        text = printable(text, _LONGEST)
     return f"'{text}" if _FORMULA.match(text) else text
