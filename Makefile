@@ -22,7 +22,7 @@ help:
 	@echo "make test-peers  the tests against Postfix, Exim and OpenSMTPD, fetched from Debian but not installed (root)"
 	@echo "make bench   relayd beside Postfix, row by row (as root); ARGS=--short in under 3 minutes"
 	@echo "make bench-regress REV=...   CPU a message of a revision against HEAD"
-	@echo "make docs    write docs/replies.md and docs/metrics.md from their tables"
+	@echo "make docs    write docs/replies.md, docs/metrics.md and docs/events.md from what they tell of"
 	@echo "make lint    ruff, and mypy --strict"
 	@echo "make format  let ruff rewrite what lint would complain of"
 	@echo "make venv    only the virtual environment, $(VENV)"
@@ -61,6 +61,7 @@ bench-regress: $(READY)
 docs: $(READY)
 	$(BIN)/python -m relayd.catalogue > docs/replies.md
 	$(BIN)/python -m relayd.metrics.page > docs/metrics.md
+	$(BIN)/python -m relayd.schema > docs/events.md
 
 lint: $(READY)
 	$(BIN)/ruff check
@@ -75,7 +76,7 @@ venv: $(READY)
 
 # The tests speak to relayd as CRMs do; those of a client that cannot be had are skipped and say so.
 clients:
-	@.ci/debian curl libnet-ssleay-perl swaks
+	@.ci/debian curl libnet-ssleay-perl redis-tools swaks
 
 clean:
 	rm -rf dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -29,6 +29,9 @@ from relayd.destinations import Destinations
 from relayd.directory import Directory, SenderDomain
 from relayd.egress.pools import Pools, Source
 from relayd.envelope import FALLBACK
+from relayd.exports import Settings as ExportSettings
+from relayd.feeds import FileSettings, RedisSettings
+from relayd.feeds import Settings as FeedSettings
 from relayd.guard import Settings as GuardSettings
 from relayd.listener import Limits as DoorLimits
 from relayd.listener import ListenerService, SMTPServerFactory
@@ -205,6 +208,19 @@ def courier_settings(loaded: config.Config, streams: Streams) -> Settings:
         deliveries_per_session=egress.deliveries_per_session,
         drain=loaded.node.drain,
     )
+
+
+def feeds(loaded: config.Config) -> dict[str, FeedSettings]:
+    made: dict[str, FeedSettings] = {}
+    for name, feed in loaded.feed.items():
+        given = msgspec.structs.asdict(feed)
+        del given["type"]
+        made[name] = FileSettings(**given) if isinstance(feed, config.FileFeed) else RedisSettings(**given)
+    return made
+
+
+def export_settings(loaded: config.Config) -> ExportSettings:
+    return ExportSettings(loaded.exports.keep, loaded.exports.max_size, loaded.node.min_free)
 
 
 def records_kept(loaded: config.Config) -> float:

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from importlib.util import find_spec
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,6 +23,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from relayd import classify, notation
 from relayd.errors import InputError
+from relayd.events import NAMES
+from relayd.events import Name as EventName
 from relayd.quotas import Limits, parse_limits
 from relayd.reputation import Rules as ReputationRules
 from relayd.returnpath import ACCEPT
@@ -161,6 +164,30 @@ def _filter_url(value: object) -> str:
     return _url(value, "http://127.0.0.1:11333/checkv2", "mail", "the filter is asked without one")
 
 
+def _redis_url(value: object) -> str:
+    text = value if isinstance(value, str) and re.fullmatch("[!-~]+", value) else ""
+    try:
+        parts = urlsplit(text)
+        whole = parts.scheme in ("redis", "rediss") and parts.hostname and parts.port != 0
+    except ValueError:
+        whole = False
+    if not whole or not re.fullmatch("/?[0-9]*", parts.path) or parts.query:
+        raise ValueError('is not the URL of a Redis: write "redis://127.0.0.1:6379/0"')
+    if parts.password is not None:
+        raise ValueError("must hold no password: it goes into password_file")
+    if parts.scheme == "redis" and not _loopback(parts.hostname or ""):
+        raise ValueError(
+            f"would send events to {parts.hostname} in clear: write rediss://, redis:// is for this machine"
+        )
+    return text
+
+
+def _event(value: object) -> EventName:
+    if value not in NAMES:
+        raise ValueError(f"there is no event {value!r}{notation.nearest(str(value), NAMES)}")
+    return value
+
+
 def _actions(value: object) -> dict[str, Fate]:
     fates = list(dict.fromkeys(FATES.values()))
     if not isinstance(value, dict) or not all(fate in fates for fate in value.values()):
@@ -193,6 +220,13 @@ def _loopback(host: str) -> bool:
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _some_bytes(value: object) -> int:
+    found = notation.size(value)
+    if not found:
+        raise ValueError(f"{value!r} is no size at all")
+    return found
 
 
 Duration = Annotated[float, notation.duration]
@@ -536,6 +570,46 @@ class Webhooks(msgspec.Struct, frozen=True, kw_only=True):
     give_up: Duration = 3 * 86400.0
 
 
+class Feed(msgspec.Struct, frozen=True, kw_only=True):
+    """Where events go as they come.  ``events`` and ``accounts``: only these, none is all; ``begin``: with which events
+    a new feed begins, those from now on or all that are recorded still."""
+
+    type: Literal["file", "redis"]
+    events: Annotated[tuple[EventName, ...], notation.list_of(_event)] = ()
+    accounts: Annotated[tuple[str, ...], notation.list_of(notation.name)] = ()
+    begin: Literal["now", "beginning"] = "now"
+
+
+class FileFeed(Feed, frozen=True, kw_only=True):
+    """A file of JSON lines.  It is put aside when it has so many bytes (``rotate``) or its period (``every``) is over,
+    whichever comes first; ``keep`` such files stay."""
+
+    path: FilePath
+    rotate: Annotated[int, _some_bytes] = 100 * 2**20
+    every: Duration = 86400.0
+    compress: Literal["", "zstd"] = ""
+    keep: Positive = 30
+
+
+class RedisFeed(Feed, frozen=True, kw_only=True):
+    """A Redis stream.  ``maxlen``: about how many entries it keeps; ``timeout``: of each answer; ``authorities``: a PEM
+    file of whom to trust for rediss, "" for the system's."""
+
+    url: Annotated[str, _redis_url]
+    password_file: FilePath = ""
+    authorities: FilePath = ""
+    stream: str = "relayd:events"
+    maxlen: Positive = 1_000_000
+    timeout: Duration = 10.0
+
+
+class Exports(msgspec.Struct, frozen=True, kw_only=True):
+    """Files of events that somebody asked for: how long they are kept, and how many bytes of them in all."""
+
+    keep: Duration = 7 * 86400.0
+    max_size: Annotated[int, _some_bytes] = 2 * 2**30
+
+
 class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
     """The built-in receiver: where it listens and the Maildir it fills."""
 
@@ -575,6 +649,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     reputation: Reputation = Reputation()
     metrics: Metrics | None = None
     webhooks: Webhooks = Webhooks()
+    feed: dict[str, FileFeed | RedisFeed] = {}
+    exports: Exports = Exports()
     sandbox: Sandbox | None = None
     origins: dict[str, str] = {}
 
@@ -612,12 +688,13 @@ _SINGLE: dict[str, type[msgspec.Struct]] = {
     "feedback": Feedback, "blocklists": Blocklists, "statistics": Statistics,
     "resolver": Resolver, "validation": Validation,
     "retry": Retry, "egress": Egress, "reputation": Reputation,
-    "webhooks": Webhooks, "metrics": Metrics, "sandbox": Sandbox,
+    "webhooks": Webhooks, "exports": Exports, "metrics": Metrics, "sandbox": Sandbox,
 }  # fmt: skip
 _NAMED: dict[str, type[msgspec.Struct]] = {
     "source": Source, "warmup": Plan, "pool": Pool, "stream": Stream, "provider": Provider, "site": Site,
     "fallback": NextHop, "dkim": Dkim,
 }  # fmt: skip
+_FEEDS: dict[str, type[Feed]] = {"file": FileFeed, "redis": RedisFeed}
 _ARRAYS: dict[str, type[msgspec.Struct]] = {"listener": Listener, "route": Route}
 
 
@@ -660,7 +737,7 @@ def load_rules(
 
 def _assembled(reader: Reader) -> Config | None:
     """All tables together, with what one leaves to another filled in; None if any is faulty."""
-    known = [*_SINGLE, *_NAMED, *_ARRAYS, "reaction"]
+    known = [*_SINGLE, *_NAMED, *_ARRAYS, "feed", "reaction"]
     for key in (key for key in reader.raw if key not in known):
         reader.fault(key, "", f"unknown table{notation.nearest(key, known)}")
     reader.raw.setdefault("node", {})
@@ -669,6 +746,7 @@ def _assembled(reader: Reader) -> Config | None:
         parts[name] = {n: _entry(reader, kind, raw, name, n) for n, raw in reader.named(name).items()}
     for name, kind in _ARRAYS.items():
         parts[name] = tuple(reader.table(kind, raw, f"{name}[{i}]") for i, raw in enumerate(reader.array(name)))
+    parts["feed"] = {n: _feed(reader, raw, n) for n, raw in reader.named("feed").items()}
     parts["reaction"] = _reactions(reader)
     return None if reader.faults else _filled(Config(**parts))
 
@@ -684,6 +762,12 @@ def _reactions(reader: Reader) -> dict[str, Rule]:
         except ValueError as error:
             reader.fault(f"reaction.{name}", "", str(error))
     return found
+
+
+def _feed(reader: Reader, raw: dict[str, Any], name: str) -> msgspec.Struct | None:
+    """By its type; without one that is known, that is the fault and no other key is looked at."""
+    kind = _FEEDS.get(str(raw.get("type")))
+    return _entry(reader, kind or Feed, raw if kind else {k: v for k, v in raw.items() if k == "type"}, "feed", name)
 
 
 def _entry(reader: Reader, kind: type[msgspec.Struct], raw: object, table: str, name: str) -> msgspec.Struct | None:
@@ -792,8 +876,30 @@ def _check(config: Config, fault: _Report) -> None:
     if config.filter:
         _check_authorities("filter", config.filter.authorities, fault)
     _check_authorities("webhooks", config.webhooks.authorities, fault)
+    _check_feeds(config.feed, fault)
     if config.suspicion.calm > config.suspicion.threshold:
         fault("suspicion", "calm", f"is above the threshold, {config.suspicion.threshold}: a finding would never end")
+
+
+def _check_feeds(feeds: Mapping[str, FileFeed | RedisFeed], fault: _Report) -> None:
+    taken: dict[str, str] = {}
+    for name, feed in feeds.items():
+        report = partial(fault, f"feed.{name}")
+        if isinstance(feed, FileFeed):
+            other = taken.setdefault(os.path.realpath(feed.path), name)
+            if other != name:
+                report("path", f"{feed.path} is written by [feed.{other}] already")
+            if feed.compress and not find_spec("zstandard"):
+                report("compress", "needs a package that is not installed: pip install 'relayd[zstd]'")
+        else:
+            if not find_spec("txredisapi"):
+                report("type", "redis needs a package that is not installed: pip install 'relayd[redis]'")
+            try:
+                if feed.password_file:
+                    Path(feed.password_file).read_text("utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                report("password_file", f"{feed.password_file} cannot be read: {error}")
+            _check_authorities(f"feed.{name}", feed.authorities, fault)
 
 
 def _known(name: str, among: Iterable[str], what: str, report: Callable[[str], None]) -> None:

@@ -10,7 +10,10 @@ import json
 import os
 import sys
 import time
+import zlib
+from base64 import b64decode
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _told(options, verb, *_sent(way, verb, given, rows))
         if verb.columns and not options.json:
             return _written(options, verb, way, given)
+        if verb.file and not options.json:
+            return _fetched(options, verb, way, given)
         return _told(options, verb, *_answer(way, verb, given))
     except Unreachable as fault:
         print(f"relayctl: {printable(str(fault))}", file=sys.stderr)
@@ -91,7 +96,12 @@ def _here(options: argparse.Namespace, local: Verb) -> int:
 def _told(options: argparse.Namespace, verb: Verb, status: int, value: Any) -> int:
     """Prints an answer; gives the exit code."""
     well = status == 200 and (not verb.verdict or bool(isinstance(value, dict) and value.get(verb.verdict)))
-    if options.json:
+    if verb.items and status == 200:
+        for item in value[verb.items]:
+            print(json.dumps(item) if options.json else _line(item))
+        if value["note"]:
+            print(f"relayctl: {printable(value['note'])}", file=sys.stderr)
+    elif options.json:
         # Made anew in ASCII, so that no byte of it means anything to a terminal.
         print(json.dumps(value))
     elif isinstance(value, dict) and "error" in value and status != verb.unwell:
@@ -115,6 +125,32 @@ def _written(options: argparse.Namespace, verb: Verb, way: Way, given: dict[str,
         if not value["next"]:
             sys.stdout.flush()
             return 0
+
+
+def _fetched(options: argparse.Namespace, verb: Verb, way: Way, given: dict[str, Any]) -> int:
+    """Writes a file, piece by piece, to where it is wanted; gives the exit code."""
+    status, value = _answer(way, verb, given)  # what is refused leaves a file alone that is there
+    if status != 200:
+        return _told(options, verb, status, value)
+    packed = str(options.output or "").endswith(".gz")
+    unpack = zlib.decompressobj(wbits=31)
+    shown = not options.output and sys.stdout.isatty()
+    try:
+        with nullcontext(sys.stdout.buffer) if not options.output else open(options.output, "wb") as out:
+            while True:
+                data = b64decode(value["data"])
+                data = data if packed else unpack.decompress(data)
+                out.write(printable(data, len(data)).encode() if shown else data)
+                if value["next"] is None:
+                    out.flush()
+                    return 0
+                status, value = _answer(way, verb, given | {"after": value["next"]})
+                if status != 200:
+                    return _told(options, verb, status, value)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise Unreachable(f"{options.output or 'stdout'} cannot be written: {error.strerror}") from None
 
 
 def _sent(way: Way, verb: Verb, given: dict[str, Any], rows: str) -> tuple[int, Any]:
@@ -201,6 +237,8 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
         for arg in (local or verb).args:
             _add(command, arg)
+        if verb.file:
+            command.add_argument("--output", metavar="FILE", help="write it here, as it is if the name ends in .gz")
     return top
 
 
@@ -309,6 +347,13 @@ def rendered(value: Any, indent: str = "") -> list[str]:
         else:
             lines.append(f"{label}  {_cell(key, item)}".rstrip())
     return lines
+
+
+def _line(item: dict[str, Any]) -> str:
+    """An object in a line: when and what first, then the rest by name."""
+    head = [_cell(name, item[name], 100) for name in ("time", "event") if name in item]
+    rest = {name: value for name, value in item.items() if name not in ("time", "event", "v", "node")}
+    return " ".join([*head, _cell("", rest, 1 << 20)])
 
 
 def _flat(item: dict[str, Any] | list[Any]) -> bool:

@@ -24,6 +24,7 @@ from relayd.feedback.mime import MAX_SIZE
 from relayd.records import Record, decode
 from relayd.reply import printable
 from relayd.returnpath import Keys, Token, find, may_hold
+from relayd.schema import schema
 from relayd.shaping.replay import replay
 from relayd.shaping.rules import Providers, Rule, Rules
 
@@ -145,6 +146,12 @@ LOCAL: tuple[Verb, ...] = (
             Arg("keys", "the directory.sqlite of the spool whose keys verify the tokens"),
         ),
         example="feedback explain bounce.eml",
+    ),
+    Verb(
+        name="events schema",
+        help="what an event looks like: the JSON schema",
+        handler=lambda: iter([schema()]),
+        example="events schema",
     ),
     Verb(
         name="shaping replay",

@@ -68,7 +68,7 @@ def moment(value: object, now: float) -> float:
             return max(0.0, (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp())
     except (ValueError, OverflowError):
         pass
-    raise ValueError(f'{value!r} is no time: write "2h" (ago), "2026-05-03" or "2026-05-03T14:00:00Z"')
+    raise ValueError(f'{value!r} is not a time: write "2h" (ago), "2026-05-03" or "2026-05-03T14:00:00Z"')
 
 
 def size(value: object) -> int:

@@ -45,6 +45,8 @@ from relayd.echoes import Event
 from relayd.envelope import Delivery, Message, queue_name
 from relayd.errors import InputError
 from relayd.events import Event as HistoryEvent
+from relayd.exports import Exports
+from relayd.feeds import Feeds
 from relayd.guard import Guard
 from relayd.history import Found, Hit, Indexer, Query
 from relayd.identity import DAY, Identities
@@ -78,6 +80,7 @@ from relayd.waiting import asked
 from relayd.warmup import Warmup
 from relayd.watchdog import EVERY, Heart, Sign, Systemd, Watchdog
 from relayd.webhooks import Webhooks
+from relayd.workers import Workers
 
 _SWITCH = (
     0.0005  # seconds a thread waits for the GIL beside a busy reactor: with Python's 5 ms a commit takes far too long
@@ -145,11 +148,11 @@ class Node(Service):
         self.reload_fault = ""
         self.auth_fault = ""
         self.history_fault = ""
+        self.export_fault = ""
         self.stopping = False
         self.free = 0  # bytes where the spool lies
         self.depth: tuple[int, float] | None = None  # what metrics.Watched says
         self.events = EventCounts()
-        self.feeds: Callable[[], Iterable[tuple[str, float, str]]] = lambda: ()  # (name, seconds behind, fault)
         self.comings = Comings()
         self.heart = Heart()
         self.systemd = Systemd()
@@ -295,6 +298,18 @@ class Node(Service):
         self.relay.suspicion = self.suspicion
         self.webhooks = self._post_events(loaded)
         self.indexer = self._follow_records(loaded, post)
+        self.feeding = self._feed(loaded, post)
+        self.workers = Workers(loaded.node.spool, loaded.node.name, post)
+        self.exports = Exports(
+            Path(loaded.node.spool),
+            loaded.node.name,
+            assembly.export_settings(loaded),
+            self.spool.free_bytes,
+            post,
+            self._export_fault,
+            self.now,
+        )
+        self.exports.start()
         self.listeners = {door.listen: self._listener(loaded, door) for door in loaded.listener}
         if loaded.sandbox:
             self.listeners[loaded.sandbox.listen] = assembly.sandbox(reactor, loaded)
@@ -361,6 +376,32 @@ class Node(Service):
             self.now,
             random.Random(),
         )
+
+    def _feed(self, loaded: config.Config, post: Callable[..., None]) -> Feeds:
+        """Events as they come, to files and to Redis."""
+
+        def told(name: str, fault: str) -> None:
+            post(partial(self.log.error, "feed {name}: {what}", name=name, what=fault or "it goes on"))
+
+        feeds = Feeds(self.reactor, self.spool, loaded.node.name, told, self.now)
+        feeds.start(assembly.feeds(loaded))
+        indexed = self.spool.mover.moved
+
+        def moved() -> None:
+            indexed()
+            feeds.wake()
+
+        self.spool.mover.moved = moved
+        return feeds
+
+    def feeds(self) -> list[tuple[str, float, str]]:
+        """Of each feed: its name, how many seconds it is behind, and what is wrong with it."""
+        return self.feeding.faults()
+
+    def _export_fault(self, fault: str) -> None:
+        if fault and fault != self.export_fault:
+            self.log.error("{what}", what=fault)
+        self.export_fault = fault
 
     def _came(self, whose: set[tuple[str, str]]) -> None:
         """There are events of these accounts and connections which can be found from now on."""
@@ -470,6 +511,9 @@ class Node(Service):
             self.log.warn("What reputation counted last was not written: {e}", e=str(error))
         if self.suspects is not None:
             await deferToThreadPool(self.reactor, threads, self.suspects.stop)
+        await deferToThreadPool(self.reactor, threads, self.workers.stop)
+        await deferToThreadPool(self.reactor, threads, self.exports.stop)
+        await deferToThreadPool(self.reactor, threads, self.feeding.stop)
         self.indexer.stop()
         await deferToThreadPool(self.reactor, threads, self.indexer.join)
         await deferToThreadPool(self.reactor, threads, self.archive.stop)
@@ -834,6 +878,8 @@ class Node(Service):
         if assembly.other_sessions(self.config, loaded):
             self.courier.renew()
         self.courier.perform()
+        self.feeding.configure(assembly.feeds(loaded))
+        self.exports.settings = assembly.export_settings(loaded)
         self.config = loaded
         self.destinations = Destinations(loaded)
         assembly.configure_blocklists(self.blocklists, loaded)
@@ -862,8 +908,9 @@ class Node(Service):
         if self.reactions.fault:
             warnings.append(self.reactions.fault)
         warnings += filter(None, (self.suppressions.fault, self.warmup.fault, self.reputation.fault))
-        warnings += filter(None, (self.history_fault,))
+        warnings += filter(None, (self.history_fault, self.export_fault))
         warnings += self.webhooks.warnings()
+        warnings += self.feeding.warnings()
         if self.reload_fault:
             warnings.append(f"the last reload failed: {self.reload_fault}")
         found = list(filter(None, faults))

@@ -30,6 +30,8 @@ allow = ["127.0.0.1/32"]
 account = "crm"
 stream = "default"
 """
+FEED = NODE + '[feed.f]\ntype = "file"\n'
+REDIS = FEED.replace("file", "redis")
 SUBMISSIONS = '[[listener]]\nservice = "submissions"\nlisten = "tcp:465"\n'
 
 
@@ -92,6 +94,7 @@ def test_example_loads_as_shipped_and_with_everything_switched_on(tmp_path, ever
         == bool(loaded.api)
         == bool(loaded.filter)
         == bool(loaded.metrics)
+        == bool(loaded.feed)
         == everything
     )
 
@@ -123,6 +126,9 @@ def test_example_names_every_key_that_exists_and_no_other_default(tmp_path):
         config.Egress: raw["egress"],
         config.Reputation: raw["reputation"],
         Rule: raw["reputation"]["account"],
+        config.FileFeed: raw["feed"]["log"],
+        config.RedisFeed: raw["feed"]["queue"],
+        config.Exports: raw["exports"],
         config.Sandbox: raw["sandbox"],
         config.Metrics: raw["metrics"],
     }
@@ -144,6 +150,11 @@ def test_example_names_every_key_that_exists_and_no_other_default(tmp_path):
     assert loaded.api == config.Api(listen=raw["api"]["listen"], **certificate)
     assert loaded.filter == config.Filter(url=raw["filter"]["url"])
     assert loaded.suspicion == config.Suspicion()
+    assert loaded.feed == {
+        "log": config.FileFeed(type="file", path=raw["feed"]["log"]["path"]),
+        "queue": config.RedisFeed(type="redis", url=raw["feed"]["queue"]["url"]),
+    }
+    assert loaded.exports == config.Exports()
     assert msgspec.structs.replace(loaded.warmup["default"], caps_for={}) == Plan()
     assert (loaded.validation, loaded.stream["transactional"].validation) == (config.Validation(), OFF)
     plain = config.Listener(service="submissions", listen="tcp:465")
@@ -369,6 +380,23 @@ def test_error_reads_as_file_key_and_text_on_a_line_each(tmp_path):
             "validation.typos",
             "relayd.toml, line 1: '[node]' is not a misspelt",
         ),
+        (NODE + "[feed.f]\npath = 'f'", "feed.f.type", "is missing"),
+        (FEED.replace("file", "flie") + "path = 'f'", "feed.f.type", "'flie' is none of file, redis"),
+        (FEED, "feed.f.path", "is missing"),
+        (FEED + "path = 'f'\nevents = ['bounce']", "feed.f.events", """no event 'bounce' (did you mean "bounced"?)"""),
+        (FEED + "path = 'f'\naccounts = ['a b']", "feed.f.accounts", "is not a name"),
+        (FEED + "path = 'f'\nrotate = 0", "feed.f.rotate", "0 is no size at all"),
+        (FEED + "path = 'f'\n[feed.g]\ntype = 'file'\npath = './f'", "feed.g.path", "is written by [feed.f] already"),
+        (REDIS + "url = 'http://h'", "feed.f.url", "is not the URL of a Redis"),
+        (REDIS + "url = 'redis://127.0.0.1/x'", "feed.f.url", "is not the URL of a Redis"),
+        (
+            REDIS + "url = 'redis://:secret@127.0.0.1'",
+            "feed.f.url",
+            "must hold no password: it goes into password_file",
+        ),
+        (REDIS + "url = 'redis://192.0.2.1'", "feed.f.url", "would send events to 192.0.2.1 in clear: write rediss://"),
+        (REDIS + "url = 'redis://localhost'\npassword_file = 'none'", "feed.f.password_file", "none cannot be read"),
+        (REDIS + "url = 'rediss://h'\nauthorities = 'none'", "feed.f.authorities", "No such file"),
         (NODE + "[retry]\nschedule = []", "retry.schedule", "names no wait"),
         (NODE + "[retry]\nschedule = ['0s']", "retry.schedule", "no time at all"),
         (NODE + "[retry]\nexpire = 3", "retry.expire", "is not a duration"),
@@ -615,3 +643,16 @@ def test_route_is_the_exact_domain_then_the_longest_suffix_then_any():
 def test_first_of_two_routes_for_a_domain_counts():
     routes = Routes([config.Route(domain="a.example", via="one:25"), config.Route(domain="a.example", via="two:25")])
     assert routes.find("a.example").via == "one:25"
+
+
+@pytest.mark.parametrize(
+    ("package", "table", "key"),
+    [
+        ("zstandard", FEED + 'path = "f"\ncompress = "zstd"', "feed.f.compress"),
+        ("txredisapi", REDIS + 'url = "redis://127.0.0.1"', "feed.f.type"),
+    ],
+)
+def test_a_feed_that_needs_a_package_says_which_one_is_missing(tmp_path, monkeypatch, package, table, key):
+    assert load(written(tmp_path, table)).feed
+    monkeypatch.setattr(config, "find_spec", lambda name: None if name == package else object())
+    assert "pip install 'relayd[" in faults(written(tmp_path, table))[key]

@@ -126,3 +126,23 @@ def test_a_suppression_list_is_named_after_its_owner(name, owner):
 def test_what_names_no_suppression_list_is_refused_with_the_forms(text):
     with pytest.raises(ValueError, match="write NAME, account:ACCOUNT/NAME or connection:LOGIN/NAME"):
         notation.list_name(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("2h", 1_797_000_000.0 - 7200),
+        ("2026-12-11", 1_796_947_200.0),
+        ("2026-12-11T14:40", 1_797_000_000.0),
+        ("2026-12-11T14:40:00Z", 1_797_000_000.0),
+        ("2026-12-11T17:40:00+03:00", 1_797_000_000.0),
+    ],
+)
+def test_a_moment_is_a_time_or_how_long_ago(text, found):
+    assert notation.moment(text, 1_797_000_000.0) == found
+
+
+@pytest.mark.parametrize("text", ["yesterday", "", "7", None, 5, "2026-13-01"])
+def test_what_is_no_moment_is_refused_with_what_to_write(text):
+    with pytest.raises(ValueError, match="is not a time: write"):
+        notation.moment(text, 1_797_000_000.0)

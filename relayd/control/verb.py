@@ -15,6 +15,8 @@ from relayd import identity, notation
 from relayd.directory import AccountStream, Directory, SenderDomain
 from relayd.errors import InputError
 from relayd.events import Event
+from relayd.exports import Exports
+from relayd.feeds import Feeds
 from relayd.guard import Guard
 from relayd.history import Found, Hit, Query
 from relayd.reply import printable
@@ -28,6 +30,7 @@ from relayd.validation import Lists
 from relayd.verification import Subject
 from relayd.warmup import Warmup
 from relayd.webhooks import Webhooks
+from relayd.workers import Workers
 
 T = TypeVar("T")
 Role = Literal["view", "operate", "admin"]
@@ -104,6 +107,12 @@ class Relay(Protocol):
     @property
     def webhooks(self) -> Webhooks: ...
     @property
+    def feeding(self) -> Feeds: ...
+    @property
+    def workers(self) -> Workers: ...
+    @property
+    def exports(self) -> Exports: ...
+    @property
     def started(self) -> float: ...
     def now(self) -> float: ...
     def health(self) -> dict[str, Any]: ...
@@ -169,7 +178,9 @@ class Verb(msgspec.Struct, frozen=True, kw_only=True):
 
     ``lines``: what relayctl prints of an answer, where that is not simply what it holds.
     ``columns`` are those of a CSV file.  For an argument of rows relayctl reads it, sends it in pieces and adds up the
-    answers; else it writes the answer's "rows", and if that has a "next", asks again, ``after`` it."""
+    answers; else it writes the answer's "rows", and if that has a "next", asks again, ``after`` it.
+    ``items`` names the list of the answer that it prints an item a line, and tells the answer's "note" beside it.
+    Of a ``file`` the answers are pieces ("data": base64, gzipped): it writes them, and asks on, ``after`` "next"."""
 
     name: str
     help: str
@@ -185,6 +196,8 @@ class Verb(msgspec.Struct, frozen=True, kw_only=True):
     timeout: float = 60.0
     columns: tuple[str, ...] = ()
     lines: Callable[[Any], list[str]] | None = None
+    items: str = ""
+    file: bool = False
 
     @property
     def path(self) -> str:

@@ -13,10 +13,10 @@ import re
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, wait
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import msgspec
 
@@ -237,6 +237,47 @@ def read_records(
     return [], since
 
 
+class Span(NamedTuple):
+    """Whole lines of a segment: from this byte to before that."""
+
+    segment: str
+    start: int
+    end: int
+
+
+def spans(connection: sqlite3.Connection, directory: Path, since: float = 0.0, until: float = 0.0) -> list[Span]:
+    """Where all records of a time are (0.0: no bound), oldest first, and few others.  Raises OSError, sqlite3.Error."""
+    rows = connection.execute("SELECT name, bytes FROM segment WHERE bytes > 0 ORDER BY name").fetchall()
+    found: list[Span] = []
+    for name, size in rows:
+        with open(directory / name, "rb") as file:
+            first = _time(file.readline())
+            if since and first is not None and first < since - _EARLY:
+                found.clear()  # what is in those before is older still
+            if until and first is not None and first > until + _LATE:
+                break
+            start = _place(file, size, since - _EARLY) if since else 0
+            end = size
+            if until:
+                file.seek(min(size, _place(file, size, until + _LATE) + 2 * _LOOK))
+                file.readline()
+                end = min(size, file.tell())
+            found.append(Span(name, start, end))
+    return [span for span in found if span.start < span.end]
+
+
+def read_span(directory: Path, span: Span, at: int, limit: int = 1 << 20) -> bytes:
+    """Whole lines of a span from the byte ``at`` on, about ``limit`` bytes.  Raises OSError."""
+    with open(directory / span.segment, "rb") as file:
+        file.seek(at)
+        data = file.read(min(limit, span.end - at))
+        if not data.endswith(b"\n"):
+            data += file.readline()
+    if not data:
+        raise OSError(f"{directory / span.segment} ends before byte {at}, of {span.end} that were moved there")
+    return data
+
+
 def find_lines(connection: sqlite3.Connection, directory: Path, text: bytes, since: float) -> list[bytes]:
     """The record lines that hold ``text``, oldest first, in the segments that may be of ``since`` or later."""
     return [line for block in blocks(connection, directory, since) if text in block for line in _with(text, block)]
@@ -348,6 +389,17 @@ def checkpoint_of(connection: sqlite3.Connection, feed: str) -> Checkpoint:
     """Where the feed stands; the very beginning for a new one."""
     row = connection.execute("SELECT segment, offset FROM checkpoint WHERE feed = ?", (feed,)).fetchone()
     return Checkpoint(*row) if row else Checkpoint()
+
+
+def retain(prefix: str, feeds: Collection[str]) -> Callable[[sqlite3.Connection], None]:
+    """The writer's job that forgets the feeds whose names begin like this, but for these."""
+
+    def job(connection: sqlite3.Connection) -> None:
+        known = connection.execute("SELECT feed FROM checkpoint WHERE substr(feed, 1, ?) = ?", (len(prefix), prefix))
+        gone = [row for row in known.fetchall() if row[0] not in feeds]
+        connection.executemany("DELETE FROM checkpoint WHERE feed = ?", gone)
+
+    return job
 
 
 def advance(feed: str, to: Checkpoint) -> Callable[[sqlite3.Connection], None]:

@@ -6,7 +6,7 @@ import fcntl
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import takewhile
@@ -20,7 +20,17 @@ from relayd.spool.bodies import Bodies
 from relayd.spool.files import sync_directory
 from relayd.spool.landing import Landing
 from relayd.spool.ledger import Audit, audit, lost_contents
-from relayd.spool.segments import Checkpoint, Mover, advance, blocks, checkpoint_of, find_lines, read_records, reception
+from relayd.spool.segments import (
+    Checkpoint,
+    Mover,
+    advance,
+    blocks,
+    checkpoint_of,
+    find_lines,
+    read_records,
+    reception,
+    retain,
+)
 from relayd.spool.writer import Done, Post, Settle, Writer
 
 
@@ -207,6 +217,10 @@ class Spool:
 
     def advance(self, feed: str, to: Checkpoint, done: Done | None = None) -> None:
         self.writer.submit(advance(feed, to), done)
+
+    def retain(self, prefix: str, feeds: Collection[str]) -> None:
+        """Of the feeds whose names begin like this, records are kept for these only."""
+        self.writer.submit(retain(prefix, feeds), None)
 
     def free_bytes(self) -> int:
         """Free space where the spool lies."""
