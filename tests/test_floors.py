@@ -63,7 +63,6 @@ TESTED_BY = {
     "delivery/generated.py": "test_outcomes.py",
     "notices.py": "test_suspects.py",
     "errors.py": "test_directory.py",
-    "smtp/events.py": "test_smtp_server.py",
     "smtp/lines.py": "test_smtp_server.py",
     "smtp/parameters.py": "test_smtp_server.py",
     "envelope.py": "test_spool.py",
@@ -77,7 +76,6 @@ TESTED_BY = {
     "queue/memory.py": "test_scheduler.py",
     "queue/reasons.py": "test_scheduler.py",
     "queue/state.py": "test_scheduler.py",
-    "statistics/store.py": "test_history.py",
     "tables.py": "test_config.py",
     "webclient.py": "test_credentials.py",
 }

@@ -292,7 +292,7 @@ class Statistics:
                 for span in table.spans:
                     deleted = self._db.execute(table.delete(), (span, oldest[span], _PIECE))
                     done = done and deleted.rowcount < _PIECE
-        self._db.execute(f"PRAGMA incremental_vacuum({_PAGES})").fetchall()
+        self._db.executescript(f"PRAGMA incremental_vacuum({_PAGES})")  # execute would give back a single page
         return done
 
     def _forget_names(self, now: float) -> None:
