@@ -63,7 +63,7 @@ def moment(value: object, now: float) -> float:
     if _DURATION.fullmatch(text):
         return max(0.0, now - duration(text))
     try:
-        found = datetime.fromisoformat(text) if text.isascii() and text[4:5] == "-" else None
+        found = datetime.fromisoformat(text) if text.isascii() and text[4:8:3] == "--" else None
         if found is not None and 1970 <= found.year < 9999:
             return max(0.0, (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp())
     except (ValueError, OverflowError):

@@ -58,6 +58,7 @@ class FakeRelay:
         self.inspected: list[int] = []
         row = {"account": "crm", "stream": "s", "domain": "a.example", "count": 3, "due": NOW}
         self.queued = [{**row, "constraint": "rest", "why": "4.7.0 \x1b[2Jslow"}] * 2
+        self.archive: Any = None  # an inquiry.Archive
         self.leases: dict[str, tuple[Lease, int]] = {}
         self.booked: list[str] = []
 
@@ -82,6 +83,15 @@ class FakeRelay:
 
     def sources(self) -> Any:
         return [{"name": "t1", "address": ["192.0.2.10"], "state": "active"}]
+
+    def figures(self, asked: Any) -> Any:
+        return self.archive.figures(asked)
+
+    def history(self, query: Any, limit: int, before: Any) -> Any:
+        return self.archive.find(query, limit, before)
+
+    def event(self, place: Any, query: Any) -> Any:
+        return self.archive.event(place, query)
 
     def inspect(self, id: int) -> Any:
         self.inspected.append(id)

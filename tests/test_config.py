@@ -120,6 +120,7 @@ def test_example_names_every_key_that_exists_and_no_other_default(tmp_path):
         config.Login: raw["login"],
         config.Feedback: raw["feedback"],
         config.Blocklists: raw["blocklists"],
+        config.Statistics: raw["statistics"],
         config.Resolver: raw["resolver"],
         config.Validation: raw["validation"],
         config.Retry: raw["retry"],
@@ -143,6 +144,7 @@ def test_example_names_every_key_that_exists_and_no_other_default(tmp_path):
     assert loaded.reaction["bigprovider-blocked"].move
     assert (loaded.resolver, loaded.retry, loaded.egress) == (config.Resolver(), config.Retry(), config.Egress())
     assert (loaded.login, loaded.blocklists) == (config.Login(), config.Blocklists())
+    assert loaded.statistics == config.Statistics()
     assert loaded.feedback == config.Feedback()
     assert loaded.reputation == config.Reputation()
     assert loaded.auth == config.Auth(url=raw["auth"]["url"])
@@ -481,6 +483,8 @@ def test_error_reads_as_file_key_and_text_on_a_line_each(tmp_path):
         ),
         (NODE + "[filter]\nurl = 'https://me:pw@f.example/'", "filter.url", "the filter is asked without one"),
         (NODE + "[suspicion]\ncalm = 70", "suspicion.calm", "above the threshold, 60"),
+        (NODE + "[statistics]\nminutes = '100d'", "statistics.hours", "at least as long as minutes"),
+        (NODE + "[statistics]\nhours = '2000d'", "statistics.hours", "at most as long as days"),
         (NODE + "[suspicion]\nthreshold = 101", "suspicion.threshold", "101"),
         (NODE + "[auth]\nurl = 'https://crm.example/'\ntoken_file = 'none'", "auth.token_file", "No such file"),
         (NODE + "[auth]\nurl = 'https://crm.example/'\ntoken_file = '/dev/null'", "auth.token_file", "no token"),

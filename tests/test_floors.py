@@ -84,7 +84,6 @@ TESTED_BY = {
     "queue/memory.py": "test_scheduler.py",
     "queue/reasons.py": "test_scheduler.py",
     "queue/state.py": "test_scheduler.py",
-    "statistics/store.py": "test_history.py",
     "tables.py": "test_config.py",
     "webclient.py": "test_credentials.py",
 }

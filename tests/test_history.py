@@ -104,11 +104,8 @@ SAMPLES = [
 def test_facts_are_those_of_the_events_that_users_are_told(record):
     told = list(events(record, "place", "n"))
     seen = list(facts([encode(record)], 0))
-    assert [(e.event, e.delivery, e.recipient, e.late) for e in told] == [
-        (f.event, f.delivery and show(f.delivery), f.recipient, f.late)
-        if f.delivery
-        else (f.event, "", f.recipient, f.late)
-        for f in seen
+    assert [(event.event, event.delivery, event.recipient, event.late) for event in told] == [
+        (fact.event, show(fact.delivery) if fact.delivery else "", fact.recipient, fact.late) for fact in seen
     ]
 
 

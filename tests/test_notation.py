@@ -28,6 +28,44 @@ def test_shown_duration_reads_back_as_its_two_largest_units(seconds):
 
 
 @pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("2h", 1e9 - 7200),
+        ("1h30m", 1e9 - 5400),
+        ("99999d", 0.0),  # before all
+        ("2026-05-03", 1777766400.0),
+        ("2026-05-03T14:00:00Z", 1777816800.0),
+        ("2026-05-03 14:00", 1777816800.0),
+        ("2026-05-03T16:00:00.5+02:00", 1777816800.5),
+    ],
+)
+def test_moment_is_so_long_ago_or_a_time_in_utc(text, moment):
+    assert notation.moment(text, 1e9) == moment
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "5",
+        5,
+        None,
+        "now",
+        "20260503",
+        "2026-02-30",
+        "0001-01-01",
+        "9999-12-31",
+        "2026-W10",
+        "2026-05-03T25:00",
+        "٢h",
+    ],
+)
+def test_what_is_no_moment_is_refused(value):
+    with pytest.raises(ValueError, match="is no time: write"):
+        notation.moment(value, 1e9)
+
+
+@pytest.mark.parametrize(
     ("value", "size"), [("50M", 50 * 2**20), ("1G", 2**30), ("512", 512), (7, 7), ("0", 0), ("2T", 2**41)]
 )
 def test_size_is_bytes(value, size):

@@ -18,6 +18,7 @@ from relayd.blocklists import EVERY
 from relayd.directory import Verdict
 from relayd.directory.plans import Plan
 from relayd.errors import InputError
+from relayd.history import Hit, Query
 from relayd.lease import Lease
 from relayd.message.dkim import dns_record, to_pem
 from relayd.records import decode
@@ -26,6 +27,7 @@ from relayd.service import Node, Options
 from relayd.shaping.limits import account_layers
 from relayd.shaping.reactions import Verdict as Reaction
 from relayd.shaping.rules import Seen
+from relayd.statistics import Figures
 from relayd.suppression import entry
 from relayd.verification import Question
 from tests.dkim_kit import rsa
@@ -157,6 +159,34 @@ def test_the_story_of_a_message_can_be_asked_for_and_the_audit_is_clean(relay: R
     told = relay.asked(relay.node.inspect(int(identity, 16)))
     assert told["deliveries"][0]["state"] == "delivered" and told["message"]["account"] == "crm"
     assert relay.asked(relay.node.audit())["clean"]
+
+
+def test_what_became_of_mail_is_counted_and_found(relay: Running):
+    identity = relay.send().split()[-1]
+    relay.reactor.until(lambda: relay.node.courier.scheduler.memory.loaded == 0)
+
+    query = Query(accounts=("crm",), id=int(identity, 16))
+    period = Figures(since=START - 3600, until=START + 3600, accounts=("crm",), step="total")
+
+    def told() -> bool:
+        relay.reactor.wait(1)
+        relay.reactor.callFromThread(relay.node.indexer.wake)
+        events = relay.node.history(query, 10, None).result(10).events
+        if [event.event for event in events] != ["delivered", "queued"]:
+            return False
+        counted = relay.node.figures(period).result(10)["total"]["counts"]
+        return bool(counted == {"queued": 1, "delivered": 1})
+
+    relay.reactor.until(told)
+    event = relay.node.history(Query(), 1, None).result(10).events[0]
+    assert relay.node.event(Hit.of(event.id), Query()).result(10) == event
+
+
+def test_a_reload_counts_for_the_providers_that_there_are_now(relay: Running):
+    assert relay.node.counting.providers == frozenset()
+    relay.path.write_text(CONFIG + '[provider.mailer]\nmatch = ["mx.x.example"]\n[statistics]\nminutes = "1d"\n')
+    assert set(relay.node.reload()["changed"]) == {"provider", "statistics"}
+    assert relay.node.counting.providers == {"mailer"} and relay.node.counting.minutes == 86400
 
 
 def test_an_unknown_message_is_said_to_be_unknown(relay: Running):

@@ -67,15 +67,18 @@ def figures(path: Path, asked: Figures, settings: Settings, now: float) -> dict[
     of_paths = asked.of_paths()
     if not asked.since < asked.until:
         raise InputError("since", "the period ends before it begins")
-    if not path.exists():
-        raise InputError("", "nothing is counted yet: relayctl health says what is wrong")
     span = _span(asked, settings, now)
     since, until = asked.since // span * span, -(-asked.until // span) * span
     stepped = asked.step != "total"
-    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
-        db.execute("BEGIN")  # counts and times are of one moment
-        counts = _counts(db, asked, of_paths, span, since, until)
-        waits = _waits(db, asked, span, since, until)
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+            db.execute("BEGIN")  # counts and times are of one moment
+            counts = _counts(db, asked, of_paths, span, since, until)
+            waits = _waits(db, asked, span, since, until)
+    except sqlite3.OperationalError as error:
+        if not str(error).startswith(("unable to open", "no such table")):
+            raise
+        raise InputError("", "nothing is counted yet: relayctl health says if something is wrong") from None
     rows = [
         {**({"time": start} if stepped else {}), **dict(zip(asked.by, names, strict=True)), **_told(found, waits[key])}
         for key, found in counts.items()

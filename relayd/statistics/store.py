@@ -168,11 +168,10 @@ class Statistics:
         now = self._wall()
         if self.at != self.kept and not 0 <= now - self._since < _HOLD:
             self._store()
-        if not 0 <= now - self._cleaned < _CLEAN:
-            if self._clean():
-                self._cleaned = now
-        elif now // DAY > self._today:
-            self._forget_names(now)
+        if not 0 <= now - self._cleaned < _CLEAN and self._clean():
+            self._cleaned = now
+            if now // DAY != self._today:
+                self._forget_names(now)
 
     def close(self) -> None:
         """Raises what ``tend`` does; it is closed all the same."""
@@ -183,17 +182,24 @@ class Statistics:
             self._db.close()
 
     def _store(self) -> None:
-        at, oldest = self.at, self._oldest()
-        with self._db:
-            self._fill("event", _EVENTS, self._event_rows())
-            self._fill("delivery", _DELIVERIES, self._delivery_rows())
-            for table in _TABLES:
-                for span in table.spans:
-                    self._db.execute(table.add(), (span, oldest[span]))
-            self._db.execute("UPDATE read SET segment = ?, offset = ?", (at.segment, at.offset))
-            self._db.execute("DELETE FROM event")
-            self._db.execute("DELETE FROM delivery")
-        self._counts, self._waits, self.kept = {}, {}, at
+        try:
+            with self._db:
+                self._write()
+        except BaseException:
+            self._ids.clear()  # some of them are not on disk
+            raise
+        self._counts, self._waits, self.kept = {}, {}, self.at
+
+    def _write(self) -> None:
+        oldest = self._oldest()
+        self._fill("event", _EVENTS, self._event_rows())
+        self._fill("delivery", _DELIVERIES, self._delivery_rows())
+        for table in _TABLES:
+            for span in table.spans:
+                self._db.execute(table.add(), (span, oldest[span]))
+        self._db.execute("UPDATE read SET segment = ?, offset = ?", (self.at.segment, self.at.offset))
+        self._db.execute("DELETE FROM event")
+        self._db.execute("DELETE FROM delivery")
 
     def _event_rows(self) -> list[tuple[int, ...]]:
         name = self._name
@@ -286,11 +292,11 @@ class Statistics:
                 for span in table.spans:
                     deleted = self._db.execute(table.delete(), (span, oldest[span], _PIECE))
                     done = done and deleted.rowcount < _PIECE
-        self._db.execute(f"PRAGMA incremental_vacuum({_PAGES})").fetchall()
+        self._db.executescript(f"PRAGMA incremental_vacuum({_PAGES})")  # execute would give back a single page
         return done
 
     def _forget_names(self, now: float) -> None:
-        """Once a day: names that no sum has any more."""
+        """Once a day, after the sums that have them: they are found by their accounts' names."""
         self._today = int(now // DAY)
         oldest = min(self._oldest().values()) // DAY
         with self._db:
