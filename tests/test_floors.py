@@ -80,7 +80,6 @@ TESTED_BY = {
     "queue/state.py": "test_scheduler.py",
     "statistics/store.py": "test_history.py",
     "tables.py": "test_config.py",
-    "webclient.py": "test_credentials.py",
 }
 
 TESTS = {path.name for path in (ROOT / "tests").rglob("test_*.py")}

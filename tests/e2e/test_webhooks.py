@@ -49,7 +49,7 @@ class Receiver:
             whole = file.read().rpartition(b"\n")[0]
         if whole:
             self._read += len(whole) + 1
-            came = [json.loads(line) for line in whole.split(b"\n")]
+            came = [json.loads(line) for line in whole.split(b"\n") if line.endswith(b"}")]
             self._batches += came
             self._events += (event for batch in came for event in json.loads(batch["body"])["events"])
         return self._batches
