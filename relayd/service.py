@@ -390,7 +390,8 @@ class Node(Service):
         if self._ticker.running:
             self._ticker.stop()
         ending = [listener.stopService() for listener in self.listeners.values()]
-        await DeferredList([*ending, self.courier.stopService(), self.webhooks.stopService()], consumeErrors=True)
+        posted = self.webhooks.stopService()
+        await DeferredList([*ending, self.courier.stopService()], consumeErrors=True)
         self.domains.stopService()
         self.blocklists.stopService()
         self.relay.flush_rejections()
@@ -398,6 +399,7 @@ class Node(Service):
         stopped = self.control.stopService()
         if stopped is not None:
             await stopped
+        await DeferredList([posted], consumeErrors=True)
         self.resolver.close()
         if self.checker is not None:
             self.checker.close()  # not waited for: that would be for the other side to say when
