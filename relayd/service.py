@@ -480,7 +480,8 @@ class Node(Service):
         if self._ticker.running:
             self._ticker.stop()
         ending = [listener.stopService() for listener in self.listeners.values()]
-        await DeferredList([*ending, self.courier.stopService(), self.webhooks.stopService()], consumeErrors=True)
+        posted = self.webhooks.stopService()
+        await DeferredList([*ending, self.courier.stopService()], consumeErrors=True)
         self.domains.stopService()
         self.blocklists.stopService()
         self.relay.flush_rejections()
@@ -490,6 +491,7 @@ class Node(Service):
                 await stopped
         if self.metrics is not None:  # so late, as it says meanwhile that the relay is not ready
             await self.metrics.stopService()
+        await DeferredList([posted], consumeErrors=True)
         self.resolver.close()
         if self.checker is not None:
             self.checker.close()  # not waited for: that would be for the other side to say when

@@ -488,6 +488,8 @@ def test_error_reads_as_file_key_and_text_on_a_line_each(tmp_path):
         (NODE + "[suspicion]\nthreshold = 101", "suspicion.threshold", "101"),
         (NODE + "[auth]\nurl = 'https://crm.example/'\ntoken_file = 'none'", "auth.token_file", "No such file"),
         (NODE + "[auth]\nurl = 'https://crm.example/'\ntoken_file = '/dev/null'", "auth.token_file", "no token"),
+        (NODE + "[webhooks]\nauthorities = 'none'", "webhooks.authorities", "No such file"),
+        (NODE + "[webhooks]\nallow = ['10.0.0.1/8']", "webhooks.allow", "bits behind its prefix"),
         (NODE + "[auth]\nurl = 'https://crm.example/'\nauthorities = 'none'", "auth.authorities", "No such file"),
         (NODE + "[auth]\nurl = 'https://crm.example/'\nauthorities = '/dev/null'", "auth.authorities", "no PEM"),
     ],

@@ -9,6 +9,7 @@ import pytest
 
 from relayd import config, ctl, quickstart, service
 from relayd.envelope import UNSTEERED
+from relayd.events import MEANING
 from relayd.message import steering
 from relayd.message.headers import survey
 from relayd.submission import steered
@@ -128,3 +129,8 @@ def test_every_reply_that_the_clients_page_explains_is_one_of_ours(reply: str) -
     ours = "".join(file.read_text("utf-8") for file in (ROOT / "relayd").rglob("*.py"))
     parts = re.split(r"<?…>?|[0-9a-f]{16}", reply)
     assert all(part.strip() in ours for part in parts), reply
+
+
+def test_every_event_is_on_the_page_of_webhooks_with_its_meaning() -> None:
+    text = (ROOT / "docs" / "webhooks.md").read_text("utf-8")
+    assert dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", text, re.MULTILINE)) == MEANING

@@ -85,7 +85,6 @@ TESTED_BY = {
     "queue/reasons.py": "test_scheduler.py",
     "queue/state.py": "test_scheduler.py",
     "tables.py": "test_config.py",
-    "webclient.py": "test_credentials.py",
 }
 
 TESTS = {path.name for path in (ROOT / "tests").rglob("test_*.py")}

@@ -1,11 +1,15 @@
 """Following the history: every event once, in order, never beyond what is indexed without a gap."""
 
+import sqlite3
+from contextlib import closing
 from itertools import chain
 from pathlib import Path
 
 import pytest
 
-from relayd.history import Followed, Hit, Query, begin, follow, index_path, lines
+from relayd.history import Followed, Hit, Indexer, Query, begin, follow, index_path, lines
+from relayd.statistics import Statistics
+from tests.e2e.relay import until
 from tests.harness import START
 from tests.webhook_kit import Desk
 
@@ -101,3 +105,30 @@ def test_lines_far_apart_long_and_backwards_are_found(tmp_path: Path) -> None:
     for some in (hits, hits[::-1], hits[::7], hits[-1:], []):
         wanted = [str(hits.index(hit) + 1) for hit in some]
         assert [event.note for _, event in lines(records, some, EVERYTHING, "mx1")] == wanted
+
+
+def test_an_index_that_was_lost_is_made_again_though_nothing_more_came_to_its_segment(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.events(1, 2)
+    desk.stop()
+    first, second = (tmp_path / "records" / f"{int(START) + n:010d}.jsonl" for n in (0, 9))
+    second.write_bytes(first.read_bytes())
+    with closing(sqlite3.connect(tmp_path / "spool.sqlite", isolation_level=None)) as db:
+        db.execute("CREATE TABLE segment (name TEXT, bytes INTEGER, sealed REAL)")
+        db.execute("INSERT INTO segment VALUES (?, ?, 0)", (first.name, first.stat().st_size))
+        index_path(first).unlink()
+        index_until(tmp_path, 2)
+        index_path(first).unlink()  # as a power cut may leave it
+        db.execute("INSERT INTO segment VALUES (?, ?, 0)", (second.name, second.stat().st_size))
+        index_until(tmp_path, 4)
+
+
+def index_until(home: Path, count: int) -> None:
+    """Indexes until so many events can be followed."""
+    faults: list[str] = []
+    indexer = Indexer(home, lambda: Statistics(home / "statistics.sqlite"), print, print, faults.append)
+    indexer.start()
+    until(lambda: len(follow(home / "records", EVERYTHING, Hit("", 0), 9).hits) == count)
+    indexer.stop()
+    indexer.join()
+    assert not any(faults)

@@ -2,6 +2,7 @@
 
 import re
 import signal
+import sqlite3
 import sys
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -15,7 +16,7 @@ from twisted.logger import capturedLogs, formatEvent
 
 from relayd import config
 from relayd.blocklists import EVERY
-from relayd.directory import Verdict
+from relayd.directory import Verdict, Webhook
 from relayd.directory.plans import Plan
 from relayd.errors import InputError
 from relayd.history import Hit, Query
@@ -34,6 +35,7 @@ from tests.dkim_kit import rsa
 from tests.harness import HANG, START, Host, Reactor, pair
 from tests.test_listener import Client
 from tests.verification_kit import Zone
+from tests.webhook_kit import Server
 
 MAIL = b"MAIL FROM:<a@crm.example>\r\nRCPT TO:<b@x.example>\r\nDATA\r\n"
 MESSAGE = b"From: a@crm.example\r\n\r\nhello\r\n.\r\n"
@@ -895,3 +897,22 @@ def test_a_relay_that_stops_reloads_nothing_any_more(relay: Running):
         relay.node.reload()
     relay.reactor.wait(11)
     relay.reactor.until(lambda: not relay.node.spool.writer.is_alive())
+
+
+def test_events_are_posted_to_webhooks_and_where_they_may_go_is_changed_by_a_reload(relay: Running):
+    relay.reactor.hosts["198.51.100.7"] = server = Server()
+    url = "http://198.51.100.7/events"
+    row = Webhook(name="w", account="crm", url=url, secret=b"s" * 32, made=0.0, batch=1)
+    relay.node.directory.webhooks.add(row)
+    relay.send()
+    relay.reactor.until(lambda: relay.node.webhooks.shown(row)["tries"])
+    assert "which is no public address" in relay.node.webhooks.shown(row)["words"] and not server.requests
+    relay.path.write_text(CONFIG + '\n[webhooks]\nallow = ["198.51.100.7/32"]\n')
+    assert relay.node.reload()["changed"] == ["webhooks"]
+    relay.later(5, lambda: relay.node.webhooks.shown(row)["sent"])
+    assert [event["event"] for event in server.events] == ["delivered"]
+    (segment,) = relay.path.parent.glob("spool/records/*.jsonl")
+    spool = sqlite3.connect(relay.path.parent / "spool" / "spool.sqlite")
+    held = "SELECT segment FROM checkpoint WHERE feed = 'webhooks'"
+    relay.later(1, lambda: spool.execute(held).fetchone() == (segment.name,))
+    spool.close()

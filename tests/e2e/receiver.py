@@ -29,6 +29,7 @@ def verified(headers: Any, body: bytes, secret: str) -> bool:
 
 def main(path: str, port: str, secret: str, pause: str) -> None:
     file, lock = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), Lock()
+    os.write(file, b"\n")  # the line before may have been cut off
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

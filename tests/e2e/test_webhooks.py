@@ -1,9 +1,14 @@
 """Webhooks of a whole relay: nothing is lost or out of order whoever is killed, and a dead receiver slows nothing."""
 
+import contextlib
 import json
 import os
 import random
+import shutil
 import signal
+import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -12,8 +17,10 @@ from typing import Any
 
 import pytest
 
+from tests.test_docs import blocks
+
 from .conftest import Stage
-from .relay import HERE, Peer, Relay, free_port, until
+from .relay import HERE, ROOT, Peer, Relay, free_port, until
 from .test_crash import Load
 
 ROUNDS = 3  # of two kills of the relay and one of the receiver
@@ -49,7 +56,7 @@ class Receiver:
             whole = file.read().rpartition(b"\n")[0]
         if whole:
             self._read += len(whole) + 1
-            came = [json.loads(line) for line in whole.split(b"\n")]
+            came = [json.loads(line) for line in whole.split(b"\n") if line.endswith(b"}")]
             self._batches += came
             self._events += (event for batch in came for event in json.loads(batch["body"])["events"])
         return self._batches
@@ -218,3 +225,55 @@ def test_a_signature_by_another_secret_is_refused_and_the_operator_sees_it(stage
     receiver.start()
     code, said = relay.ctl("webhook", "test", "crm-events")
     assert code == 1 and "it answers 401" in said
+
+
+class Documented:
+    """A receiver of the page on webhooks, as it stands there."""
+
+    def __init__(self, home: Path, program: str, name: str) -> None:
+        self.home, self.program, self.name = home, program, name
+        self.port = free_port("127.0.0.1")
+        (found,) = (block for block in blocks(ROOT / "docs" / "webhooks.md") if f" {name}: " in block.splitlines()[0])
+        (home / name).write_text(found)
+
+    def start(self, secret: str) -> "subprocess.Popen[bytes]":
+        with open(self.home / f"{self.name}.out", "ab") as out:
+            return subprocess.Popen(
+                [self.program, self.name, str(self.port)],
+                cwd=self.home,
+                env={**os.environ, "WEBHOOK_SECRET": secret, "PYTHONUNBUFFERED": "1"},
+                stdout=out,
+                stderr=out,
+            )
+
+    def names(self) -> set[str]:
+        """Of the events that it has taken."""
+        if self.name.endswith(".js"):
+            return {line.split()[0] for line in (self.home / f"{self.name}.out").read_text().splitlines() if line}
+        with contextlib.closing(sqlite3.connect(self.home / "events.sqlite")) as db:
+            return {name for (name,) in db.execute("SELECT name FROM event")}
+
+
+@pytest.mark.parametrize(("program", "name"), [(sys.executable, "receiver.py"), ("node", "receiver.js")])
+def test_the_receivers_of_the_docs_take_what_is_signed_and_nothing_else(
+    stage: Stage, tmp_path: Path, program: str, name: str
+) -> None:
+    if shutil.which(program) is None:
+        pytest.skip(f"there is no {program} here")
+    relay, _ = house(stage)
+    relay.start()
+    receiver = Documented(tmp_path, program, name)
+    url = f"http://127.0.0.1:{receiver.port}/events"
+    secret = relay.ask("/v1/webhook/add", name="crm-events", account="crm", url=url)["secret"]
+    process = receiver.start(secret)
+    stage._stack.callback(process.kill)
+    until(lambda: relay.ask("/v1/webhook/test", name="crm-events")["ok"], 20)
+    relay.send("b@example.net")
+    until(lambda: receiver.names() == {"test", "delivered"}, 20)
+    assert relay.ask("/v1/webhook/rotate", name="crm-events", overlap="1h")["secret"] != secret
+    assert relay.ask("/v1/webhook/test", name="crm-events")["status"] == 204  # the old one signs as well
+    process.kill()
+    process.wait()
+    other = receiver.start("whsec_" + "A" * 43 + "=")
+    stage._stack.callback(other.kill)
+    until(lambda: relay.ask("/v1/webhook/test", name="crm-events").get("status") == 401, 20)
