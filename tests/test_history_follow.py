@@ -1,6 +1,7 @@
 """Following the history: every event once, in order, never beyond what is indexed without a gap."""
 
 import sqlite3
+import time
 from contextlib import closing
 from itertools import chain
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from relayd.history import Followed, Hit, Indexer, Query, begin, follow, index_path, lines
-from relayd.statistics import Statistics
+from relayd.statistics import Settings, Statistics
 from tests.e2e.relay import until
 from tests.harness import START
 from tests.webhook_kit import Desk
@@ -126,7 +127,7 @@ def test_an_index_that_was_lost_is_made_again_though_nothing_more_came_to_its_se
 def index_until(home: Path, count: int) -> None:
     """Indexes until so many events can be followed."""
     faults: list[str] = []
-    indexer = Indexer(home, lambda: Statistics(home / "statistics.sqlite"), print, print, faults.append)
+    indexer = Indexer(home, lambda: Statistics(home / "statistics.sqlite", Settings, time.time), print, print, faults.append)
     indexer.start()
     until(lambda: len(follow(home / "records", EVERYTHING, Hit("", 0), 9).hits) == count)
     indexer.stop()

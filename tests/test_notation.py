@@ -61,7 +61,7 @@ def test_moment_is_so_long_ago_or_a_time_in_utc(text, moment):
     ],
 )
 def test_what_is_no_moment_is_refused(value):
-    with pytest.raises(ValueError, match="is no time: write"):
+    with pytest.raises(ValueError, match="is not a time: write"):
         notation.moment(value, 1e9)
 
 

@@ -128,6 +128,8 @@ class Indexer(threading.Thread):
         if index.read < to.offset:  # else it is ahead of the counters, which a kill threw back
             index.add(found, to.offset)
         counters.add(found, to)
+        if at.segment not in ("", to.segment) and not _is_sealed(index_path(self._records / at.segment)):
+            self._unfinished.append(at.segment)  # it was lost, and nothing more came there that showed it
         self._read_until = found[-1].time if found else self._wall()
         self._came({(fact.account, fact.connection) for fact in found})
         return True
