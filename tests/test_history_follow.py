@@ -3,6 +3,7 @@
 import sqlite3
 import time
 from contextlib import closing
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -127,7 +128,9 @@ def test_an_index_that_was_lost_is_made_again_though_nothing_more_came_to_its_se
 def index_until(home: Path, count: int) -> None:
     """Indexes until so many events can be followed."""
     faults: list[str] = []
-    indexer = Indexer(home, lambda: Statistics(home / "statistics.sqlite", Settings, time.time), print, print, faults.append)
+    indexer = Indexer(
+        home, lambda: Statistics(home / "statistics.sqlite", Settings, time.time), print, print, faults.append
+    )
     indexer.start()
     until(lambda: len(follow(home / "records", EVERYTHING, Hit("", 0), 9).hits) == count)
     indexer.stop()
