@@ -3,7 +3,6 @@
 import sqlite3
 import time
 from contextlib import closing
-from functools import partial
 from itertools import chain
 from pathlib import Path
 
