@@ -3,6 +3,7 @@
 Questions by HTTP are tested by who asks them: ``test_credentials``, ``test_contentfilter``."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from OpenSSL import SSL
@@ -44,6 +45,8 @@ class Events(Resource):
 class NewsTests(TestCase):
     def setUp(self) -> None:
         self.authority = Authority()
+        self.home = TemporaryDirectory()
+        self.addCleanup(self.home.cleanup)
         self.events = Events()
         self.asked: list[tuple[str, bool]] = []
 
@@ -59,7 +62,7 @@ class NewsTests(TestCase):
             self.asked.append((host, secure))
             return ("127.0.0.1",)
 
-        file = self.authority.write(Path(self.mktemp())) if known else ""
+        file = self.authority.write(Path(self.home.name) / "authority.pem") if known else ""
         web = WebClient(reactor, 5.0, trust(file), find=find)
         try:
             url = f"https://{host}:{port}/events".encode()

@@ -2,7 +2,9 @@
 
 import json
 import random
+import sqlite3
 import sys
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -212,6 +214,15 @@ def test_a_shelf_that_is_broken_is_put_aside_and_said_to_be(tmp_path: Path) -> N
     assert "w.broken" in shelf.fault and shelf.before == {} and (tmp_path / "w.broken").exists()
     shelf.keep([("a", Standing(NOW, []))], ()).result(10)
     shelf.close()
+
+
+def test_a_shelf_whose_disk_does_not_answer_is_left_where_it_is(tmp_path: Path) -> None:
+    Shelf(tmp_path / "w.sqlite", lambda call: call()).close()
+    with closing(sqlite3.connect(tmp_path / "w.sqlite")) as db:
+        db.execute("DROP TABLE standing")  # stands for whatever else SQLite calls an operational error
+    with pytest.raises(OSError, match=r"w\.sqlite: no such table"):
+        Shelf(tmp_path / "w.sqlite", lambda call: call())
+    assert not (tmp_path / "w.broken").exists()
 
 
 # Batches.

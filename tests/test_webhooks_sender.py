@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from twisted.logger import capturedLogs
 
 import relayd
 from relayd.errors import InputError
@@ -659,3 +660,14 @@ def test_secrets_are_shown_nowhere(desk: Desk) -> None:
     desk.add()
     assert shown(SECRET) not in str(desk.shown())
     assert (desk.home / "directory.sqlite").stat().st_mode & 0o077 == 0
+
+
+def test_a_fault_of_our_own_is_logged_and_the_lane_goes_on(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.add()
+    monkeypatch.setattr(desk.webhooks._postman, "post", lambda *args: 1 / 0)
+    with capturedLogs() as logged:
+        desk.events(1)
+    assert [e["log_failure"].type for e in logged if "log_failure" in e] == [ZeroDivisionError]
+    monkeypatch.undo()
+    desk.reactor.wait(60)
+    assert notes(desk.server) == [1] and desk.webhooks._turns._busy == 0

@@ -333,6 +333,12 @@ class Webhooks(Service):
         if lane.over or self._stopping:
             self._release(lane)
             return
+        try:
+            self._take(lane, done)
+        except Exception:
+            self._broken(Failure(), lane)  # else it would be busy for ever
+
+    def _take(self, lane: Lane, done: "Future[Batch]") -> None:
         name, error = lane.endpoint.row.name, done.exception()
         if error is not None:
             if name not in self._faults:

@@ -26,6 +26,8 @@ class Shelf:
         try:
             db = opened(path, _SCRIPTS)
             self.before = _read(db)
+        except sqlite3.OperationalError as error:  # the disk's fault, not the file's
+            raise OSError(f"{path}: {error}") from None
         except (sqlite3.DatabaseError, msgspec.DecodeError) as error:
             aside = path.with_suffix(".broken")
             path.replace(aside)
