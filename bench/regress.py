@@ -2,7 +2,8 @@
 
 Both trees come from git, neither is the working copy.  Exit code 1: HEAD needs over 10 per cent more; 2: cannot run.
 ``ARGS="--rules 2000 --domains 100000"``: HEAD has so many rules for replies, and mail queued for so many domains whose
-server does not answer; the other has neither.
+server does not answer; the other has neither.  ``ARGS=--feeds``: HEAD has its events in a file and posted to a webhook,
+which the other has not; statistics are always on.
 """
 
 import argparse
@@ -12,8 +13,8 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
 
@@ -31,6 +32,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--count", type=int, default=3000, help="messages of each run")
     parser.add_argument("--rules", type=int, default=0, help="rules for replies that HEAD has")
     parser.add_argument("--domains", type=int, default=0, help="domains for which HEAD has mail queued")
+    parser.add_argument("--feeds", action="store_true", help="HEAD has a file of events and a webhook")
     return parser.parse_args(argv)
 
 
@@ -59,8 +61,12 @@ def _compared(unpacked: tools.Tools, home: Path, given: argparse.Namespace) -> i
                 extra += f'[[route]]\ndomain = "*.queued.example"\nvia = "127.0.0.1:{processes.free_port()}"\n'
             if name == "head":
                 extra += "".join(map(_rule, range(given.rules)))
+            if name == "head" and given.feeds:
+                extra += _FEEDS.format(path=home / "events.jsonl")
             tree = home / f"{name}-tree"
             node = stack.enter_context(relay.started(home / name, sink.port, extra=extra, tree=tree))
+            if name == "head" and given.feeds:
+                stack.enter_context(_webhook(node))
             print(f"{name}: {rev}, {commit[:12]}")
             sides.append((node, sink))
         processes.until(
@@ -78,6 +84,29 @@ def _compared(unpacked: tools.Tools, home: Path, given: argparse.Namespace) -> i
     verdict = "well" if found <= ALLOWED else f"TOO MUCH: {ALLOWED:.2f} is allowed"
     print(f"{median(cpu[0]):,.0f} : {median(cpu[1]):,.0f} us of CPU a message, ratio {found:.3f}, {verdict}")
     return 0 if found <= ALLOWED else 1
+
+
+_FEEDS = """
+[feed.log]
+type = "file"
+path = "{path}"
+
+[webhooks]
+allow = ["127.0.0.0/8"]
+"""
+
+
+@contextmanager
+def _webhook(node: relay.Relayd) -> Iterator[None]:
+    """All events of the account are posted while the block lasts."""
+    port = processes.free_port()
+    command = [sys.executable, "-m", "bench.receiver", str(port)]
+    with processes.running(command, node.home / "receiver.log", dict(os.environ), relay.ROOT):
+        processes.until(lambda: processes.answers(port), 20, "the receiver starts")
+        events = ["queued", "delivered", "deferred", "bounced"]
+        url = f"http://127.0.0.1:{port}/"
+        node.ask("POST", "/v1/webhook/add", name="bench", account="crm", url=url, event=events)
+        yield
 
 
 def _rule(number: int) -> str:

@@ -187,7 +187,7 @@ VERBS: tuple[Verb, ...] = (
             Arg("url", "where to: https://...", required=True),
             Arg("connection", "only of this connection", "name"),
             _EVENT,
-            Arg("batch", f"the most events in a request, up to {LONGEST_BATCH}", "int", default=100),
+            Arg("batch", f"the most events in a request, up to {LONGEST_BATCH}", "int", default=300),
             Arg("concurrency", f"requests at once, up to {MOST_LANES}", "int", default=1),
         ),
         role="admin",
