@@ -7,6 +7,7 @@ message goes, is the door's affair (``reception`` for mail to relay, ``sandbox``
 
 from collections import defaultdict
 from collections.abc import Callable
+from itertools import count
 from typing import Any, Protocol
 
 import msgspec
@@ -29,6 +30,7 @@ from relayd.transport import send, set_no_delay
 BACKLOG = 64 << 10  # bytes that a client may send ahead of our answer before we stop reading
 _SWEEP = 1.0
 _PARTING = 30.0  # seconds for the last word to be taken
+_NUMBERS = count(1)  # of sessions, by which operators name them
 
 
 class Receiver(Protocol):
@@ -46,6 +48,7 @@ class Door(Protocol):
 
     def connected(self, session: "Session") -> Reply | None: ...
     def disconnected(self, session: "Session") -> None: ...
+    def barred(self, session: "Session") -> Reply | None: ...  # the last word for one that may be no more
     def authenticate(
         self, session: "Session", proposal: events.AuthProposed, answer: Callable[[Reply | None], None]
     ) -> None: ...
@@ -83,6 +86,10 @@ class Session(protocol.Protocol):
         self.receiver: Receiver | None = None
         self.deadline = 0.0
         self.last_word = catalogue.IDLE
+        self.id = f"i{next(_NUMBERS):x}"
+        self.since = factory.now()
+        self.bytes = 0  # received
+        self._parting: Reply | None = None  # what it ends with once it has its answer
         self._running = False
         self._paused = 0
         self._counted = False
@@ -119,6 +126,7 @@ class Session(protocol.Protocol):
         self._flush()
 
     def dataReceived(self, data: bytes) -> None:
+        self.bytes += len(data)
         self.machine.receive_data(data)
         self._run()
 
@@ -156,6 +164,15 @@ class Session(protocol.Protocol):
         self.machine.close(reply)
         self._flush()
 
+    def cut(self, reply: Reply) -> None:
+        """Ends the session at once, with this last word; of a message that is being made durable it hears first."""
+        if self.machine.closed:
+            return
+        if self.machine.stage == "answer" and getattr(self.receiver, "promised", False):
+            self._parting = reply
+        else:
+            self.shut(reply)
+
     @property
     def busy(self) -> bool:
         """At a message, or at a question of ours: not to be ended now."""
@@ -181,6 +198,8 @@ class Session(protocol.Protocol):
             self._expect(self.factory.limits.idle, catalogue.IDLE)
         if self.factory.closing:
             self.part()
+        elif self._parting is not None:
+            self.cut(self._parting)
         if self.machine.backlog > BACKLOG and self.machine.stage == "answer" and not self._ahead:
             self._ahead = True
             self.pause()

@@ -2,6 +2,7 @@
 passwords, the keys that sign, and the domains that mail is sent from."""
 
 from relayd.directory.balances import Balances
+from relayd.directory.blocks import Block, Blocks
 from relayd.directory.domains import DomainKey
 from relayd.directory.drains import Drain, Drains
 from relayd.directory.hashes import EXTERNAL
@@ -20,6 +21,8 @@ __all__ = [
     "AccountStream",
     "Ask",
     "Balances",
+    "Block",
+    "Blocks",
     "Change",
     "Directory",
     "DomainKey",

@@ -18,6 +18,7 @@ from relayd import notation
 from relayd.database import Post, Worker, opened
 from relayd.directory import domains, hashes, rows, senders
 from relayd.directory.balances import Balances
+from relayd.directory.blocks import Blocks
 from relayd.directory.domains import DomainKey
 from relayd.directory.drains import Drains
 from relayd.directory.passwords import hash_password
@@ -50,7 +51,7 @@ A = TypeVar("A")
 R = TypeVar("R")
 
 _STEPS: tuple[str, ...] = ("schema", "domains", "senders", "tenancy", "balances")
-_STEPS += ("drains", "warmups", "reactions", "tokens", "reputation", "suspects")
+_STEPS += ("drains", "warmups", "reactions", "tokens", "reputation", "suspects", "blocks")
 # Scripts that bring a file of version n (the key) to n + 1.
 UPGRADES: dict[int, str] = {
     version: (Path(__file__).parent / f"{step}.sql").read_text("utf-8") for version, step in enumerate(_STEPS)
@@ -90,6 +91,7 @@ class Directory:
         self.senders = Senders(self._change, senders.stored(db), self.lineage)
         self.version = 0  # rises with every change: what is derived from rows is good as long as it does not
         self.shaped: Callable[[], None] = lambda: None  # called when an account's limits of what goes out have changed
+        self.touched: Callable[[], None] = lambda: None  # called when an account or a connection has changed
         self.balances = Balances(db, self._change, self._worker.run)
         self.drains = Drains(db, self._change)
         self.warmups = Warmups(db, self._worker.run)
@@ -97,6 +99,7 @@ class Directory:
         self.tokens = Tokens(db, self._change, now)
         self.reputations = Reputations(db, self._worker)
         self.suspects = StoredSuspects(db, self._worker)
+        self.blocks = Blocks(db, self._change, now)
 
     def close(self) -> None:
         """Finishes the changes under way and closes the file.  Their futures are done if ``post`` still works."""
@@ -178,6 +181,7 @@ class Directory:
         self._accounts[row.name] = row
         if before and before.shaping != row.shaping:
             self.shaped()
+        self.touched()
         return row
 
     # Streams of accounts.
@@ -290,12 +294,14 @@ class Directory:
 
         def forget(removed: SubmissionConnection) -> SubmissionConnection:
             self._connections.pop(removed.login, None)
+            self.touched()
             return removed
 
         return self._change(write, forget)
 
     def _kept(self, row: SubmissionConnection) -> SubmissionConnection:
         self._connections[row.login] = row
+        self.touched()
         return row
 
     # Who changed what.
