@@ -59,9 +59,7 @@ IDLE = _said(421, "4.4.2", "Nothing came for too long, closing", "the client is 
 ADDRESS_SHUT_OUT = _said(
     421, "4.7.1", "Your address is blocked for now", "the operator has blocked the client's network for a time", _ASK
 )
-ADDRESS_BLOCKED = _said(
-    554, "5.7.1", "Your address is blocked", "the operator has blocked the client's network", _ASK
-)
+ADDRESS_BLOCKED = _said(554, "5.7.1", "Your address is blocked", "the operator has blocked the client's network", _ASK)
 ENDED = _said(421, "4.3.2", "This session is ended by the operator", "the operator has dropped this one session")
 STRANGER = _said(
     554, "5.7.1", "This server relays for named clients only", "a relay listener, and an address it does not name"

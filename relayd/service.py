@@ -56,11 +56,13 @@ from relayd.reception import Relay, Screen
 from relayd.reputation import BY, Reputation, Turn, named
 from relayd.resolver import Resolver
 from relayd.returnpath import marks
-from relayd.shaping.reactions import Active, Reactions
+from relayd.sessions import Filter, Sessions
+from relayd.shaping.reactions import Active, Key, Reactions
 from relayd.shaping.rules import Rules
 from relayd.signing import WORKERS, Crew, Keyring, Signer
 from relayd.spool import Spool, SpoolError
 from relayd.statistics import Statistics
+from relayd.stops import Stops, Target
 from relayd.streams import Streams, shown
 from relayd.suppression import Lesson, Suppressions
 from relayd.suspects import Suspects
@@ -69,7 +71,7 @@ from relayd.tls import ServerTLS
 from relayd.transport import quicken_loop
 from relayd.validation import read_traps
 from relayd.verification import Subject, returns_to
-from relayd.waiting import asked
+from relayd.waiting import asked, ended
 from relayd.warmup import Warmup
 
 _SWITCH = (
@@ -208,7 +210,6 @@ class Node(Service):
             self.streams.scheduling, self.pools, loaded.egress.sessions, self.reactions, self.warmup
         )
         self.scheduler.rest = loaded.egress.rest
-        self.scheduler.held = self.reputation.account_held
         self.scheduler.limiter.left = self.reputation.of_source
         identities = Identities(self.spool.last_identity)
         self.courier = Courier(
@@ -224,6 +225,18 @@ class Node(Service):
             signer,
             self.suppressions,
             self._lists_of,
+        )
+        self.sessions = Sessions(lambda: self.listeners.values(), self.courier, self.directory.lineage, self.now)
+        self.stops = Stops(
+            reactor,
+            self.directory,
+            self.spool,
+            self.courier,
+            self.sessions,
+            self.reputation,
+            self._heed_drains,
+            lambda: self.config.provider,
+            self.now,
         )
         self.directory.drains.changed = self._heed_drains
         self.directory.shaped = self._heed_shaping
@@ -444,6 +457,7 @@ class Node(Service):
         self.purse.tick(self.now())
         self.warmup.tick(self.now())
         self.reputation.tick(self.now())
+        self.stops.tick()
         try:
             free = self.spool.free_bytes()
             short = free < self.config.node.min_free
@@ -465,9 +479,10 @@ class Node(Service):
             self.courier.perform()
 
     def _drained(self) -> dict[str, str]:
-        """By operators, and by blocklists, which know nothing of one another."""
+        """By operators, who drain or block them, and by blocklists, which know nothing of one another."""
         asked = {row.source: f"{row.reason} ({row.by})" for row in self.directory.drains.all()}
-        return {**self.blocklists.drained(), **asked}
+        blocked = {name: f"{row.reason} ({row.by})" for name, row in self.directory.blocks.sources.items()}
+        return {**self.blocklists.drained(), **asked, **blocked}
 
     def _heed_drains(self) -> None:
         """What was ready for a source drained now goes by others; what waited for one drained no more, goes."""
@@ -514,6 +529,7 @@ class Node(Service):
         if account and (turn.acts != "good" or turn.step == "good"):
             self._tell(account, turn)
         self.directory.version += 1  # what sessions and streams know of it is not true any more
+        self.stops.look()
         if kind == "connection":
             self._heed_connection(name, turn)
         elif kind == "source":
@@ -729,6 +745,8 @@ class Node(Service):
         faults += ["the spool's writer shows no sign of life" if stalled else ""]
         if self.stopping:
             faults.append("relayd is stopping")
+        if draining := self.directory.blocks.draining:
+            faults.append(f"relayd takes no new mail, {draining.by} drains it: {draining.reason}")
         warnings = [f"source {name}: {fault}" for name, fault in self.pools.out_of_use.items()]
         warnings += self.blocklists.warnings()
         warnings += self.keyring.warnings()
@@ -759,7 +777,7 @@ class Node(Service):
         return inquiry.queues(self.spool, self.scheduler, self.now(), limit)
 
     def sources(self) -> list[dict[str, Any]]:
-        return inquiry.sources(self.pools, self.scheduler, self.directory.drains, self.blocklists)
+        return inquiry.sources(self.pools, self.scheduler, self.directory, self.blocklists)
 
     def inspect(self, id: int) -> Any:
         return inquiry.inspect(self.spool, self.courier, self.now(), id)
@@ -778,6 +796,28 @@ class Node(Service):
         self._reacted((), (found,))
         self.courier.perform()
         return found
+
+    async def hit(self, **whom: str) -> dict[str, Any]:
+        return await self.stops.hit(Target(**whom))
+
+    async def hit_by(self, key: Key) -> dict[str, Any]:
+        source, group, account, _, pool = key
+        return await self.stops.hit(Target(source=source, group=group, account=account, pool=pool))
+
+    async def key_of(self, at: str, source: str, account: str, pool: str, *, everything: bool) -> Key:
+        return await self.stops.key_of(at, source, account, pool, everything=everything)
+
+    async def imposed(self, active: Active) -> None:
+        self.log.warn("{whom}: {what}", whom=active.whom, what=active.words(self.now()))
+        self.scheduler.reshaped((active,), self.now())
+        self.courier.perform()
+        await ended(self.directory.reactions.keep((active,), ()))
+
+    def live(self, limit: int, **filter: str) -> list[dict[str, Any]]:
+        return self.sessions.listed(Filter(**filter), limit)
+
+    def drop(self, who: str, reason: str, dry_run: bool, **filter: str) -> dict[str, Any]:
+        return self.sessions.drop(Filter(**filter), who, reason, dry_run=dry_run)
 
     @property
     def suspicion(self) -> Suspicion | None:

@@ -29,7 +29,14 @@ FLOORS: dict[str, list[str]] = {
         "mailroom notices",
         "suspects",
     ],
-    "assembly": ["tables", "config", "destinations local streams", "assembly ctl inquiry quickstart", "service"],
+    "assembly": [
+        "tables",
+        "config",
+        "destinations local streams",
+        "assembly ctl inquiry quickstart sessions",
+        "stops",
+        "service",
+    ],
 }
 BELOW_THE_LINE = ("words", "protocol", "engine")
 STEPS = [step.split() for steps in FLOORS.values() for step in steps]
@@ -70,6 +77,8 @@ TESTED_BY = {
     "outcome.py": "test_smtp_client.py",
     "directory/rows.py": "test_directory.py",
     "inquiry.py": "test_service.py",
+    "control/blocks.py": "test_stops.py",
+    "control/sessions.py": "test_sessions.py",
     "spool/files.py": "test_spool.py",
     "queue/decisions.py": "test_scheduler.py",
     "queue/limiter.py": "test_scheduler.py",

@@ -124,6 +124,7 @@ class Courier(Service):
         self.scheduler = scheduler
         self.reacted: Callable[[tuple[Active, ...], tuple[Active, ...]], None] = lambda began, ended: None
         self.reputation = Reputation()
+        self.stopped: Callable[[Delivery], str] = lambda delivery: ""  # why one does not go out now
         self.pools = pools
         self.router = router
         self.outcomes = Outcomes(
@@ -151,15 +152,33 @@ class Courier(Service):
         self.configure(settings)
 
     def renew(self) -> None:
-        """Ends the sessions that were made by an older configuration, each after what it has under way: their source,
-        or what their peer was to prove, may not hold any more.  Performs what that leads to."""
-        for session, opening in self.sessions.items():
+        """Ends the sessions that were made by an older configuration: their source, or what their peer was to prove,
+        may not hold any more."""
+        self.end(lambda session: True)
+
+    def end(self, which: Callable[[PeerSession], bool]) -> None:
+        """Ends these sessions, each after what it has under way.  Performs what that leads to."""
+        ending = [session for session in self.sessions if which(session)]
+        for session in ending:
             session.machine.quit()
-            if opening is not None:
+            if (opening := self.sessions[session]) is not None:
                 opening.outdated = True
-        for session in [s for s in self.sessions if s.transport is not None]:
+        for session in [s for s in ending if s.transport is not None]:
             session.work()
         self.perform()
+
+    def drop(self, session: PeerSession, why: str) -> None:
+        """Breaks one off: what it has under way is tried again."""
+        if session not in self.sessions:
+            return
+        if session.transport is None:  # still connecting: it ends when that does
+            session.machine.quit()
+            if (opening := self.sessions[session]) is not None:
+                opening.outdated = True
+            return
+        session.machine.abort(why)
+        session.work()
+        session.transport.abortConnection()
 
     def configure(self, settings: Settings) -> None:
         self.settings = settings
@@ -456,7 +475,7 @@ class Courier(Service):
     def _may_go(self, path: Path, delivery: Delivery, now: float) -> bool:
         """Whether a delivery may be attempted now, by its sender's reputation and times and by the stop-lists; if not
         it is seen to."""
-        if why := self.reputation.held(_who(delivery.message)):
+        if why := self.reputation.held(_who(delivery.message)) or self.stopped(delivery):
             self.outcomes.put_off(delivery, now + HELD, why)
             return False
         if delivery.message.steering is not UNSTEERED and not self.outcomes.timely(delivery, now):

@@ -1,7 +1,7 @@
 """Blocks: whom and what an operator stopped, why, and until when.
 
-In: blocks and their removal, kept across restarts; the clock, which ends those that are for a time.  Out: the block that
-bears on a client address, account, connection, source or recipient domain: dict look-ups, of networks one for each
+In: blocks and their removal, kept across restarts; the clock, which ends those that are for a time.  Out: the block
+that bears on a client address, account, connection, source or recipient domain: dict look-ups, of networks one for each
 prefix length there is.  ``changed`` is called on the main thread with each block that begins (True) or ends (False).
 A block of the kind "relay" is a drain of the whole relay.
 """
@@ -121,7 +121,7 @@ class Blocks:
         return next((domains[p] for p in notation.patterns(domain) if p in domains), None) if domains else None
 
     def add(self, row: Block) -> "Future[Block]":
-        """Of what is blocked already, who, why and until when are replaced.  ``row.value`` is as ``value_of`` gives it."""
+        """Of what is blocked already, who, why and until when are replaced.  ``row.value``: as by ``value_of``."""
         if row.key not in self._rows and len(self._rows) >= MOST:
             raise InputError("value", f"there are {MOST} blocks: remove some, or block whole networks")
 

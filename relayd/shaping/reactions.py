@@ -1,12 +1,11 @@
 """Reactions: what follows from failed replies, and what holds because of them.
 
-Enter: failed replies of every stage (``rules.Seen``).  Leave: what becomes of the delivery, and the reactions that
-began: a path, site, source or account at a site suspended or held to a limit, a mail host left alone.  Each keeps its
-rule and the very reply that fired it; what an operator imposes by hand, a pool's mail and all mail too, keeps him and
-his reason, and ends when he said, at full speed.  While one holds, more of the same only counts; a limit that goes on to be fired
-is halved.  When a suspension is over its
-path comes back by steps.  What fires again within its own time after its end holds twice as long; after that it is
-forgotten.
+Enter: failed replies of every stage (``rules.Seen``), and what an operator imposes.  Leave: what becomes of the
+delivery, and the reactions that began: a path, site, source or account at a site suspended or held to a limit, a mail
+host left alone.  Each keeps its rule and the very reply that fired it.  While one holds, more of the same only counts; a
+limit that goes on to be fired is halved.  When a suspension is over its path comes back by steps.  What fires again
+within its own time after its end holds twice as long; after that it is forgotten.  What is imposed by hand, on a pool's
+mail or all mail too, keeps who did it and why, and is over at once when it ends.
 """
 
 from collections import OrderedDict, deque
@@ -26,6 +25,7 @@ STEPS = (1 / 8, 1 / 4, 1 / 2)  # ... to these shares of its rate, a third of the
 SETTLED = 120.0  # seconds after which what was under way is over: more of the same halves a limit that holds
 _COUNTED = 200_000  # moments remembered for thresholds, in all
 _NO_CEILING = Ceiling()
+_NO_REPLY = 0
 _EMPTY: "dict[str, Active]" = {}
 _SET_BACK = 60.0  # seconds: a clock that jumped back further ends what began after its new time
 
@@ -48,8 +48,9 @@ class Said(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class Active(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A reaction.  It holds for what its ``source``, ``group``, ``account``, ``mx`` and ``pool`` name ("": any) until
-    ``until``; ``by``: who imposed it by hand, for which ``reason``, "" if a reply did; a suspended path then comes back until ``returns_until``; if it fires again before ``forgotten``, it goes on with
-    the next ``step``.  Times are unix seconds; ``since``: when it first fired."""
+    ``until``; a suspended path then comes back until ``returns_until``; if it fires again before ``forgotten``, it goes
+    on with the next ``step``.  Times are unix seconds; ``since``: when it first fired.  ``by``: who imposed it by hand,
+    for which ``reason``; "" if a reply did."""
 
     id: int
     rule: str
@@ -199,7 +200,7 @@ class Reactions:
             returns_until=until,
             forgotten=until,
             limits=limits,
-            reply=Said(Reply(450, "4.3.2", printable(reason, TEXT)), "operator", now),
+            reply=Said(Reply(_NO_REPLY, "", printable(reason, TEXT)), "operator", now),
             pool=pool,
             by=by,
             reason=printable(reason, TEXT),

@@ -78,6 +78,7 @@ class ServerSession:
         self.hello: Hello | None = None
         self.messages = 0
         self.errors = 0
+        self.verb = ""  # the last one, as the client wrote it
         self._out: list[bytes] = []
         self._input = Input(settings.line_limit, settings.bare)
         self._greeted = False
@@ -199,7 +200,8 @@ class ServerSession:
                 return
             text = line.decode("utf-8", "replace")  # a computer's name in its own code page, and only shown
         words = text.split(None, 1)
-        handler, wants = _VERBS.get(words[0].upper(), _UNKNOWN) if words else _UNKNOWN
+        self.verb = words[0] if words else ""
+        handler, wants = _VERBS.get(self.verb.upper(), _UNKNOWN)
         argument = words[1].rstrip() if len(words) > 1 else ""
         self._idle_commands += 1
         if self._idle_commands > self.settings.max_commands_without_progress:

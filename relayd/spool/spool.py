@@ -135,6 +135,14 @@ class Spool:
     def queues_of(self, domain: str, limit: int, done: Done) -> None:
         self._ask(done, reader.queues_of, domain, limit)
 
+    def queue_counts(self, done: Done) -> None:
+        """``done([(queue, count), ...])`` of all that are not empty, the longest first."""
+        self._look(reader.queue_counts, done)
+
+    def queued_of(self, connection: str, done: Done) -> None:
+        """``done(deliveries that a connection brought)``: every message is looked at."""
+        self._look(lambda db: reader.queued_of(db, connection), done)
+
     def queued_total(self, done: Done) -> None:
         self._ask(done, reader.queued_total)
 
