@@ -2,8 +2,8 @@
 
 Enter: failed replies of every stage (``rules.Seen``), and what an operator imposes.  Leave: what becomes of the
 delivery, and the reactions that began: a path, site, source or account at a site suspended or held to a limit, a mail
-host left alone.  Each keeps its rule and the very reply that fired it.  While one holds, more of the same only counts; a
-limit that goes on to be fired is halved.  When a suspension is over its path comes back by steps.  What fires again
+host left alone.  Each keeps its rule and the very reply that fired it.  While one holds, more of the same only counts;
+a limit that goes on to be fired is halved.  When a suspension is over its path comes back by steps.  What fires again
 within its own time after its end holds twice as long; after that it is forgotten.  What is imposed by hand, on a pool's
 mail or all mail too, keeps who did it and why, and is over at once when it ends.
 """
