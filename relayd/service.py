@@ -27,10 +27,12 @@ from twisted.logger import Logger
 from twisted.python import usage
 from twisted.python.failure import Failure
 
-from relayd import assembly, config, inquiry
+from relayd import __version__, assembly, config, inquiry
+from relayd.backup import Backup, BackupError, Progress
 from relayd.blocklists import Blocklists
 from relayd.control.api import ControlService
 from relayd.credentials import HTTPChecker, asking
+from relayd.database import Pause
 from relayd.delivery import Courier
 from relayd.delivery.generated import REPORTER
 from relayd.delivery.routing import words
@@ -80,6 +82,7 @@ _SWITCH = (
 _COLLECT = (20_000, 20, 50)  # allocations between collections: a message makes hundreds of objects and few cycles
 _STALLED = 15.0  # seconds without a sign of life from the writer
 _RETURNED = 5.0  # seconds that a stop waits for leases to return; what does not, returns at the next start
+_STILL = 30.0  # seconds that a backup waits for the moment in which nothing is committed
 _SOURCES = 30  # seconds between looks at the sources' addresses
 
 
@@ -140,6 +143,7 @@ class Node(Service):
         self.reload_fault = ""
         self.auth_fault = ""
         self.history_fault = ""
+        self.backup: Backup | None = None
         self.stopping = False
         self._ticks = 0
         self._ticker = pulse(reactor, self._tick)
@@ -407,6 +411,9 @@ class Node(Service):
             self.log.warn("What reputation counted last was not written: {e}", e=str(error))
         if self.suspects is not None:
             await deferToThreadPool(self.reactor, threads, self.suspects.stop)
+        if self.backup is not None:
+            self.backup.stop()
+            await deferToThreadPool(self.reactor, threads, self.backup.join)
         self.indexer.stop()
         await deferToThreadPool(self.reactor, threads, self.indexer.join)
         await deferToThreadPool(self.reactor, threads, self.spool.stop)
@@ -737,6 +744,44 @@ class Node(Service):
         assembly.configure_blocklists(self.blocklists, loaded)
         self._heed_drains()
 
+    # Backup.
+
+    def back_up(self, directory: str, who: str) -> Progress:
+        """Begins one.  Raises InputError."""
+        if self.backup is not None and self.backup.is_alive():
+            raise InputError("", f"one is under way, to {self.backup.progress.directory}: relayctl backup show")
+        spool, node = Path(self.config.node.spool), self.config.node.name
+        try:
+            self.backup = Backup(
+                spool,
+                Path(directory),
+                self._frozen,
+                self.spool.hold_contents,
+                self.now,
+                version=__version__,
+                node=node,
+                by=who,
+            )
+        except BackupError as error:
+            raise InputError("directory", str(error)) from None
+        self.backup.start()
+        return self.backup.progress
+
+    def _frozen(self, work: Callable[[], None]) -> None:
+        """On the backup's thread: does it while nothing is committed."""
+        pauses = Pause(), Pause()
+        self.spool.pause(pauses[0])
+        self.directory.pause(pauses[1])
+        try:
+            if not all(pause.reached.wait(_STILL) for pause in pauses):
+                raise BackupError(f"the spool was busy for {_STILL:.0f} s: try again")
+            work()
+        finally:
+            for pause in pauses:
+                pause.end()
+        if any(pause.late for pause in pauses):
+            raise BackupError("the spool could not be kept still for so long: try again")
+
     # What the control API's verbs ask (control.verb.Relay).
 
     def health(self) -> dict[str, Any]:
@@ -762,6 +807,8 @@ class Node(Service):
             warnings.append(self.reactions.fault)
         warnings += filter(None, (self.suppressions.fault, self.warmup.fault, self.reputation.fault))
         warnings += filter(None, (self.history_fault,))
+        if self.backup is not None and self.backup.progress.fault:
+            warnings.append(f"the last backup failed: {self.backup.progress.fault}")
         if self.reload_fault:
             warnings.append(f"the last reload failed: {self.reload_fault}")
         found = list(filter(None, faults))

@@ -16,7 +16,7 @@ FLOORS: dict[str, list[str]] = {
     "engine": [
         "database echoes guard quotas reputation suspicion validation warmup",
         "directory egress queue spool suppression",
-        "events purse submission",
+        "backup events purse submission",
         "history signing",
         "statistics",
     ],
@@ -78,6 +78,7 @@ TESTED_BY = {
     "directory/rows.py": "test_directory.py",
     "inquiry.py": "test_service.py",
     "control/blocks.py": "test_stops.py",
+    "control/backups.py": "test_backup.py",
     "control/sessions.py": "test_sessions.py",
     "spool/files.py": "test_spool.py",
     "queue/decisions.py": "test_scheduler.py",

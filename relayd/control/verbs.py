@@ -13,6 +13,7 @@ import relayd
 from relayd import notation
 from relayd.control import (
     accounts,
+    backups,
     balances,
     blocks,
     connections,
@@ -394,6 +395,7 @@ VERBS: tuple[Verb, ...] = (
         example="config reload",
     ),
     *balances.VERBS,
+    *backups.VERBS,
 )
 
 BY_PATH: dict[str, Verb] = {verb.path: verb for verb in VERBS}

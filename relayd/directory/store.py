@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from relayd import notation
-from relayd.database import Post, Worker, opened
+from relayd.database import Pause, Post, Worker, opened
 from relayd.directory import domains, hashes, rows, senders
 from relayd.directory.balances import Balances
 from relayd.directory.blocks import Blocks
@@ -104,6 +104,10 @@ class Directory:
     def close(self) -> None:
         """Finishes the changes under way and closes the file.  Their futures are done if ``post`` still works."""
         self._worker.close()
+
+    def pause(self, job: Pause) -> None:
+        """Nothing is changed until the pause ends.  Any thread."""
+        self._worker.run(job, lambda done: done)
 
     # Accounts.
 

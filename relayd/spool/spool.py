@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from relayd.database import Pause
 from relayd.spool import leases, reader, store
 from relayd.spool.bodies import Bodies
 from relayd.spool.files import sync_directory
@@ -207,6 +208,21 @@ class Spool:
 
     def advance(self, feed: str, to: Checkpoint, done: Done | None = None) -> None:
         self.writer.submit(advance(feed, to), done)
+
+    # For a backup.
+
+    def pause(self, job: Pause) -> None:
+        """Nothing is committed until the pause ends.  Any thread."""
+        self.writer.submit(job, None)
+
+    def hold_contents(self, on: bool) -> None:
+        """Contents outside the database stay where they are, or may go again.  Any thread; to begin, during a pause."""
+        if on:
+            self.bodies.hold()
+            self._landing.hold()
+        else:
+            self.bodies.release()
+            self.writer.submit(lambda connection: self._landing.release(), None)
 
     def free_bytes(self) -> int:
         """Free space where the spool lies."""
