@@ -88,7 +88,11 @@ async def inspect(spool: Spool, courier: Courier, now: float, id: int) -> dict[s
         message = records[0].message
         if message != needle:
             records = await _records_of(spool, message, since)
-    return story(message, records, queued, lambda delivery: _reason(courier, delivery, now).words)
+    told = story(message, records, queued, lambda delivery: _reason(courier, delivery, now).words)
+    for row in told["deliveries"]:
+        if transcripts := courier.transcripts.of(read(row["id"]), row["recipient"]):
+            row["transcripts"] = transcripts
+    return told
 
 
 async def _records_of(spool: Spool, id: str, since: float) -> list[Record]:

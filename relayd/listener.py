@@ -115,6 +115,8 @@ class Session(protocol.Protocol):
         if self.peer.startswith("::ffff:"):
             self.peer = self.peer[7:]
         set_no_delay(self.transport)
+        if self.factory.watch is not None:
+            self.factory.watch(self)
         refusal = self.factory.admit(self) or self.door.connected(self)
         if refusal is not None:
             self.machine.close(refusal)
@@ -339,6 +341,7 @@ class SMTPServerFactory(protocol.ServerFactory):
         self.secure = secure
         self.now = reactor.seconds
         self.closing = False
+        self.watch: Callable[[Session], None] | None = None  # called with each new one, while somebody watches
         self.sessions: dict[Session, None] = {}
         self.by_ip: dict[str, int] = defaultdict(int)
         self.by_login: dict[str, int] = defaultdict(int)

@@ -24,6 +24,7 @@ from relayd.delivery.outcomes import UNANSWERED, Outcomes
 from relayd.delivery.outcomes import Settings as OutcomeSettings
 from relayd.delivery.routing import Hop, NoFallback, Router, Site, words
 from relayd.delivery.session import PeerSession, Timeouts
+from relayd.delivery.transcripts import Failed, Transcripts, failed
 from relayd.egress.pools import Pools, Source
 from relayd.envelope import UNSTEERED, Delivery, Marks, Message
 from relayd.identity import Identities, show
@@ -86,6 +87,7 @@ class Opening:
         self.source = source
         self.hops = hops
         self.evidence: Evidence | None = None
+        self.failed: Failed | None = None  # what was said in the last session that came to nothing
         self.outdated = False  # the configuration it went by is not in force any more
 
 
@@ -134,6 +136,8 @@ class Courier(Service):
         self.wall = wall
         self.now: Callable[[], float] = reactor.seconds
         self.sessions: dict[PeerSession, Opening | None] = {}
+        self.transcripts = Transcripts()
+        self.watch: Callable[[PeerSession], None] | None = None  # called with each new one, while somebody watches
         self.hosts = Hosts(rng, self.now)
         self._idle: dict[Path, list[PeerSession]] = {}
         self._closing: list[PeerSession] = []  # over, but the peer has not let go
@@ -404,6 +408,8 @@ class Courier(Service):
             ),
         )
         self.sessions[session] = opening
+        if self.watch is not None:
+            self.watch(session)
         bind = source.address(hop.address)
         self.reactor.connectTCP(
             hop.address,
@@ -420,6 +426,7 @@ class Courier(Service):
         if isinstance(fault, error.ConnectBindError):
             self._source_gone(source, fault)
             opening.hops.clear()
+        opening.failed = None
         opening.evidence = Evidence(
             stage="connect",
             error=words(fault),
@@ -447,15 +454,19 @@ class Courier(Service):
         if path.source in self.pools.out_of_use:
             self.scheduler.reassign(path, now)
         elif not (self.scheduler.stopping or opening.outdated) and opening.evidence is not None:
-            self._path_failed(path, opening.evidence, opening.site.group, now)
+            self._path_failed(path, opening.evidence, opening.site.group, now, opening.failed)
         self.scheduler.session_closed(path, now, opening=True)
 
-    def _path_failed(self, path: Path, evidence: Evidence, group: str, now: float) -> None:
+    def _path_failed(
+        self, path: Path, evidence: Evidence, group: str, now: float, failed: Failed | None = None
+    ) -> None:
         """Whatever was said to the session, no delivery has been refused."""
         reason = f"{evidence.mx} {evidence.peer}: {evidence.words()}" if evidence.mx else evidence.words()
         judged, meaning = self._meant(Outcome("transient", evidence))
         outcome = Outcome("transient", msgspec.structs.replace(judged.evidence, site=group))
         for delivery in self.scheduler.path_failed(path, reason, now):
+            if failed is not None:
+                self.transcripts.keep(delivery.id, failed)
             self.outcomes.finished(delivery, outcome, meaning=meaning, group=group)
 
     # What sessions ask and tell (session.Owner).
@@ -534,6 +545,7 @@ class Courier(Service):
             self.scheduler.session_closed(session.path, self.wall(), opening=False)
         else:
             opening.evidence = evidence
+            opening.failed = failed(session, self.wall())
             if evidence.reply is not None and evidence.reply.code >= 400:
                 self._react(session, evidence.reply, evidence.stage)
             if evidence.stage == "tls" and opening.site.policy.tls == "may":
@@ -574,6 +586,7 @@ class Courier(Service):
     def _failed(self, session: PeerSession, delivery: Delivery, outcome: Outcome) -> None:
         """What follows by the rules of reactions goes before what follows from what the reply means."""
         path, reply, group, now = session.path, outcome.evidence.reply, session.site.group, self.wall()
+        self.transcripts.keep(delivery.id, failed(session, now))
         verdict, meaning = NOTHING, None
         if reply is not None and reply.code >= 400:
             verdict = self._react(session, reply, outcome.evidence.stage, delivery)

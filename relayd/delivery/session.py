@@ -128,6 +128,7 @@ class PeerSession(protocol.Protocol):
         self._watch()
 
     def dataReceived(self, data: bytes) -> None:
+        self.machine.log.append(self.owner.now())
         self.machine.receive_data(data)
         self._run()
 
@@ -138,6 +139,7 @@ class PeerSession(protocol.Protocol):
 
     def handshakeCompleted(self) -> None:
         self.tls = agreed(self.transport)
+        self.machine.log.append(f"(TLS from here on: {self.tls})")
         self.machine.tls_started()
         self._run()
 
