@@ -13,6 +13,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -29,6 +30,7 @@ DEFAULT_CONFIG = "/etc/relayd/relayd.toml"
 MAX_ANSWER = 64 * 2**20
 _WIDEST = 60
 _PIECE = MAX_BODY // 2  # bytes of a file's rows that are sent at a time
+_AGAIN = 0.3  # seconds between questions of what is followed
 _FAULTS = 10  # of its rows that are told when they are refused
 
 Row = tuple[int, dict[str, str]]  # of a file, with its line number
@@ -63,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _told(options, verb, *_sent(path, verb, given, rows))
         if verb.columns and not options.json:
             return _written(options, verb, path, given)
+        if verb.follow and not options.json:
+            return _followed(options, verb, path, given)
         return _told(options, verb, *_answer(path, verb, given))
     except Unreachable as fault:
         print(f"relayctl: {printable(str(fault))}", file=sys.stderr)
@@ -115,6 +119,26 @@ def _written(options: argparse.Namespace, verb: Verb, path: str, given: dict[str
         if not value["next"]:
             sys.stdout.flush()
             return 0
+
+
+def _followed(options: argparse.Namespace, verb: Verb, path: str, given: dict[str, Any]) -> int:
+    """Prints lines as they come, until there will be no more or somebody has seen enough; gives the exit code."""
+    with suppress(KeyboardInterrupt):
+        while True:
+            status, value = _answer(path, verb, given)
+            if status != 200:
+                return _told(options, verb, status, value)
+            for line in value["lines"]:
+                at = time.strftime("%H:%M:%S", time.localtime(line["time"])) + f"{line['time'] % 1:.3f}"[1:]
+                who = f"{line['who']}: " if line["who"] else ""
+                print(printable(f"{at} {line['session']:6} {who}{line['text']}", 2048))
+            sys.stdout.flush()
+            if value["over"]:
+                return 0
+            given = given | {"after": value["next"]}
+            if not value["lines"]:
+                time.sleep(_AGAIN)
+    return 0
 
 
 def _sent(path: str, verb: Verb, given: dict[str, Any], rows: str) -> tuple[int, Any]:

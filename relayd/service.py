@@ -70,6 +70,7 @@ from relayd.suppression import Lesson, Suppressions
 from relayd.suspects import Suspects
 from relayd.suspicion import Dismissal, Suspicion
 from relayd.tls import ServerTLS
+from relayd.traces import Traces
 from relayd.transport import quicken_loop
 from relayd.validation import read_traps
 from relayd.verification import Subject, returns_to
@@ -242,6 +243,7 @@ class Node(Service):
             lambda: self.config.provider,
             self.now,
         )
+        self.traces = Traces(self.sessions, lambda: self.listeners.values(), self.courier, self.now)
         self.directory.drains.changed = self._heed_drains
         self.directory.shaped = self._heed_shaping
         self.courier.reacted = self._reacted
@@ -465,6 +467,7 @@ class Node(Service):
         self.warmup.tick(self.now())
         self.reputation.tick(self.now())
         self.stops.tick()
+        self.traces.tick()
         try:
             free = self.spool.free_bytes()
             short = free < self.config.node.min_free
@@ -709,6 +712,7 @@ class Node(Service):
         for name in [name for name in self.listeners if name not in wanted and name not in kept]:
             self.listeners.pop(name).stopService()
         self.listeners.update(fresh)
+        self.traces.attach()
         for account in loaded.accounts():
             self.directory.ensure_account(account, now=self.now())
         self.guard.settings = assembly.guard_settings(loaded)
@@ -859,6 +863,11 @@ class Node(Service):
         self.scheduler.reshaped((active,), self.now())
         self.courier.perform()
         await ended(self.directory.reactions.keep((active,), ()))
+
+    def trace(
+        self, wanted: dict[str, str], recipient: str, seconds: float, limit: int, who: str, reason: str
+    ) -> dict[str, Any]:
+        return self.traces.start(Filter(**wanted), recipient, seconds, limit, who, reason)
 
     def live(self, limit: int, **filter: str) -> list[dict[str, Any]]:
         return self.sessions.listed(Filter(**filter), limit)

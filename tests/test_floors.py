@@ -34,7 +34,7 @@ FLOORS: dict[str, list[str]] = {
         "config",
         "destinations local streams",
         "assembly ctl inquiry quickstart sessions",
-        "stops",
+        "stops traces",
         "service",
     ],
 }
@@ -78,6 +78,7 @@ TESTED_BY = {
     "directory/rows.py": "test_directory.py",
     "inquiry.py": "test_service.py",
     "control/blocks.py": "test_stops.py",
+    "control/traces.py": "test_traces.py",
     "control/backups.py": "test_backup.py",
     "control/sessions.py": "test_sessions.py",
     "spool/files.py": "test_spool.py",

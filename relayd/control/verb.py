@@ -75,6 +75,7 @@ class Relay(Protocol):
     ``hit``: whom a stop of one {kind: value} would hit; ``hit_by``: one of this ``shaping.reactions.Key``
     ``key_of``: the Key of what somebody names;  ``imposed``: a reaction by hand bears, once it is on disk
     ``live``: rows of live sessions;  ``drop``: {"in": how many were ended, "out", "sample": [...]}
+    ``traces``: those that are on or kept;  ``trace``: begins one of sessions that fit a filter
     ``backup``: the last one, if there was one;  ``back_up``: begins one
     ``reload``: {"changed": [text, ...]}; a faulty file: InputError("", its faults); the old configuration stays
     ``domain_faults``: {domain: name of the resolver's fault, "" if the domain takes mail or is routed, ...}
@@ -125,6 +126,11 @@ class Relay(Protocol):
     async def key_of(self, at: str, source: str, account: str, pool: str, *, everything: bool) -> Key: ...
     async def imposed(self, active: Active) -> None: ...
     @property
+    def traces(self) -> Any: ...
+    def trace(
+        self, wanted: dict[str, str], recipient: str, seconds: float, limit: int, who: str, reason: str
+    ) -> dict[str, Any]: ...
+    @property
     def backup(self) -> Backup | None: ...
     def back_up(self, directory: str, who: str) -> Progress: ...
     def live(self, limit: int, **filter: str) -> list[dict[str, Any]]: ...
@@ -152,7 +158,8 @@ class Verb(msgspec.Struct, frozen=True, kw_only=True):
     seconds; ``example`` follows "relayctl".
 
     ``columns`` are those of a CSV file.  For an argument of rows relayctl reads it, sends it in pieces and adds up the
-    answers; else it writes the answer's "rows", and if that has a "next", asks again, ``after`` it."""
+    answers; else it writes the answer's "rows", and if that has a "next", asks again, ``after`` it.  What can be
+    followed (``follow``) has "lines" and a "next", and is asked again and again until it is "over"."""
 
     name: str
     help: str
@@ -166,6 +173,7 @@ class Verb(msgspec.Struct, frozen=True, kw_only=True):
     unwell: int = 200
     timeout: float = 60.0
     columns: tuple[str, ...] = ()
+    follow: bool = False
 
     @property
     def path(self) -> str:

@@ -27,6 +27,7 @@ from relayd.control import (
     suppressions,
     suspects,
     tokens,
+    traces,
     warmup,
 )
 from relayd.control.verb import Arg, Relay, Verb, then
@@ -359,6 +360,7 @@ VERBS: tuple[Verb, ...] = (
     ),
     *blocks.VERBS,
     *sessions.VERBS,
+    *traces.VERBS,
     *sources.VERBS,
     *warmup.VERBS,
     *reputation.VERBS,

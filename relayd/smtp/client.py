@@ -29,6 +29,7 @@ _Talking = Literal["idle", "rset", "mail", "rcpt", "data", "body", "dot", "quit"
 Waiting = _Greeting | _Talking
 _STAGES: dict[str, Stage] = {"helo": "ehlo", "body": "data", "idle": "rset", "quit": "rset", "ended": "rset"}
 LOGGED = 40  # items of the log: the last transaction or two
+_NOTED = 1000  # characters of a reply in it
 _HIDDEN_AUTH = b"AUTH " + HIDDEN
 _PEER_CLOSED = "the peer closed the connection"
 
@@ -241,7 +242,7 @@ class ClientSession:
 
     def _answered(self, reply: Reply) -> None:
         waiting = self.waiting
-        self.log.append((waiting, reply))
+        self.log.append((waiting, reply if len(reply.text) <= _NOTED else Reply(reply.code, "", reply.text[:_NOTED])))
         digit = reply.code // 100
         if reply.code == 421 or (waiting == "body" and digit >= 4):
             # Before the content is complete only the end of the connection can stop it.

@@ -156,7 +156,7 @@ def test_a_drained_relay_takes_no_more_and_delivers_what_it_has(stage: Stage) ->
 
 
 def test_live_sessions_are_listed_both_ways_and_dropped(stage: Stage) -> None:
-    sink = stage.sink(options=("--hold",)) if False else stage.sink()
+    sink = stage.sink()
     relay = stage.relay(f'[[route]]\ndomain = "*"\nvia = "{sink.via}"\n').start()
     relay.send("b@x.example")
     sink.wait("b@x.example")
