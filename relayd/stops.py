@@ -157,7 +157,8 @@ class Stops:
     async def _group_of(self, at: str) -> str:
         """The provider or site that somebody means: by its name, or by a domain of it.  Raises InputError."""
         scheduler, router, providers = self._courier.scheduler, self._courier.router, self._providers()
-        if at in providers or any(site.group == at for site in scheduler.sites.values()):
+        known = (*scheduler.sites.values(), *scheduler.reactions.all())
+        if at in providers or any(row.group == at for row in known):
             return at
         try:
             domain = notation.hostname(at)
