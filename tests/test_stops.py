@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from twisted.internet.defer import Deferred
 
-from relayd.control.verb import run
 from relayd.control.verbs import BY_PATH
+from relayd.directory import Block
 from relayd.errors import InputError
+from tests.reception_kit import HEAD, Receiving
 from tests.stops_kit import Stopping, running
 from tests.test_service import MAIL, MESSAGE
 
@@ -31,19 +31,21 @@ def test_a_block_ends_by_itself_when_its_time_is_over(relay: Stopping):
     assert relay.send().startswith("250 ")
 
 
-def test_a_message_that_is_being_made_durable_is_answered_before_its_session_is_cut(relay: Stopping):
-    client = relay.call()
-    client.say(MAIL)
-    session = client.transport.other.protocol
-    client.say(MESSAGE)
-    assert session.machine.stage == "answer" and session.receiver.promised
-    found = run(BY_PATH["/v1/block/add"], relay.node, {"kind": "account", "value": "crm", "reason": "x"}, "anna")
-    Deferred.fromCoroutine(found)
-    relay.reactor.until(lambda: relay.node.directory.blocks.accounts and client.closed)
+def test_a_message_that_is_being_made_durable_is_answered_before_its_session_is_cut(tmp_path: Path):
+    receiving = Receiving(tmp_path)
+    client, heard = receiving.send(HEAD + b"hello")
+    session = receiving.session(client)
+    assert heard == "" and receiving.door.barred(session) is None
+    receiving.done(receiving.directory.blocks.add(Block("account", "crm", "spam", "anna", 0.0)))
+    word = receiving.door.barred(session)
+    assert word is not None
+    session.cut(word)
+    receiving.reactor.pump()
+    assert client.heard == b"" and not client.closed
+    receiving.commit()
     first, last = client.heard.decode().splitlines()
-    assert first.startswith("250 2.0.0 queued") and last == "421 4.7.1 The account is suspended"
-    relay.reactor.wait(1)
-    assert relay.mx.got == []  # and what was taken waits
+    assert first.startswith("250 2.0.0 queued") and last == "421 4.7.1 The account is suspended" and client.closed
+    receiving.close()
 
 
 def test_what_is_queued_of_a_blocked_account_waits_and_goes_when_it_is_unblocked(relay: Stopping):
