@@ -157,8 +157,8 @@ class Stops:
     async def _group_of(self, at: str) -> str:
         """The provider or site that somebody means: by its name, or by a domain of it.  Raises InputError."""
         scheduler, router, providers = self._courier.scheduler, self._courier.router, self._providers()
-        known = (*scheduler.sites.values(), *scheduler.reactions.all())
-        if at in providers or any(row.group == at for row in known):
+        known = {site.group for site in scheduler.sites.values()} | {row.group for row in scheduler.reactions.all()}
+        if at in providers or at in known:
             return at
         try:
             domain = notation.hostname(at)
