@@ -158,9 +158,7 @@ DOMAIN_UNVERIFIED = _said(
     "publish the domain's DNS records, then try again",
 )
 SUSPENDED = _said(450, "4.7.1", "The account is suspended", "suspended while the session was open", _ASK)
-SUSPENDED_NOW = _said(
-    421, "4.7.1", "The account is suspended", "suspended or blocked while the session was open, which ends", _ASK
-)
+SUSPENDED_NOW = _said(421, "4.7.1", "The account is suspended", "blocked while the session was open, which ends", _ASK)
 NOT_ACTIVE = _said(
     421,
     "4.7.0",

@@ -207,3 +207,13 @@ def test_every_verb_that_stops_somebody_is_signed_and_has_a_dry_run():
         assert verb.signed and verb.role == "operate" and verb.effect == "change"
         assert {"reason", "dry_run"} <= {arg.name for arg in verb.args}
         assert next(arg for arg in verb.args if arg.name == "reason").required
+
+
+def test_a_suspended_accounts_sessions_stay_and_go_on_when_it_is_resumed_one_of_bad_repute_is_cut(relay: Stopping):
+    client = relay.call()
+    relay.say("account/suspend", name="crm")
+    assert client.say(b"MAIL FROM:<a@crm.example>\r\n").startswith("450 4.7.1") and not client.closed
+    relay.say("account/resume", name="crm")
+    assert client.say(b"MAIL FROM:<a@crm.example>\r\n").startswith("250 ")
+    relay.say("reputation/block", subject="account:crm")
+    assert client.closed and client.heard == b"421 4.7.1 The account is suspended\r\n"

@@ -52,12 +52,17 @@ class RelayDoor:
         return None
 
     def barred(self, session: Session) -> Reply | None:
-        """The last word for a session of somebody who may submit no more: he hears it at once, and not with his next
-        message."""
+        """The last word for a session of somebody who is blocked: he hears it at once, and not with his next message.
+        An account that is only suspended may be resumed soon: its sessions stay, and hear so when they send."""
         if refusal := self.relay.barred_address(session):
             return refusal
         refusal = self._barred(session) if session.state is not None else None
-        return catalogue.SUSPENDED_NOW if refusal is catalogue.SUSPENDED else refusal
+        if refusal is not catalogue.SUSPENDED:
+            return refusal
+        directory, account = self.relay.directory, session.state.submitter.account
+        blocked = directory.blocks.of_account(directory.lineage(account))
+        held = self.relay.reputation.blocked(("", "", account, "", "", ""))
+        return catalogue.SUSPENDED_NOW if blocked or held else None
 
     def _named(self, session: Session) -> Allowed | None:
         address = ip_address(session.peer)

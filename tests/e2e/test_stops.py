@@ -101,7 +101,6 @@ def test_a_relay_client_is_cut_by_its_connection_and_comes_back_when_it_is_unblo
     "words",
     [
         ("connection", "block", "--reason", "leaked", LOGIN),
-        ("account", "suspend", "crm"),
         ("connection", "remove", LOGIN),
     ],
     ids=lambda words: " ".join(words[:2]),
