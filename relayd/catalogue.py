@@ -56,6 +56,11 @@ TOO_MANY_FROM_HERE = _template(
     421, "4.7.0", "Too many connections from {}", "the client's IP address has all it may have", "use fewer at once"
 )
 IDLE = _said(421, "4.4.2", "Nothing came for too long, closing", "the client is silent", "connect when there is mail")
+ADDRESS_SHUT_OUT = _said(
+    421, "4.7.1", "Your address is blocked for now", "the operator has blocked the client's network for a time", _ASK
+)
+ADDRESS_BLOCKED = _said(554, "5.7.1", "Your address is blocked", "the operator has blocked the client's network", _ASK)
+ENDED = _said(421, "4.3.2", "This session is ended by the operator", "the operator has dropped this one session")
 STRANGER = _said(
     554, "5.7.1", "This server relays for named clients only", "a relay listener, and an address it does not name"
 )
@@ -153,6 +158,7 @@ DOMAIN_UNVERIFIED = _said(
     "publish the domain's DNS records, then try again",
 )
 SUSPENDED = _said(450, "4.7.1", "The account is suspended", "suspended while the session was open", _ASK)
+SUSPENDED_NOW = _said(421, "4.7.1", "The account is suspended", "blocked while the session was open, which ends", _ASK)
 NOT_ACTIVE = _said(
     421,
     "4.7.0",
@@ -171,6 +177,9 @@ SUPPRESSED = _said(
     "Email receiver unsubscribe or complaint",
     "the recipient is on a stop-list of this stream",
     "send no such mail to this recipient any more",
+)
+DOMAIN_BLOCKED = _template(
+    550, "5.7.1", "Mail to {} is not taken here at present", "the operator has blocked the recipient's domain", _ASK
 )
 MAILBOX_FULL = _said(
     553, "5.2.2", "Recipient has exceeded mailbox limit", "the recipient's mailbox is known to be full", _SPARE

@@ -13,7 +13,7 @@ import time
 import zlib
 from base64 import b64decode
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from relayd.ways import Unreachable, Way, ask, network
 DEFAULT_CONFIG = "/etc/relayd/relayd.toml"
 _WIDEST = 60
 _PIECE = MAX_BODY // 2  # bytes of a file's rows that are sent at a time
+_AGAIN = 0.3  # seconds between questions of what is followed
 _FAULTS = 10  # of its rows that are told when they are refused
 
 Row = tuple[int, dict[str, str]]  # of a file, with its line number
@@ -65,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _written(options, verb, way, given)
         if verb.file and not options.json:
             return _fetched(options, verb, way, given)
+        if verb.follow and not options.json:
+            return _followed(options, verb, way, given)
         return _told(options, verb, *_answer(way, verb, given))
     except Unreachable as fault:
         print(f"relayctl: {printable(str(fault))}", file=sys.stderr)
@@ -151,6 +154,26 @@ def _fetched(options: argparse.Namespace, verb: Verb, way: Way, given: dict[str,
         if isinstance(error, BrokenPipeError):
             raise
         raise Unreachable(f"{options.output or 'stdout'} cannot be written: {error.strerror}") from None
+
+
+def _followed(options: argparse.Namespace, verb: Verb, way: Way, given: dict[str, Any]) -> int:
+    """Prints lines as they come, until there will be no more or somebody has seen enough; gives the exit code."""
+    with suppress(KeyboardInterrupt):
+        while True:
+            status, value = _answer(way, verb, given)
+            if status != 200:
+                return _told(options, verb, status, value)
+            for line in value["lines"]:
+                at = time.strftime("%H:%M:%S", time.localtime(line["time"])) + f"{line['time'] % 1:.3f}"[1:]
+                who = f"{line['who']}: " if line["who"] else ""
+                print(printable(f"{at} {line['session']:6} {who}{line['text']}", 2048))
+            sys.stdout.flush()
+            if value["over"]:
+                return 0
+            given = given | {"after": value["next"]}
+            if not value["lines"]:
+                time.sleep(_AGAIN)
+    return 0
 
 
 def _sent(way: Way, verb: Verb, given: dict[str, Any], rows: str) -> tuple[int, Any]:

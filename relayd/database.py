@@ -6,6 +6,7 @@ main thread.  What a job wrote is durable when its future is done (WAL, synchron
 
 import os
 import sqlite3
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -42,6 +43,25 @@ def reading(path: str | Path) -> sqlite3.Connection:
     db = sqlite3.connect(path, check_same_thread=False)
     db.execute("PRAGMA query_only = ON")
     return db
+
+
+_STILL = 10.0  # seconds that a pause may last
+
+
+class Pause:
+    """A job that keeps a thread which commits from doing so, until ``end``; ``late``: it could not wait so long."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        self.late = False
+        self._go = threading.Event()
+
+    def __call__(self, db: sqlite3.Connection) -> None:
+        self.reached.set()
+        self.late = not self._go.wait(_STILL)
+
+    def end(self) -> None:
+        self._go.set()
 
 
 class Worker:

@@ -18,7 +18,7 @@ from relayd.control.story import story
 from relayd.delivery import Courier
 from relayd.delivery.routing import Router
 from relayd.destinations import Destinations
-from relayd.directory import Balances, Drains
+from relayd.directory import Balances, Directory, Drain
 from relayd.egress.pools import Pools
 from relayd.envelope import Delivery
 from relayd.errors import InputError
@@ -53,7 +53,7 @@ async def queues(spool: Spool, scheduler: Scheduler, now: float, limit: int, acc
     return rows
 
 
-def sources(pools: Pools, scheduler: Scheduler, drains: Drains, blocklists: Blocklists) -> list[dict[str, Any]]:
+def sources(pools: Pools, scheduler: Scheduler, directory: Directory, blocklists: Blocklists) -> list[dict[str, Any]]:
     """Every source, whether it is in use or why not, where it is listed, and the sessions that go out by it."""
     sessions: dict[str, int] = {}
     for site in scheduler.sites.values():
@@ -65,7 +65,7 @@ def sources(pools: Pools, scheduler: Scheduler, drains: Drains, blocklists: Bloc
             "address": list(source.addresses),
             "ehlo": source.ehlo,
             "pools": [pool for pool, weights in pools.pools.items() if name in weights],
-            **_state(name, pools, drains),
+            **_state(name, pools, directory),
             "listed": [listing.words() for listing in blocklists.of(name)],
             "sessions": sessions.get(name, 0),
         }
@@ -73,12 +73,13 @@ def sources(pools: Pools, scheduler: Scheduler, drains: Drains, blocklists: Bloc
     ]
 
 
-def _state(name: str, pools: Pools, drains: Drains) -> dict[str, str]:
+def _state(name: str, pools: Pools, directory: Directory) -> dict[str, str]:
     if name in pools.out_of_use:
         return {"state": "out of use", "why": pools.out_of_use[name], "by": ""}
-    drain = drains.get(name)
-    if drain is not None:
-        return {"state": "drained", "why": drain.reason, "by": drain.by}
+    row = directory.blocks.sources.get(name) or directory.drains.get(name)
+    if row is not None:
+        state = "drained" if isinstance(row, Drain) else "blocked"
+        return {"state": state, "why": row.reason, "by": row.by}
     if name in pools.drained:
         return {"state": "drained", "why": pools.drained[name], "by": BY}
     return {"state": "in use", "why": "", "by": ""}
@@ -91,7 +92,11 @@ async def inspect(spool: Spool, courier: Courier, now: float, id: int) -> dict[s
     if not records and not queued:
         raise InputError("id", f"no message or delivery {show(id)} is in the spool or in the records that are kept")
     message = show(queued[0].message.id) if queued else records[0].message
-    return story(message, records, queued, lambda delivery: _reason(courier, delivery, now).words)
+    told = story(message, records, queued, lambda delivery: _reason(courier, delivery, now).words)
+    for row in told["deliveries"]:
+        if transcripts := courier.transcripts.of(read(row["id"]), row["recipient"]):
+            row["transcripts"] = transcripts
+    return told
 
 
 def _reason(courier: Courier, delivery: Delivery, now: float) -> Reason:

@@ -7,6 +7,7 @@ message goes, is the door's affair (``reception`` for mail to relay, ``sandbox``
 
 from collections import defaultdict
 from collections.abc import Callable
+from itertools import count
 from typing import Any, Protocol
 
 import msgspec
@@ -29,6 +30,7 @@ from relayd.transport import send, set_no_delay
 BACKLOG = 64 << 10  # bytes that a client may send ahead of our answer before we stop reading
 _SWEEP = 1.0
 _PARTING = 30.0  # seconds for the last word to be taken
+_NUMBERS = count(1)  # of sessions, by which operators name them
 
 
 class Receiver(Protocol):
@@ -46,6 +48,7 @@ class Door(Protocol):
 
     def connected(self, session: "Session") -> Reply | None: ...
     def disconnected(self, session: "Session") -> None: ...
+    def barred(self, session: "Session") -> Reply | None: ...  # the last word for one that may be no more
     def authenticate(
         self, session: "Session", proposal: events.AuthProposed, answer: Callable[[Reply | None], None]
     ) -> None: ...
@@ -91,6 +94,10 @@ class Session(protocol.Protocol):
         self.receiver: Receiver | None = None
         self.deadline = 0.0
         self.last_word = catalogue.IDLE
+        self.id = f"i{next(_NUMBERS):x}"
+        self.since = factory.now()
+        self.bytes = 0  # received
+        self._parting: Reply | None = None  # what it ends with once it has its answer
         self._running = False
         self._paused = 0
         self._counted = False
@@ -116,6 +123,8 @@ class Session(protocol.Protocol):
         if self.peer.startswith("::ffff:"):
             self.peer = self.peer[7:]
         set_no_delay(self.transport)
+        if self.factory.watch is not None:
+            self.factory.watch(self)
         refusal = self.factory.admit(self) or self.door.connected(self)
         if refusal is not None:
             self.machine.close(refusal)
@@ -127,6 +136,7 @@ class Session(protocol.Protocol):
         self._flush()
 
     def dataReceived(self, data: bytes) -> None:
+        self.bytes += len(data)
         self.machine.receive_data(data)
         self._run()
 
@@ -164,6 +174,15 @@ class Session(protocol.Protocol):
         self.machine.close(reply)
         self._flush()
 
+    def cut(self, reply: Reply) -> None:
+        """Ends the session at once, with this last word; of a message that is being made durable it hears first."""
+        if self.machine.closed:
+            return
+        if self.machine.stage == "answer" and getattr(self.receiver, "promised", False):
+            self._parting = reply
+        else:
+            self.shut(reply)
+
     @property
     def busy(self) -> bool:
         """At a message, or at a question of ours: not to be ended now."""
@@ -189,6 +208,8 @@ class Session(protocol.Protocol):
             self._expect(self.factory.limits.idle, catalogue.IDLE)
         if self.factory.closing:
             self.part()
+        elif self._parting is not None:
+            self.cut(self._parting)
         if self.machine.backlog > BACKLOG and self.machine.stage == "answer" and not self._ahead:
             self._ahead = True
             self.pause()
@@ -328,6 +349,7 @@ class SMTPServerFactory(protocol.ServerFactory):
         self.secure = secure
         self.now = reactor.seconds
         self.closing = False
+        self.watch: Callable[[Session], None] | None = None  # called with each new one, while somebody watches
         self.sessions: dict[Session, None] = {}
         self.by_ip: dict[str, int] = defaultdict(int)
         self.by_login: dict[str, int] = defaultdict(int)

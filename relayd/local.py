@@ -3,10 +3,12 @@ no relay.  One that is called like a verb does that verb's work on the files tha
 asked.
 """
 
+import sqlite3
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -21,6 +23,7 @@ from relayd.errors import InputError
 from relayd.feedback import Clue, explain
 from relayd.feedback.explain import Verify
 from relayd.feedback.mime import MAX_SIZE
+from relayd.notation import show_duration
 from relayd.records import Record, decode
 from relayd.reply import printable
 from relayd.returnpath import Keys, Token, find, may_hold
@@ -117,9 +120,42 @@ def _verifier(keys: Keys | None) -> Verify:
     return verify
 
 
+def _restore(directory: str, to: str, hold: bool) -> dict[str, Any]:
+    # Only now: what makes backups is not needed by a mere client.
+    from relayd.backup import BackupError, restore
+
+    try:
+        made = restore(Path(directory), Path(to), now=time.time(), hold=hold)
+    except (BackupError, OSError, sqlite3.Error) as error:
+        raise InputError("directory", str(error)) from None
+    age = show_duration(max(0.0, time.time() - made.time))
+    again = f"{made.queued} deliveries are queued as they were {age} ago: what went out since then goes out again"
+    held = "nothing goes out before relayctl shaping resume --all" if hold else "hold them back with --hold"
+    return {
+        "node": made.node,
+        "of": made.time,
+        "files": len(made.files),
+        "queued": made.queued,
+        "held": hold,
+        "mind": f"{again}; {held}" if made.queued else "nothing was queued",
+        "next": f'set [node] spool = "{to}", let it belong to relayd\'s user, start relayd, then: relayctl audit',
+    }
+
+
 _RULES = Arg("rules", "a file of rules of classification of yours", repeated=True)
 
 LOCAL: tuple[Verb, ...] = (
+    Verb(
+        name="restore",
+        help="make a spool of a backup; no relayd may run on it yet",
+        handler=_restore,
+        args=(
+            Arg("directory", "the backup", positional=True, required=True),
+            Arg("to", "the spool to make: a directory that is empty or not there", required=True),
+            Arg("hold", "nothing goes out before you say so", "bool", default=False),
+        ),
+        example="restore /var/backups/relayd/monday --to /var/spool/relayd --hold",
+    ),
     Verb(
         name="classify",
         help="what a server's refusal is taken for, and by which rule",

@@ -92,6 +92,9 @@ class Sandbox:
     def connected(self, session: "Session") -> Reply | None:
         return None
 
+    def barred(self, session: "Session") -> Reply | None:
+        return None
+
     def disconnected(self, session: "Session") -> None:
         pass
 

@@ -29,11 +29,13 @@ from twisted.logger import Logger
 from twisted.python import usage
 from twisted.python.failure import Failure
 
-from relayd import assembly, config, inquiry
+from relayd import __version__, assembly, config, inquiry
+from relayd.backup import Backup, BackupError, Progress
 from relayd.blocklists import Blocklists
 from relayd.control.api import ControlService
 from relayd.control.door import DoorService
 from relayd.credentials import HTTPChecker, asking
+from relayd.database import Pause
 from relayd.delivery import Courier
 from relayd.delivery.generated import REPORTER
 from relayd.delivery.routing import words
@@ -63,20 +65,23 @@ from relayd.reception import Relay, Screen
 from relayd.reputation import BY, Reputation, Turn, named
 from relayd.resolver import Resolver
 from relayd.returnpath import marks
-from relayd.shaping.reactions import Active, Reactions
+from relayd.sessions import Filter, Sessions
+from relayd.shaping.reactions import Active, Key, Reactions
 from relayd.shaping.rules import Rules
 from relayd.signing import WORKERS, Crew, Keyring, Signer
 from relayd.spool import Checkpoint, Spool, SpoolError
 from relayd.statistics import Figures, Statistics
+from relayd.stops import Stops, Target
 from relayd.streams import Streams, shown
 from relayd.suppression import Lesson, Suppressions
 from relayd.suspects import Suspects
 from relayd.suspicion import Dismissal, Suspicion
 from relayd.tls import ServerTLS
+from relayd.traces import Traces
 from relayd.transport import quicken_loop
 from relayd.validation import read_traps
 from relayd.verification import Subject, returns_to
-from relayd.waiting import asked
+from relayd.waiting import asked, ended
 from relayd.warmup import Warmup
 from relayd.watchdog import EVERY, Heart, Sign, Systemd, Watchdog
 from relayd.webhooks import Webhooks
@@ -88,6 +93,7 @@ _SWITCH = (
 _COLLECT = (20_000, 20, 50)  # allocations between collections: a message makes hundreds of objects and few cycles
 _STALLED = 15.0  # seconds without a sign of life from the writer
 _RETURNED = 5.0  # seconds that a stop waits for leases to return; what does not, returns at the next start
+_STILL = 30.0  # seconds that a backup waits for the moment in which nothing is committed
 _SOURCES = 30  # seconds between looks at the sources' addresses
 
 
@@ -149,6 +155,7 @@ class Node(Service):
         self.auth_fault = ""
         self.history_fault = ""
         self.export_fault = ""
+        self.backup: Backup | None = None
         self.stopping = False
         self.free = 0  # bytes where the spool lies
         self.depth: tuple[int, float] | None = None  # what metrics.Watched says
@@ -227,7 +234,6 @@ class Node(Service):
             self.streams.scheduling, self.pools, loaded.egress.sessions, self.reactions, self.warmup
         )
         self.scheduler.rest = loaded.egress.rest
-        self.scheduler.held = self.reputation.account_held
         self.scheduler.limiter.left = self.reputation.of_source
         identities = Identities(self.spool.last_identity)
         self.courier = Courier(
@@ -244,6 +250,19 @@ class Node(Service):
             self.suppressions,
             self._lists_of,
         )
+        self.sessions = Sessions(lambda: self.listeners.values(), self.courier, self.directory.lineage, self.now)
+        self.stops = Stops(
+            reactor,
+            self.directory,
+            self.spool,
+            self.courier,
+            self.sessions,
+            self.reputation,
+            self._heed_drains,
+            lambda: self.config.provider,
+            self.now,
+        )
+        self.traces = Traces(self.sessions, lambda: self.listeners.values(), self.courier, self.now)
         self.directory.drains.changed = self._heed_drains
         self.directory.shaped = self._heed_shaping
         self.courier.reacted = self._reacted
@@ -516,6 +535,9 @@ class Node(Service):
         await deferToThreadPool(self.reactor, threads, self.workers.stop)
         await deferToThreadPool(self.reactor, threads, self.exports.stop)
         await deferToThreadPool(self.reactor, threads, self.feeding.stop)
+        if self.backup is not None:
+            self.backup.stop()
+            await deferToThreadPool(self.reactor, threads, self.backup.join)
         self.indexer.stop()
         await deferToThreadPool(self.reactor, threads, self.indexer.join)
         await deferToThreadPool(self.reactor, threads, self.archive.stop)
@@ -569,6 +591,8 @@ class Node(Service):
         self.purse.tick(self.now())
         self.warmup.tick(self.now())
         self.reputation.tick(self.now())
+        self.stops.tick()
+        self.traces.tick()
         try:
             free = self.free = self.spool.free_bytes()
             short = free < self.config.node.min_free
@@ -604,9 +628,10 @@ class Node(Service):
             )
 
     def _drained(self) -> dict[str, str]:
-        """By operators, and by blocklists, which know nothing of one another."""
+        """By operators, who drain or block them, and by blocklists, which know nothing of one another."""
         asked = {row.source: f"{row.reason} ({row.by})" for row in self.directory.drains.all()}
-        return {**self.blocklists.drained(), **asked}
+        blocked = {name: f"{row.reason} ({row.by})" for name, row in self.directory.blocks.sources.items()}
+        return {**self.blocklists.drained(), **asked, **blocked}
 
     def _heed_drains(self) -> None:
         """What was ready for a source drained now goes by others; what waited for one drained no more, goes."""
@@ -653,6 +678,7 @@ class Node(Service):
         if account and (turn.acts != "good" or turn.step == "good"):
             self._tell(account, turn)
         self.directory.version += 1  # what sessions and streams know of it is not true any more
+        self.stops.look()
         if kind == "connection":
             self._heed_connection(name, turn)
         elif kind == "source":
@@ -848,6 +874,7 @@ class Node(Service):
         if before is not None and before is not metrics:
             before.stopService()
         self._ask_by(api, stays)
+        self.traces.attach()
         for account in loaded.accounts():
             self.directory.ensure_account(account, now=self.now())
         self.guard.settings = assembly.guard_settings(loaded)
@@ -887,6 +914,44 @@ class Node(Service):
         assembly.configure_blocklists(self.blocklists, loaded)
         self._heed_drains()
 
+    # Backup.
+
+    def back_up(self, directory: str, who: str) -> Progress:
+        """Begins one.  Raises InputError."""
+        if self.backup is not None and self.backup.is_alive():
+            raise InputError("", f"one is under way, to {self.backup.progress.directory}: relayctl backup show")
+        spool, node = Path(self.config.node.spool), self.config.node.name
+        try:
+            self.backup = Backup(
+                spool,
+                Path(directory),
+                self._frozen,
+                self.spool.hold_contents,
+                self.now,
+                version=__version__,
+                node=node,
+                by=who,
+            )
+        except BackupError as error:
+            raise InputError("directory", str(error)) from None
+        self.backup.start()
+        return self.backup.progress
+
+    def _frozen(self, work: Callable[[], None]) -> None:
+        """On the backup's thread: does it while nothing is committed."""
+        pauses = Pause(), Pause()
+        self.spool.pause(pauses[0])
+        self.directory.pause(pauses[1])
+        try:
+            if not all(pause.reached.wait(_STILL) for pause in pauses):
+                raise BackupError(f"the spool was busy for {_STILL:.0f} s: try again")
+            work()
+        finally:
+            for pause in pauses:
+                pause.end()
+        if any(pause.late for pause in pauses):
+            raise BackupError("the spool could not be kept still for so long: try again")
+
     # What the control API's verbs ask (control.verb.Relay).
 
     def health(self) -> dict[str, Any]:
@@ -895,6 +960,8 @@ class Node(Service):
             faults.append("the spool's mover has broken down, restart relayd")
         if self.stopping:
             faults.append("relayd is stopping")
+        if draining := self.directory.blocks.draining:
+            faults.append(f"relayd takes no new mail, {draining.by} drains it: {draining.reason}")
         warnings = list(filter(None, [self.heart.warning()]))
         warnings += [f"source {name}: {fault}" for name, fault in self.pools.out_of_use.items()]
         warnings += self.blocklists.warnings()
@@ -913,6 +980,8 @@ class Node(Service):
         warnings += filter(None, (self.history_fault, self.export_fault))
         warnings += self.webhooks.warnings()
         warnings += self.feeding.warnings()
+        if self.backup is not None and self.backup.progress.fault:
+            warnings.append(f"the last backup failed: {self.backup.progress.fault}")
         if self.reload_fault:
             warnings.append(f"the last reload failed: {self.reload_fault}")
         found = list(filter(None, faults))
@@ -944,7 +1013,7 @@ class Node(Service):
         return inquiry.queues(self.spool, self.scheduler, self.now(), limit, account)
 
     def sources(self) -> list[dict[str, Any]]:
-        return inquiry.sources(self.pools, self.scheduler, self.directory.drains, self.blocklists)
+        return inquiry.sources(self.pools, self.scheduler, self.directory, self.blocklists)
 
     def figures(self, asked: Figures) -> "Future[dict[str, Any]]":
         return self.archive.figures(asked)
@@ -972,6 +1041,33 @@ class Node(Service):
         self._reacted((), (found,))
         self.courier.perform()
         return found
+
+    async def hit(self, **whom: str) -> dict[str, Any]:
+        return await self.stops.hit(Target(**whom))
+
+    async def hit_by(self, key: Key) -> dict[str, Any]:
+        source, group, account, _, pool = key
+        return await self.stops.hit(Target(source=source, group=group, account=account, pool=pool))
+
+    async def key_of(self, at: str, source: str, account: str, pool: str, *, everything: bool) -> Key:
+        return await self.stops.key_of(at, source, account, pool, everything=everything)
+
+    async def imposed(self, active: Active) -> None:
+        self.log.warn("{whom}: {what}", whom=active.whom, what=active.words(self.now()))
+        self.scheduler.reshaped((active,), self.now())
+        self.courier.perform()
+        await ended(self.directory.reactions.keep((active,), ()))
+
+    def trace(
+        self, wanted: dict[str, str], recipient: str, seconds: float, limit: int, who: str, reason: str
+    ) -> dict[str, Any]:
+        return self.traces.start(Filter(**wanted), recipient, seconds, limit, who, reason)
+
+    def live(self, limit: int, **filter: str) -> list[dict[str, Any]]:
+        return self.sessions.listed(Filter(**filter), limit)
+
+    def drop(self, who: str, reason: str, dry_run: bool, **filter: str) -> dict[str, Any]:
+        return self.sessions.drop(Filter(**filter), who, reason, dry_run=dry_run)
 
     @property
     def suspicion(self) -> Suspicion | None:

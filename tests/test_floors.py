@@ -16,7 +16,7 @@ FLOORS: dict[str, list[str]] = {
     "engine": [
         "database echoes guard quotas reputation suspicion validation warmup",
         "directory egress queue spool suppression",
-        "events purse submission",
+        "backup events purse submission",
         "history schema signing",
         "statistics",
     ],
@@ -34,7 +34,8 @@ FLOORS: dict[str, list[str]] = {
         "completion tables",
         "config",
         "destinations local streams ways",
-        "assembly ctl inquiry quickstart",
+        "assembly ctl inquiry quickstart sessions",
+        "stops traces",
         "service",
     ],
 }
@@ -77,6 +78,8 @@ TESTED_BY = {
     "directory/rows.py": "test_directory.py",
     "history/work.py": "test_workers.py",
     "inquiry.py": "test_service.py",
+    "control/blocks.py": "test_stops.py",
+    "control/backups.py": "test_backup.py",
     "spool/files.py": "test_spool.py",
     "queue/decisions.py": "test_scheduler.py",
     "queue/limiter.py": "test_scheduler.py",

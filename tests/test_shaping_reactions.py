@@ -1,6 +1,7 @@
 """Reactions: what follows from replies, how long it holds, how it ends, and that it stays bounded."""
 
 import time
+from typing import Any
 
 import msgspec
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from relayd.shaping import reactions as room
 from relayd.shaping.limits import Rate
-from relayd.shaping.reactions import NOTHING, Active, Reactions, changes_at, share
+from relayd.shaping.reactions import FOREVER, NOTHING, Active, Key, Reactions, changes_at, share
 from relayd.shaping.rules import Rules, Seen, parse
 
 NOW = 1_700_000_000.0
@@ -336,3 +337,60 @@ def test_to_ask_costs_next_to_nothing_while_nothing_holds_and_microseconds_with_
 def test_a_row_on_disk_is_the_reaction_that_was():
     (active,) = made(x=LIMIT).seen(reply()).began
     assert msgspec.json.decode(msgspec.json.encode(active), type=Active) == active
+
+
+def by_hand(reactions: Reactions, key: Key, until: float = FOREVER, **more: Any) -> Active:
+    given = {"reason": "they asked us to", "by": "anna", "now": NOW} | more
+    return reactions.impose("suspend", key, until, **given)
+
+
+@pytest.mark.parametrize(
+    ("key", "here", "there"),
+    [
+        (("", "site", "", "", ""), ("t1", "site", ""), ("t1", "other", "")),
+        (("t1", "", "", "", ""), ("t1", "any", ""), ("t2", "any", "")),
+        (("", "", "", "", ""), ("t9", "any", ""), None),
+        (("", "", "crm", "", ""), ("", "any", "crm"), ("", "any", "other")),
+        (("", "site", "crm", "", ""), ("", "site", "crm"), ("", "other", "crm")),
+    ],
+)
+def test_what_is_imposed_by_hand_holds_for_what_it_names(key, here, there):
+    reactions = Reactions(Rules())
+    active = by_hand(reactions, key)
+    assert reactions.holds(*here, NOW + 1) == (active,)
+    assert there is None or reactions.holds(*there, NOW + 1) == ()
+
+
+def test_a_pools_mail_is_suspended_by_hand_wherever_it_goes():
+    reactions = Reactions(Rules())
+    active = by_hand(reactions, ("", "", "", "", "p"))
+    assert reactions.holds("", "site", "crm", NOW, "p") == (active,)
+    assert reactions.holds("t1", "site", "", NOW) == reactions.holds("", "site", "crm", NOW, "q") == ()
+    assert active.words(NOW) == "suspended until it is lifted by anna: they asked us to" and active.whom == "pool p"
+
+
+def test_what_is_imposed_by_hand_outlives_other_rules_and_a_clock_that_is_set_back_and_ends_at_full_speed():
+    reactions = Reactions(Rules(), [by_hand(Reactions(Rules()), ("", "site", "", "", ""), NOW + 3600)])
+    assert reactions.reconfigure(Rules([parse("x", {"codes": "421", "action": "suspend", "for": "1h"})])) == ()
+    assert reactions.tick(NOW - 10_000) == ()
+    (active,) = reactions.all()
+    assert active.words(NOW) == "suspended for another 1h by anna: they asked us to"
+    assert share(active, NOW + 3601) == 1.0 and reactions.holds("t1", "site", "", NOW + 3600) == ()
+    assert reactions.tick(NOW + 3600) == (active,)
+
+
+def test_it_takes_the_place_of_one_of_its_kind_and_is_not_pushed_out_by_replies(monkeypatch):
+    reactions = Reactions(Rules([parse("x", {"codes": "421", "action": "suspend", "for": "1h"})]))
+    first = by_hand(reactions, ("", "site", "", "", ""), NOW + 60)
+    again = by_hand(reactions, ("", "site", "", "", ""), NOW + 120, by="boris")
+    slow = reactions.impose("limit", ("", "site", "", "", ""), NOW + 9, reason="r", by="anna", now=NOW)
+    assert first.id == again.id and set(reactions.imposed(("", "site", "", "", ""))) == {again, slow}
+    monkeypatch.setattr(room, "MOST", 3)
+    for n in range(5):
+        reactions.seen(Seen("", f"g{n}", "d", "t1", "crm", "mx", "dot", 421, "", "no", NOW + n))
+    assert {again, slow} < set(reactions.all()) and len(reactions.all()) == 3
+    monkeypatch.setattr(room, "BY_HAND", 2)
+    with pytest.raises(ValueError, match="2 are imposed by hand: lift some first"):
+        by_hand(reactions, ("", "other", "", "", ""))
+    reactions.lift(again.id)
+    by_hand(reactions, ("", "other", "", "", ""))

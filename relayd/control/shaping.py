@@ -3,19 +3,22 @@
 In: the running relay's reactions and records.  Out: JSON-able rows.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 from relayd import notation
 from relayd.control.accounts import known, stream_names
 from relayd.control.verb import Arg, Relay, Verb
 from relayd.errors import InputError
 from relayd.identity import DAY
-from relayd.shaping.reactions import Active
+from relayd.shaping.limits import rate
+from relayd.shaping.reactions import FOREVER, Active
+from relayd.shaping.rules import Ceiling
 
 
 def shown(active: Active, now: float, replies: int) -> dict[str, Any]:
     """A row: what holds, until when, and the very reply that it began or went on with."""
     said = active.reply
+    by_hand = {"by": active.by, "pool": active.pool} if active.by else {}
     return {
         "id": active.id,
         "rule": active.rule,
@@ -25,16 +28,22 @@ def shown(active: Active, now: float, replies: int) -> dict[str, Any]:
         "account": active.account,
         "state": active.state(now),
         "since": active.since,
-        "until": active.until,
-        "returns_until": active.returns_until,
+        "until": end(active.until),
+        "returns_until": end(active.returns_until),
         "times": active.step + 1,
         "replies": replies,
         "time": said.time,
         "delivery": said.delivery,
         "stage": said.stage,
         "host": said.mx,
-        "reply": str(said.reply),
+        **by_hand,
+        "reply": active.reason if active.by else str(said.reply),
     }
+
+
+def end(until: float) -> float | None:
+    """None for what has no end but by hand."""
+    return until if until < FOREVER else None
 
 
 def _why(relay: Relay, what: str) -> Any:
@@ -58,9 +67,109 @@ def _reactions(relay: Relay) -> list[dict[str, Any]]:
     return [shown(active, relay.now(), relay.reactions.replies(active.id)) for active in relay.reactions.all()]
 
 
-def _lift(relay: Relay, id: int) -> dict[str, Any]:
+def _lift(relay: Relay, id: int, reason: str | None) -> dict[str, Any]:
     replies = relay.reactions.replies(id)
     return shown(relay.lift(id), relay.now(), replies)
+
+
+async def suspend(
+    relay: Relay,
+    at: str | None,
+    source: str | None,
+    account: str | None,
+    pool: str | None,
+    all: bool,
+    reason: str,
+    dry_run: bool,
+    who: str,
+    **given: Any,
+) -> dict[str, Any]:
+    """Also what ``block add site`` does."""
+    on = await _on(relay, at, source, account, pool, all)
+    return await _imposed(relay, "suspend", on, Ceiling(), reason, dry_run, who, given["for"])
+
+
+async def _limit(
+    relay: Relay,
+    at: str | None,
+    source: str | None,
+    account: str | None,
+    rate: str | None,
+    connections: int | None,
+    connection_rate: str | None,
+    reason: str,
+    dry_run: bool,
+    who: str,
+    **given: Any,
+) -> dict[str, Any]:
+    limits = Ceiling(_rate("rate", rate), connections or 0, _rate("connection_rate", connection_rate))
+    if limits == Ceiling():
+        raise InputError("rate", "is missing, and so are connections and connection_rate: say how much is allowed")
+    on = await _on(relay, at, source, account, None, False)
+    return await _imposed(relay, "limit", on, limits, reason, dry_run, who, given["for"])
+
+
+def _rate(field: str, text: str | None) -> Any:
+    try:
+        return rate(text) if text else None
+    except ValueError as error:
+        raise InputError(field, str(error)) from None
+
+
+async def resume(
+    relay: Relay,
+    at: str | None,
+    source: str | None,
+    account: str | None,
+    pool: str | None,
+    all: bool,
+    reason: str | None,
+    dry_run: bool,
+) -> dict[str, Any]:
+    """Also what ``block remove site`` does."""
+    key = await relay.key_of(at or "", source or "", account or "", pool or "", everything=all)
+    found = relay.reactions.imposed(key)
+    if not found:
+        raise InputError("at", "nothing is imposed on this by hand: relayctl shaping reactions shows what is")
+    rows = [shown(active, relay.now(), 0) for active in found]
+    if dry_run:
+        return {"dry_run": True, "lifts": rows, **await relay.hit_by(key)}
+    for active in found:
+        relay.lift(active.id)
+    return {"lifted": rows}
+
+
+async def _on(
+    relay: Relay, at: str | None, source: str | None, account: str | None, pool: str | None, everything: bool
+) -> Any:
+    if source and source not in relay.config.source:
+        raise InputError("source", f"there is no source {source!r}{notation.nearest(source, relay.config.source)}")
+    if pool and pool not in relay.config.pool:
+        raise InputError("pool", f"there is no pool {pool!r}{notation.nearest(pool, relay.config.pool)}")
+    if account:
+        known(relay, account)
+    return await relay.key_of(at or "", source or "", account or "", pool or "", everything=everything)
+
+
+async def _imposed(
+    relay: Relay,
+    action: Literal["suspend", "limit"],
+    key: Any,
+    limits: Ceiling,
+    reason: str,
+    dry_run: bool,
+    who: str,
+    seconds: float | None,
+) -> dict[str, Any]:
+    if dry_run:
+        return {"dry_run": True, **await relay.hit_by(key)}
+    until = relay.now() + seconds if seconds else FOREVER
+    try:
+        active = relay.reactions.impose(action, key, until, reason=reason, by=who, now=relay.now(), limits=limits)
+    except ValueError as error:
+        raise InputError("", str(error)) from None
+    await relay.imposed(active)
+    return shown(active, relay.now(), 0)
 
 
 def _replay(relay: Relay, rules: list[str], since: float | None) -> Any:
@@ -70,6 +179,17 @@ def _replay(relay: Relay, rules: list[str], since: float | None) -> Any:
 RULES = Arg(
     "rules", "a file of [reaction] and [provider] tables; without one, the rules in force", "text", repeated=True
 )
+
+_ON = (
+    Arg("at", "a provider, or a domain whose site is meant; without it, everywhere"),
+    Arg("source", "what goes by this source", "name"),
+    Arg("account", "mail of this account, and of those below it where it is suspended", "name"),
+)
+_POOL = Arg("pool", "mail of this pool, by whichever source", "name")
+_ALL = Arg("all", "all that goes out", "bool", default=False)
+_REASON = Arg("reason", "why, for those who wonder later", required=True)
+_FOR = Arg("for", "how long, such as 2h; without it, until it is resumed", "duration")
+_DRY = Arg("dry_run", "only show whom it would hit: exact counts and a sample", "bool", default=False)
 
 VERBS: tuple[Verb, ...] = (
     Verb(
@@ -97,10 +217,50 @@ VERBS: tuple[Verb, ...] = (
         example="shaping reactions",
     ),
     Verb(
+        name="shaping suspend",
+        help="let nothing go out to a site, by a source, of a pool or account: mail is taken all the same, and waits",
+        handler=suspend,
+        args=(*_ON, _POOL, _ALL, _REASON, _FOR, _DRY),
+        role="operate",
+        effect="change",
+        signed=True,
+        example='shaping suspend --at gmail --for 2h --reason "they asked us to"',
+    ),
+    Verb(
+        name="shaping limit",
+        help="let no more than so much go out to a site, by a source or of an account for a time",
+        handler=_limit,
+        args=(
+            *_ON,
+            Arg("rate", 'the most deliveries in a time, "10/min"'),
+            Arg("connections", "the most at once", "int"),
+            Arg("connection_rate", 'the most new connections in a time, "5/min"'),
+            _REASON,
+            _FOR,
+            _DRY,
+        ),
+        role="operate",
+        effect="change",
+        signed=True,
+        example='shaping limit --at gmail --rate 10/min --for 2h --reason "complaints"',
+    ),
+    Verb(
+        name="shaping resume",
+        help="end what was suspended or limited by hand: what it held goes on",
+        handler=resume,
+        args=(*_ON, _POOL, _ALL, Arg("reason", "why, for the trail of changes"), _DRY),
+        role="operate",
+        effect="change",
+        example="shaping resume --at gmail",
+    ),
+    Verb(
         name="shaping lift",
         help="end a reaction now: what it held goes on",
         handler=_lift,
-        args=(Arg("id", "its number in shaping reactions", "int", positional=True, required=True),),
+        args=(
+            Arg("id", "its number in shaping reactions", "int", positional=True, required=True),
+            Arg("reason", "why, for the trail of changes"),
+        ),
         role="operate",
         effect="change",
         example="shaping lift 7",

@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol, TypeVar
 import msgspec
 
 from relayd import identity, notation
+from relayd.backup import Backup, Progress
 from relayd.directory import AccountStream, Directory, SenderDomain
 from relayd.errors import InputError
 from relayd.events import Event
@@ -21,7 +22,7 @@ from relayd.guard import Guard
 from relayd.history import Found, Hit, Query
 from relayd.reply import printable
 from relayd.reputation import Reputation
-from relayd.shaping.reactions import Active, Reactions
+from relayd.shaping.reactions import Active, Key, Reactions
 from relayd.signing import Keyring
 from relayd.statistics import Figures
 from relayd.suppression import Suppressions
@@ -55,6 +56,8 @@ class Configuration(Protocol):
     @property
     def provider(self) -> Mapping[str, Any]: ...
     @property
+    def pool(self) -> Mapping[str, Any]: ...
+    @property
     def stream(self) -> Mapping[str, Any]: ...
 
 
@@ -80,6 +83,11 @@ class Relay(Protocol):
     ``dismiss``: a future of the dismissal once it is on disk; what it dismisses is over
     ``lift``: the reaction that was ended; unknown id: InputError("id", ...)
     ``replay``: what rules would have done to the recorded replies of so many seconds; faulty texts of rules: InputError
+    ``hit``: whom a stop of one {kind: value} would hit; ``hit_by``: one of this ``shaping.reactions.Key``
+    ``key_of``: the Key of what somebody names;  ``imposed``: a reaction by hand bears, once it is on disk
+    ``live``: rows of live sessions;  ``drop``: {"in": how many were ended, "out", "sample": [...]}
+    ``traces``: those that are on or kept;  ``trace``: begins one of sessions that fit a filter
+    ``backup``: the last one, if there was one;  ``back_up``: begins one
     ``reload``: {"changed": [text, ...]}; a faulty file: InputError("", its faults); the old configuration stays
     ``domain_faults``: {domain: name of the resolver's fault, "" if the domain takes mail or is routed, ...}
     """
@@ -135,6 +143,20 @@ class Relay(Protocol):
     def dismiss(self, row: Dismissal) -> Any: ...
     def replay(self, rules: list[str], seconds: float) -> Any: ...
     def reload(self) -> Any: ...
+    async def hit(self, **whom: str) -> dict[str, Any]: ...
+    async def hit_by(self, key: Key) -> dict[str, Any]: ...
+    async def key_of(self, at: str, source: str, account: str, pool: str, *, everything: bool) -> Key: ...
+    async def imposed(self, active: Active) -> None: ...
+    @property
+    def traces(self) -> Any: ...
+    def trace(
+        self, wanted: dict[str, str], recipient: str, seconds: float, limit: int, who: str, reason: str
+    ) -> dict[str, Any]: ...
+    @property
+    def backup(self) -> Backup | None: ...
+    def back_up(self, directory: str, who: str) -> Progress: ...
+    def live(self, limit: int, **filter: str) -> list[dict[str, Any]]: ...
+    def drop(self, who: str, reason: str, dry_run: bool, **filter: str) -> dict[str, Any]: ...
     async def domain_faults(self, domains: Iterable[str]) -> dict[str, str]: ...
 
 
@@ -180,7 +202,8 @@ class Verb(msgspec.Struct, frozen=True, kw_only=True):
     ``columns`` are those of a CSV file.  For an argument of rows relayctl reads it, sends it in pieces and adds up the
     answers; else it writes the answer's "rows", and if that has a "next", asks again, ``after`` it.
     ``items`` names the list of the answer that it prints an item a line, and tells the answer's "note" beside it.
-    Of a ``file`` the answers are pieces ("data": base64, gzipped): it writes them, and asks on, ``after`` "next"."""
+    Of a ``file`` the answers are pieces ("data": base64, gzipped): it writes them, and asks on, ``after`` "next".
+    What can be followed (``follow``) has "lines" and a "next", and is asked again and again until it is "over"."""
 
     name: str
     help: str
@@ -198,6 +221,7 @@ class Verb(msgspec.Struct, frozen=True, kw_only=True):
     lines: Callable[[Any], list[str]] | None = None
     items: str = ""
     file: bool = False
+    follow: bool = False
 
     @property
     def path(self) -> str:

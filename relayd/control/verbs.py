@@ -14,7 +14,9 @@ from relayd import notation
 from relayd.control import (
     accounts,
     apitokens,
+    backups,
     balances,
+    blocks,
     connections,
     domains,
     exports,
@@ -25,12 +27,14 @@ from relayd.control import (
     recipients,
     records,
     reputation,
+    sessions,
     shaping,
     sources,
     statistics,
     suppressions,
     suspects,
     tokens,
+    traces,
     warmup,
     webhooks,
 )
@@ -397,6 +401,9 @@ VERBS: tuple[Verb, ...] = (
         example="queue list --limit 10",
         scope=Scope("account", hides=("why",)),  # a server's words there may be about others' mail
     ),
+    *blocks.VERBS,
+    *sessions.VERBS,
+    *traces.VERBS,
     *sources.VERBS,
     *warmup.VERBS,
     *reputation.VERBS,
@@ -440,6 +447,7 @@ VERBS: tuple[Verb, ...] = (
         example="config reload",
     ),
     *balances.VERBS,
+    *backups.VERBS,
 )
 
 BY_PATH: dict[str, Verb] = {verb.path: verb for verb in VERBS}

@@ -25,6 +25,7 @@ from relayd.delivery.outcomes import UNANSWERED, Outcomes
 from relayd.delivery.outcomes import Settings as OutcomeSettings
 from relayd.delivery.routing import Hop, NoFallback, Router, Site, words
 from relayd.delivery.session import PeerSession, Timeouts
+from relayd.delivery.transcripts import Failed, Transcripts, failed
 from relayd.egress.pools import Pools, Source
 from relayd.envelope import UNSTEERED, Delivery, Marks, Message
 from relayd.identity import Identities, show
@@ -87,6 +88,7 @@ class Opening:
         self.source = source
         self.hops = hops
         self.evidence: Evidence | None = None
+        self.failed: Failed | None = None  # what was said in the last session that came to nothing
         self.outdated = False  # the configuration it went by is not in force any more
 
 
@@ -125,6 +127,7 @@ class Courier(Service):
         self.scheduler = scheduler
         self.reacted: Callable[[tuple[Active, ...], tuple[Active, ...]], None] = lambda began, ended: None
         self.reputation = Reputation()
+        self.stopped: Callable[[Delivery], str] = lambda delivery: ""  # why one does not go out now
         self.pools = pools
         self.router = router
         self.outcomes = Outcomes(
@@ -134,6 +137,8 @@ class Courier(Service):
         self.wall = wall
         self.now: Callable[[], float] = reactor.seconds
         self.sessions: dict[PeerSession, Opening | None] = {}
+        self.transcripts = Transcripts()
+        self.watch: Callable[[PeerSession], None] | None = None  # called with each new one, while somebody watches
         self.hosts = Hosts(rng, self.now)
         self._idle: dict[Path, list[PeerSession]] = {}
         self._closing: list[PeerSession] = []  # over, but the peer has not let go
@@ -155,15 +160,33 @@ class Courier(Service):
         self.configure(settings)
 
     def renew(self) -> None:
-        """Ends the sessions that were made by an older configuration, each after what it has under way: their source,
-        or what their peer was to prove, may not hold any more.  Performs what that leads to."""
-        for session, opening in self.sessions.items():
+        """Ends the sessions that were made by an older configuration: their source, or what their peer was to prove,
+        may not hold any more."""
+        self.end(lambda session: True)
+
+    def end(self, which: Callable[[PeerSession], bool]) -> None:
+        """Ends these sessions, each after what it has under way.  Performs what that leads to."""
+        ending = [session for session in self.sessions if which(session)]
+        for session in ending:
             session.machine.quit()
-            if opening is not None:
+            if (opening := self.sessions[session]) is not None:
                 opening.outdated = True
-        for session in [s for s in self.sessions if s.transport is not None]:
+        for session in [s for s in ending if s.transport is not None]:
             session.work()
         self.perform()
+
+    def drop(self, session: PeerSession, why: str) -> None:
+        """Breaks one off: what it has under way is tried again."""
+        if session not in self.sessions:
+            return
+        if session.transport is None:  # still connecting: it ends when that does
+            session.machine.quit()
+            if (opening := self.sessions[session]) is not None:
+                opening.outdated = True
+            return
+        session.machine.abort(why)
+        session.work()
+        session.transport.abortConnection()
 
     def configure(self, settings: Settings) -> None:
         self.settings = settings
@@ -390,6 +413,8 @@ class Courier(Service):
             ),
         )
         self.sessions[session] = opening
+        if self.watch is not None:
+            self.watch(session)
         bind = source.address(hop.address)
         self.reactor.connectTCP(
             hop.address,
@@ -407,6 +432,7 @@ class Courier(Service):
         if isinstance(fault, error.ConnectBindError):
             self._source_gone(source, fault)
             opening.hops.clear()
+        opening.failed = None
         opening.evidence = Evidence(
             stage="connect",
             error=words(fault),
@@ -434,15 +460,19 @@ class Courier(Service):
         if path.source in self.pools.out_of_use:
             self.scheduler.reassign(path, now)
         elif not (self.scheduler.stopping or opening.outdated) and opening.evidence is not None:
-            self._path_failed(path, opening.evidence, opening.site.group, now)
+            self._path_failed(path, opening.evidence, opening.site.group, now, opening.failed)
         self.scheduler.session_closed(path, now, opening=True)
 
-    def _path_failed(self, path: Path, evidence: Evidence, group: str, now: float) -> None:
+    def _path_failed(
+        self, path: Path, evidence: Evidence, group: str, now: float, failed: Failed | None = None
+    ) -> None:
         """Whatever was said to the session, no delivery has been refused."""
         reason = f"{evidence.mx} {evidence.peer}: {evidence.words()}" if evidence.mx else evidence.words()
         judged, meaning = self._meant(Outcome("transient", evidence))
         outcome = Outcome("transient", msgspec.structs.replace(judged.evidence, site=group))
         for delivery in self.scheduler.path_failed(path, reason, now):
+            if failed is not None:
+                self.transcripts.keep(delivery.id, failed)
             self.outcomes.finished(delivery, outcome, meaning=meaning, group=group)
 
     # What sessions ask and tell (session.Owner).
@@ -462,7 +492,7 @@ class Courier(Service):
     def _may_go(self, path: Path, delivery: Delivery, now: float) -> bool:
         """Whether a delivery may be attempted now, by its sender's reputation and times and by the stop-lists; if not
         it is seen to."""
-        if why := self.reputation.held(_who(delivery.message)):
+        if why := self.reputation.held(_who(delivery.message)) or self.stopped(delivery):
             self.outcomes.put_off(delivery, now + HELD, why)
             return False
         if delivery.message.steering is not UNSTEERED and not self.outcomes.timely(delivery, now):
@@ -523,6 +553,7 @@ class Courier(Service):
         else:
             opening.evidence = evidence
             self.failed[evidence.stage] += 1
+            opening.failed = failed(session, self.wall())
             if evidence.reply is not None and evidence.reply.code >= 400:
                 self._react(session, evidence.reply, evidence.stage)
             if evidence.stage == "tls" and opening.site.policy.tls == "may":
@@ -563,6 +594,7 @@ class Courier(Service):
     def _failed(self, session: PeerSession, delivery: Delivery, outcome: Outcome) -> None:
         """What follows by the rules of reactions goes before what follows from what the reply means."""
         path, reply, group, now = session.path, outcome.evidence.reply, session.site.group, self.wall()
+        self.transcripts.keep(delivery.id, failed(session, now))
         verdict, meaning = NOTHING, None
         if reply is not None and reply.code >= 400:
             verdict = self._react(session, reply, outcome.evidence.stage, delivery)

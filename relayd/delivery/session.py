@@ -95,6 +95,7 @@ class PeerSession(protocol.Protocol):
         self.site = site
         self.hop = hop
         self.machine = ClientSession(settings)
+        self.since = owner.now()
         self.ready = False
         self.lost = False  # the connection is
         self.tls = ""
@@ -127,6 +128,7 @@ class PeerSession(protocol.Protocol):
         self._watch()
 
     def dataReceived(self, data: bytes) -> None:
+        self.machine.log.append(self.owner.now())
         self.machine.receive_data(data)
         self._run()
 
@@ -137,6 +139,7 @@ class PeerSession(protocol.Protocol):
 
     def handshakeCompleted(self) -> None:
         self.tls = agreed(self.transport)
+        self.machine.log.append(f"(TLS from here on: {self.tls})")
         self.machine.tls_started()
         self._run()
 
@@ -159,6 +162,10 @@ class PeerSession(protocol.Protocol):
     def carries(self, identity: int) -> bool:
         """Whether this delivery is under way here."""
         return any(delivery.id == identity for delivery, _ in self._under_way)
+
+    def under_way(self) -> list[Delivery]:
+        """What it carries now, the first to be answered first."""
+        return [delivery for delivery, _ in self._under_way]
 
     def words(self) -> str:
         """Where the session is, for an operator."""

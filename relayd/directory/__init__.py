@@ -3,6 +3,7 @@ passwords, the keys that sign, and the domains that mail is sent from."""
 
 from relayd.directory.apitokens import ApiToken, ApiTokens, NewToken
 from relayd.directory.balances import Balances
+from relayd.directory.blocks import Block, Blocks
 from relayd.directory.domains import DomainKey
 from relayd.directory.drains import Drain, Drains
 from relayd.directory.hashes import EXTERNAL
@@ -24,6 +25,8 @@ __all__ = [
     "ApiTokens",
     "Ask",
     "Balances",
+    "Block",
+    "Blocks",
     "Change",
     "Directory",
     "DomainKey",

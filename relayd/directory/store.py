@@ -15,10 +15,11 @@ from typing import Any, TypeVar
 import msgspec
 
 from relayd import notation
-from relayd.database import Post, Worker, opened
+from relayd.database import Pause, Post, Worker, opened
 from relayd.directory import domains, hashes, rows, senders
 from relayd.directory.apitokens import ApiTokens
 from relayd.directory.balances import Balances
+from relayd.directory.blocks import Blocks
 from relayd.directory.domains import DomainKey
 from relayd.directory.drains import Drains
 from relayd.directory.passwords import hash_password
@@ -52,7 +53,7 @@ A = TypeVar("A")
 R = TypeVar("R")
 
 _STEPS: tuple[str, ...] = ("schema", "domains", "senders", "tenancy", "balances")
-_STEPS += ("drains", "warmups", "reactions", "tokens", "reputation", "suspects", "apitokens", "webhooks")
+_STEPS += ("drains", "warmups", "reactions", "tokens", "reputation", "suspects", "apitokens", "webhooks", "blocks")
 # Scripts that bring a file of version n (the key) to n + 1.
 UPGRADES: dict[int, str] = {
     version: (Path(__file__).parent / f"{step}.sql").read_text("utf-8") for version, step in enumerate(_STEPS)
@@ -92,6 +93,7 @@ class Directory:
         self.senders = Senders(self._change, senders.stored(db), self.lineage)
         self.version = 0  # rises with every change: what is derived from rows is good as long as it does not
         self.shaped: Callable[[], None] = lambda: None  # called when an account's limits of what goes out have changed
+        self.touched: Callable[[], None] = lambda: None  # called when an account or a connection has changed
         self.balances = Balances(db, self._change, self._worker.run)
         self.drains = Drains(db, self._change)
         self.warmups = Warmups(db, self._worker.run)
@@ -101,6 +103,7 @@ class Directory:
         self.reputations = Reputations(db, self._worker)
         self.suspects = StoredSuspects(db, self._worker)
         self.webhooks = StoredWebhooks(db, self._worker)
+        self.blocks = Blocks(db, self._change, now)
 
     def close(self) -> None:
         """Finishes the changes under way and closes the file.  Their futures are done if ``post`` still works."""
@@ -110,6 +113,10 @@ class Directory:
     def counts(self) -> tuple[int, int]:
         """How many accounts there are, and connections."""
         return len(self._accounts), len(self._connections)
+
+    def pause(self, job: Pause) -> None:
+        """Nothing is changed until the pause ends.  Any thread."""
+        self._worker.run(job, lambda done: done)
 
     # Accounts.
 
@@ -187,6 +194,7 @@ class Directory:
         self._accounts[row.name] = row
         if before and before.shaping != row.shaping:
             self.shaped()
+        self.touched()
         return row
 
     # Streams of accounts.
@@ -299,12 +307,14 @@ class Directory:
 
         def forget(removed: SubmissionConnection) -> SubmissionConnection:
             self._connections.pop(removed.login, None)
+            self.touched()
             return removed
 
         return self._change(write, forget)
 
     def _kept(self, row: SubmissionConnection) -> SubmissionConnection:
         self._connections[row.login] = row
+        self.touched()
         return row
 
     # Who changed what.

@@ -5,10 +5,10 @@ Enter: the scheduler and a queue's name.  Leave: one ``Reason``.  What is asked 
 
 import msgspec
 
-from relayd.queue.meter import NEVER
 from relayd.queue.ready import PRIORITY
 from relayd.queue.scheduler import Scheduler
 from relayd.queue.state import Path, Queue
+from relayd.shaping.reactions import FOREVER
 
 
 class Reason(msgspec.Struct, frozen=True):
@@ -26,7 +26,7 @@ def reason(scheduler: Scheduler, name: str, now: float) -> Reason:
     if queue is None:
         return Reason("", "nothing: it will be taken up at its due time")
     if queue.held and queue.rest_until > now:
-        return Reason("hold", queue.reason, queue.rest_until if queue.rest_until < NEVER else 0.0)
+        return Reason("hold", queue.reason, queue.rest_until if queue.rest_until < FOREVER else 0.0)
     if queue.rest_until > now:
         left = f"next try in {queue.rest_until - now:.0f} s"
         return Reason("dns", f"its domain cannot be looked up, {left}: {queue.reason}", queue.rest_until)
@@ -58,6 +58,8 @@ def _rests(scheduler: Scheduler, queue: Queue, path: Path, now: float) -> Reason
     left = path.rest_until - now
     if path.failures:
         return Reason("rest", f"{who} rests, next try in {left:.0f} s: {path.reason}", path.rest_until)
+    if path.rest_until >= FOREVER:
+        return Reason("pause", f"{who} waits: {path.reason}")
     return Reason("pause", f"{who} waits, {left:.0f} s more: {path.reason}", path.rest_until)
 
 

@@ -63,8 +63,8 @@ class Pools(Protocol):
 
 
 class Scheduler:
-    """See the module.  ``sessions`` is what all paths may have together; ``held``: why nothing goes out for an account
-    at all, "" if it does."""
+    """See the module.  ``sessions`` is what all paths may have together; ``held``: why nothing goes out of a queue at
+    all, "" if it does; ``lineage``: an account and those above it, whose suspensions by hand bear on it too."""
 
     def __init__(
         self,
@@ -91,7 +91,8 @@ class Scheduler:
         self._lingering: deque[tuple[float, str]] = deque()
         self._resting: list[tuple[float, str, str]] = []
         self.limiter = Limiter(self.reactions)
-        self.held: Callable[[str], str] = lambda account: ""
+        self.held: Callable[[Queue], str] = lambda queue: ""
+        self.lineage: Callable[[str], tuple[str, ...]] = lambda account: (account,)
         self._waking: dict[str, Meter[Path]] = {}  # meters by name, of those that have a time in ``_resting``
         self._warm: dict[int, float] = {}  # when deliveries under way by a source in warm-up started
         self._metered = False  # whether any start has more limits than its path's rate
@@ -819,9 +820,9 @@ class Scheduler:
             if reaction.mx:
                 continue  # who opens a session asks
             sites = list(self._groups.get(reaction.group, {}).values() if reaction.group else self.sites.values())
-            if reaction.account:
+            if reaction.account or reaction.pool:
                 for site in sites:
-                    own = [q for name in site.queues if (q := self.queues[name]).account == reaction.account]
+                    own = [q for name in site.queues if self._concerns(reaction, q := self.queues[name])]
                     for queue in own:
                         self._heed_account(queue, now)
                     for lane in dict.fromkeys(queue.lane for queue in own):
@@ -840,6 +841,12 @@ class Scheduler:
                         self._heed_account(queue, now)
                     self._pull(queue, now)
 
+    def _concerns(self, reaction: Active, queue: Queue) -> bool:
+        if reaction.pool:
+            return self.pool_of(queue) == reaction.pool
+        accounts = self.lineage(queue.account) if reaction.by else (queue.account,)
+        return reaction.account in accounts
+
     def _relimit(self, lane: str, site: Site, now: float) -> None:
         """Other limits hold for a lane: what waits for the old ones looks at the new."""
         for path in list(site.paths.values()):
@@ -849,8 +856,12 @@ class Scheduler:
 
     def restrain(self, accounts: Collection[str], now: float) -> None:
         """Other accounts are held now, or slowed: the queues of these look again."""
+        self.look_again(lambda queue: queue.account in accounts, now)
+
+    def look_again(self, which: Callable[[Queue], bool], now: float) -> None:
+        """Queues of which it is other ones that are held now, or slowed."""
         for queue in list(self.queues.values()):
-            if queue.account in accounts and queue.site is not None:
+            if queue.site is not None and which(queue):
                 self._heed_account(queue, now)
                 self._relimit(queue.lane, queue.site, now)
 
@@ -863,23 +874,42 @@ class Scheduler:
     def _heed_account(self, queue: Queue, now: float) -> None:
         """Whether the queue's account may send, at all and to its site, is looked at anew."""
         assert queue.site
-        held = self.reactions.holds("", queue.site.group, queue.account, now)
-        why = self.held(queue.account)
-        own = [reaction for reaction in held if reaction.account and now < reaction.until]
+        why = self.held(queue)
+        own = self._bearing_on(queue, queue.site, now)
         suspended = [reaction for reaction in own if reaction.action == "suspend"]
         self._metered = self._metered or bool(own)
         if why or suspended:
-            owner = self.stream_of(queue).account or queue.account
-            for path in queue.site.paths.values():
-                for delivery in path.ready.drop(owner, queue.lane):
-                    self._evict(self.queues[delivery.queue], delivery)
+            self._take_out(queue, queue.site, now)
         if why:
             self._hold(queue, NEVER, why)
         elif suspended:
             longest = max(suspended, key=lambda reaction: reaction.until)
-            self._hold(queue, longest.until, f"account {queue.account} at {queue.site.group} is {longest.words(now)}")
+            self._hold(queue, longest.until, f"{longest.whom} is {longest.words(now)}")
         elif queue.held:
             self._wake_queue(queue.name, now, over=True)
+
+    def _take_out(self, queue: Queue, site: Site, now: float) -> None:
+        """What is ready of a queue that is stopped goes back to the disk; of its lane, what is not stopped stays."""
+        owner = self.stream_of(queue).account or queue.account
+        stopped = {queue.name: True}
+        for path in site.paths.values():
+            for delivery in path.ready.drop(owner, queue.lane):
+                other = self.queues[delivery.queue]
+                if other.name not in stopped:
+                    own = self._bearing_on(other, site, now)
+                    stopped[other.name] = bool(self.held(other)) or any(r.action == "suspend" for r in own)
+                if stopped[other.name]:
+                    self._evict(other, delivery)
+                else:
+                    self._push(path, other, delivery)
+
+    def _bearing_on(self, queue: Queue, site: Site, now: float) -> list[Active]:
+        """The reactions that hold for whose mail it is: its account's, by hand also of those above it, its pool's."""
+        held = self.reactions.holds("", site.group, queue.account, now, self.pool_of(queue))
+        if self.reactions.handmade:
+            for above in self.lineage(queue.account)[1:]:
+                held += tuple(r for r in self.reactions.holds("", site.group, above, now) if r.account and r.by)
+        return [reaction for reaction in held if (reaction.account or reaction.pool) and now < reaction.until]
 
     def _hold(self, queue: Queue, until: float, reason: str) -> None:
         """The queue is not read until then."""

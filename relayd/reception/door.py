@@ -39,8 +39,10 @@ class RelayDoor:
 
     def connected(self, session: Session) -> Reply | None:
         health = self.relay.health
-        if health.stopping or health.spool_fault:
+        if health.stopping or health.spool_fault or self.relay.directory.blocks.draining:
             return catalogue.UNAVAILABLE
+        if refusal := self.relay.refuse_address(session):
+            return refusal
         if not self.open:
             return None
         allowed = self._named(session)
@@ -48,6 +50,19 @@ class RelayDoor:
             return self.relay.reject(session, catalogue.STRANGER, "", "")
         session.state = Desk(self._client(allowed))
         return None
+
+    def barred(self, session: Session) -> Reply | None:
+        """The last word for a session of somebody who is blocked: he hears it at once, and not with his next message.
+        An account that is only suspended may be resumed soon: its sessions stay, and hear so when they send."""
+        if refusal := self.relay.barred_address(session):
+            return refusal
+        refusal = self._barred(session) if session.state is not None else None
+        if refusal is not catalogue.SUSPENDED:
+            return refusal
+        directory, account = self.relay.directory, session.state.submitter.account
+        blocked = directory.blocks.of_account(directory.lineage(account))
+        held = self.relay.reputation.blocked(("", "", account, "", "", ""))
+        return catalogue.SUSPENDED_NOW if blocked or held else None
 
     def _named(self, session: Session) -> Allowed | None:
         address = ip_address(session.peer)
@@ -94,8 +109,9 @@ class RelayDoor:
             return catalogue.BAD_LOGIN
         if connection.state == "inactive":
             return catalogue.NOT_ACTIVATED
-        if connection.state == "blocked":
-            reason = printable(connection.reason, 100)
+        block = self.relay.directory.blocks.connections.get(login)
+        if connection.state == "blocked" or block:
+            reason = printable(block.reason if block else connection.reason, 100)
             return catalogue.BLOCKED(f": {reason}" if reason else "")
         if not connection.may_connect_from(session.peer):
             return catalogue.NOT_FROM_HERE
@@ -122,6 +138,8 @@ class RelayDoor:
     def _active(self, account: str) -> bool:
         """The account and all above it."""
         directory = self.relay.directory
+        if directory.blocks.accounts and directory.blocks.of_account(directory.lineage(account)):
+            return False
         rows = map(directory.account, directory.lineage(account))
         active = all(row is not None and row.state == "active" for row in rows)
         return active and not self.relay.reputation.blocked(("", "", account, "", "", ""))
@@ -163,15 +181,11 @@ class RelayDoor:
         desk, directory = session.state, self.relay.directory
         if desk.version == directory.version:
             return None
-        if not self._active(desk.submitter.account):
-            return catalogue.SUSPENDED
-        if self.relay.reputation.blocked(who(desk.submitter)):
-            return catalogue.NOT_ACTIVE
+        if refusal := self._barred(session):
+            return refusal
         if session.login:
             connection = directory.connection(session.login)
-            if connection is None or connection.state != "active" or not connection.may_connect_from(session.peer):
-                return catalogue.NOT_ACTIVE
-            if connection.secret != desk.secret:
+            if connection is None or connection.secret != desk.secret:
                 return catalogue.NOT_ACTIVE
             desk.submitter = self._login(connection)
         elif allowed := self._named(session):
@@ -179,11 +193,24 @@ class RelayDoor:
         desk.version = directory.version
         return None
 
+    def _barred(self, session: Session) -> Reply | None:
+        """Whether who submits may do so no more."""
+        submitter, directory = session.state.submitter, self.relay.directory
+        if not self._active(submitter.account):
+            return catalogue.SUSPENDED
+        if submitter.connection in directory.blocks.connections or self.relay.reputation.blocked(who(submitter)):
+            return catalogue.NOT_ACTIVE
+        if session.login:
+            connection = directory.connection(session.login)
+            if connection is None or connection.state != "active" or not connection.may_connect_from(session.peer):
+                return catalogue.NOT_ACTIVE
+        return None
+
     # The transaction.
 
     def mail(self, session: Session, proposal: events.MailProposed) -> Reply | None:
         relay = self.relay
-        refusal = relay.unfit()
+        refusal = relay.unfit() or (catalogue.UNAVAILABLE if relay.directory.blocks.draining else None)
         if refusal is not None:
             return refusal
         refusal = self._renewed(session)
@@ -206,6 +233,8 @@ class RelayDoor:
     def recipient(self, session: Session, recipient: Recipient, answer: Callable[[Reply | None], None]) -> None:
         submitter = session.state.submitter
         refusal = submission.refuse_recipient(recipient)
+        if refusal is None and self.relay.directory.blocks.domains:
+            refusal = self._refuse_blocked(domain_of(recipient.address))
         if refusal is not None:
             answer(self.relay.reject(session, refusal, "", recipient.address))
         elif len(submitter.streams) > 1:  # which one is only known when the content is there
@@ -218,6 +247,9 @@ class RelayDoor:
                 recipient.address,
                 lambda held: self._screened(session, recipient, held, answer),
             )
+
+    def _refuse_blocked(self, domain: str) -> Reply | None:
+        return catalogue.DOMAIN_BLOCKED(domain) if self.relay.directory.blocks.of_domain(domain) else None
 
     def _screened(
         self, session: Session, recipient: Recipient, held: Held | None, answer: Callable[[Reply | None], None]

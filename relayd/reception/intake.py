@@ -53,7 +53,7 @@ class Intake:
         self._pieces: list[bytes] = []
         self._file: BodyWriter | None = None
         self._over = False
-        self._promised = False  # the spool has it: no lost session can take it back
+        self.promised = False  # the spool has it: no lost session can take it back
         self._doomed: Reply | None = None  # what it will be refused with at its end
         self._eightbit = False
         self._steering = UNSTEERED
@@ -100,7 +100,7 @@ class Intake:
 
     def abort(self) -> None:
         """Nothing will come of it; twice is as good as once."""
-        if self._promised:
+        if self.promised:
             return
         self._over = True
         self._uncheck()
@@ -406,7 +406,7 @@ class Intake:
         self._deliveries = submission.deliveries(message, self._to, self._due)
         lines, entries = self._records(message, came)
         self.relay.reputation.received(self._who, self._to, self.now)
-        self._promised = True
+        self.promised = True
         if not self._to:  # all of them are dropped: there is nothing to keep but the records
             self._discard()
             self.relay.spool.keep_records(lines, entries, self._kept)
@@ -485,7 +485,7 @@ class Intake:
             self._answer(catalogue.QUEUED(show(outcome or self.identity)))
 
     def _failed(self, error: Exception) -> None:
-        self._promised = False
+        self.promised = False
         self.abort()
         full = "full" in str(error) or getattr(error, "errno", 0) == 28
         self._answer(catalogue.NO_SPACE if full else catalogue.SPOOL_FAILED)

@@ -132,6 +132,18 @@ class Relay:
             return catalogue.NO_SPACE
         return catalogue.NO_MEMORY if self.memory > MEMORY or self.signer.full else None
 
+    def refuse_address(self, session: Session) -> Reply | None:
+        """What a client at a blocked address hears instead of the banner."""
+        block = self.directory.blocks.networks.find(session.peer) if self.directory.blocks.networks else None
+        if block is None:
+            return None
+        return self.reject(session, catalogue.ADDRESS_SHUT_OUT if block.until else catalogue.ADDRESS_BLOCKED, "", "")
+
+    def barred_address(self, session: Session) -> Reply | None:
+        """The last word for one whose address was blocked meanwhile."""
+        networks = self.directory.blocks.networks
+        return catalogue.ADDRESS_SHUT_OUT if networks and networks.find(session.peer) else None
+
     def payer(self, account: str) -> str:
         """Who pays for an account's mail: it, or the nearest above it that has a balance; "" if nobody does."""
         balances = self.directory.balances

@@ -75,7 +75,12 @@ class ReturnsDoor:
 
     def connected(self, session: Session) -> Reply | None:
         health = self.relay.health
-        return catalogue.UNAVAILABLE if health.stopping or health.spool_fault else None
+        if health.stopping or health.spool_fault:
+            return catalogue.UNAVAILABLE
+        return self.relay.refuse_address(session)
+
+    def barred(self, session: Session) -> Reply | None:
+        return self.relay.barred_address(session)
 
     def disconnected(self, session: Session) -> None:
         pass
@@ -117,7 +122,7 @@ class Taking:
         self._pieces: list[bytes] = []
         self._held = 0
         self._crowded = False
-        self._promised = False  # the keeper has it: no lost session can take it back
+        self.promised = False  # the keeper has it: no lost session can take it back
 
     def write(self, chunk: bytes) -> None:
         piece = chunk[: KEPT - self._held]
@@ -148,12 +153,12 @@ class Taking:
             self._release()
             answer(catalogue.SPOOL_FAILED if fault else catalogue.TAKEN_BACK(show(identity)))
 
-        self._promised = True
+        self.promised = True
         self._door.keep(returned, kept)
 
     def abort(self) -> None:
         """Nothing will come of it, unless the keeper has it."""
-        if not self._promised:
+        if not self.promised:
             self._release()
 
     def _release(self) -> None:

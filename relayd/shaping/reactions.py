@@ -1,11 +1,11 @@
 """Reactions: what follows from failed replies, and what holds because of them.
 
-Enter: failed replies of every stage (``rules.Seen``).  Leave: what becomes of the delivery, and the reactions that
-began: a path, site, source or account at a site suspended or held to a limit, a mail host left alone.  Each keeps its
-rule and the very reply that fired it.  While one holds, more of the same only counts; a limit that goes on to be fired
-is halved.  When a suspension is over its
-path comes back by steps.  What fires again within its own time after its end holds twice as long; after that it is
-forgotten.
+Enter: failed replies of every stage (``rules.Seen``), and what an operator imposes.  Leave: what becomes of the
+delivery, and the reactions that began: a path, site, source or account at a site suspended or held to a limit, a mail
+host left alone.  Each keeps its rule and the very reply that fired it.  While one holds, more of the same only counts;
+a limit that goes on to be fired is halved.  When a suspension is over its path comes back by steps.  What fires again
+within its own time after its end holds twice as long; after that it is forgotten.  What is imposed by hand, on a pool's
+mail or all mail too, keeps who did it and why, and is over at once when it ends.
 """
 
 from collections import OrderedDict, deque
@@ -24,9 +24,15 @@ RETURNS = 1800.0  # seconds in which a suspended path comes back, or its own tim
 STEPS = (1 / 8, 1 / 4, 1 / 2)  # ... to these shares of its rate, a third of the time each
 SETTLED = 120.0  # seconds after which what was under way is over: more of the same halves a limit that holds
 _COUNTED = 200_000  # moments remembered for thresholds, in all
+_NO_CEILING = Ceiling()
+_NO_REPLY = 0
+_EMPTY: "dict[str, Active]" = {}
 _SET_BACK = 60.0  # seconds: a clock that jumped back further ends what began after its new time
 
-Key = tuple[str, str, str, str]  # source, group, account, mail host: "" where any
+FOREVER = 253402300799.0  # the end of what is imposed until it is lifted: in the year 9999
+BY_HAND = 1000  # reactions imposed by hand at a time
+
+Key = tuple[str, str, str, str, str]  # source, group, account, mail host, pool: "" where any
 
 
 class Said(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -41,9 +47,10 @@ class Said(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Active(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A reaction.  It holds for what its ``source``, ``group``, ``account`` and ``mx`` name ("": any) until ``until``;
-    a suspended path then comes back until ``returns_until``; if it fires again before ``forgotten``, it goes on with
-    the next ``step``.  Times are unix seconds; ``since``: when it first fired."""
+    """A reaction.  It holds for what its ``source``, ``group``, ``account``, ``mx`` and ``pool`` name ("": any) until
+    ``until``; a suspended path then comes back until ``returns_until``; if it fires again before ``forgotten``, it goes
+    on with the next ``step``.  Times are unix seconds; ``since``: when it first fired.  ``by``: who imposed it by hand,
+    for which ``reason``; "" if a reply did."""
 
     id: int
     rule: str
@@ -60,10 +67,13 @@ class Active(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     limits: Ceiling = Ceiling()
     move: bool = True
     reply: Said
+    pool: str = ""
+    by: str = ""
+    reason: str = ""
 
     @property
     def key(self) -> Key:
-        return self.source, self.group, self.account, self.mx
+        return self.source, self.group, self.account, self.mx, self.pool
 
     @property
     def whom(self) -> str:
@@ -73,6 +83,8 @@ class Active(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         at = f" at {self.group}" if self.group else ""
         if self.account:
             return f"account {self.account}{at}"
+        if self.pool:
+            return f"pool {self.pool}{at}"
         return f"source {self.source}{at}" if self.source else f"all sources{at}"
 
     def state(self, now: float) -> Literal["holds", "returns", "watched"]:
@@ -88,6 +100,9 @@ class Active(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         if now >= self.until:
             what = f"coming back, at {share(self, now):.3g} of its rate"
         left = show_duration(max(1.0, (self.until if now < self.until else self.returns_until) - now))
+        if self.by:
+            end = f"for another {left}" if self.until < FOREVER else "until it is lifted"
+            return f"{what} {end} by {self.by}: {self.reason}"
         said = f"{self.reply.mx} said at {self.reply.stage}: {self.reply.reply}"
         return f"{what} for another {left} by the reaction {self.rule}: {said}"
 
@@ -143,13 +158,60 @@ class Reactions:
         self._next_end = inf
         self._last_id = 0
         self.fired = 0  # since the start
+        self.handmade = 0  # how many were imposed by hand
         for row in rows:
             self._keep(row)
 
     def reconfigure(self, rules: Rules) -> tuple[Active, ...]:
         """Other rules from now on.  Reactions by rules that are gone or say something else end: gives these."""
         before, self.rules = self.rules.by_name, rules
-        return self._end(a for a in self._active.values() if _differs(a, before.get(a.rule), rules.by_name.get(a.rule)))
+        known = rules.by_name
+        ruled = (a for a in self._active.values() if not a.by)
+        return self._end(a for a in ruled if _differs(a, before.get(a.rule), known.get(a.rule)))
+
+    def impose(
+        self,
+        action: Literal["suspend", "limit"],
+        key: Key,
+        until: float,
+        *,
+        reason: str,
+        by: str,
+        now: float,
+        limits: Ceiling = _NO_CEILING,
+    ) -> Active:
+        """Begins one by hand; of the same kind on the same, it takes the place.  ValueError if there are too many."""
+        source, group, account, mx, pool = key
+        rule = f"{action} by hand"
+        before = self._held.get(key, {}).get(rule)
+        if before is None and self.handmade >= BY_HAND:
+            raise ValueError(f"{BY_HAND} are imposed by hand: lift some first")
+        if before is not None:
+            self._end((before,))
+        active = Active(
+            id=before.id if before else self._last_id + 1,
+            rule=rule,
+            action=action,
+            source=source,
+            group=group,
+            account=account,
+            mx=mx,
+            since=now,
+            until=until,
+            returns_until=until,
+            forgotten=until,
+            limits=limits,
+            reply=Said(Reply(_NO_REPLY, "", printable(reason, TEXT)), "operator", now),
+            pool=pool,
+            by=by,
+            reason=printable(reason, TEXT),
+        )
+        self._keep(active)
+        return active
+
+    def imposed(self, key: Key) -> tuple[Active, ...]:
+        """Those that were imposed on this by hand."""
+        return tuple(active for active in self._held.get(key, {}).values() if active.by)
 
     def seen(self, seen: Seen) -> Verdict:
         """What follows from a failed reply."""
@@ -174,20 +236,22 @@ class Reactions:
                     began.append(self._begin(rule, key, seen, before))
         return _verdict(seen, rules, taken, tuple(began), tuple(ended))
 
-    def holds(self, source: str, group: str, account: str, now: float) -> tuple[Active, ...]:
+    def holds(self, source: str, group: str, account: str, now: float, pool: str = "") -> tuple[Active, ...]:
         """What bears on a delivery that would go so: suspensions and limits that hold, suspensions that return.
-        ``account`` "" asks for the path alone."""
+        ``account`` and ``pool`` "" ask for the path alone."""
         if not self._held:
             return ()
-        keys: list[Key] = [(source, group, "", ""), ("", group, "", ""), (source, "", "", "")]
+        keys: list[Key] = [(s, g, "", "", "") for s in (source, "") for g in (group, "")]
         if account:
-            keys.append(("", group, account, ""))
-        here = [active for key in keys if key in self._held for active in self._held[key].values()]
+            keys += [("", group, account, "", ""), ("", "", account, "", "")]
+        if pool:
+            keys += [("", group, "", "", pool), ("", "", "", "", pool)]
+        here = [active for key in dict.fromkeys(keys) for active in self._held.get(key, _EMPTY).values()]
         return tuple(active for active in here if now < active.returns_until)
 
     def skips(self, mx: str, now: float) -> Active | None:
         """The reaction by which a mail host is left alone, if there is one."""
-        here = self._held.get(("", "", "", mx)) if self._held else None
+        here = self._held.get(("", "", "", mx, "")) if self._held else None
         return next((active for active in here.values() if now < active.until), None) if here else None
 
     def all(self) -> list[Active]:
@@ -209,7 +273,7 @@ class Reactions:
         back, self._ticked = now < self._ticked, now
         if now < self._next_end and not back:
             return ()
-        over = [a for a in self._active.values() if now >= a.forgotten or now < a.reply.time - _SET_BACK]
+        over = [a for a in self._active.values() if now >= a.forgotten or (not a.by and now < a.reply.time - _SET_BACK)]
         ended = self._end(over)
         self._next_end = min((active.forgotten for active in self._active.values()), default=inf)
         if len(self._active) < MOST:
@@ -242,14 +306,14 @@ class Reactions:
         if len(self._active) < MOST:
             return ()
         self.fault = f"{MOST} reactions hold: each new one ends the oldest"
-        return self._end([next(iter(self._active.values()))])
+        return self._end([next(active for active in self._active.values() if not active.by)])
 
     def _begin(self, rule: Rule, key: Key, seen: Seen, before: Active | None) -> Active:
         self.fired += 1
         step = before.step + 1 if before else 0
         duration = min(rule.duration * 2 ** min(step, 30), rule.longest)
         until = seen.time + duration
-        source, group, account, mx = key
+        source, group, account, mx, _ = key
         text = printable(seen.text, TEXT)
         active = Active(
             id=before.id if before else self._last_id + 1,
@@ -277,6 +341,7 @@ class Reactions:
         self._active[active.id] = active
         self._held.setdefault(active.key, {})[active.rule] = active
         self._replies.setdefault(active.id, 0)
+        self.handmade += bool(active.by)
         self._last_id = max(self._last_id, active.id)
         self._next_end = min(self._next_end, active.forgotten)
 
@@ -284,6 +349,7 @@ class Reactions:
         ended = tuple(actives)
         for active in ended:
             del self._active[active.id], self._replies[active.id]
+            self.handmade -= bool(active.by)
             here = self._held[active.key]
             del here[active.rule]
             if not here:
@@ -305,10 +371,10 @@ def _key(rule: Rule, seen: Seen) -> Key | None:
     """Whom a rule's action is on, after a reply; None if the reply does not tell, as one to a connection tells of no
     account."""
     if rule.action == "skip-mx":
-        return ("", "", "", seen.mx) if seen.mx else None
+        return ("", "", "", seen.mx, "") if seen.mx else None
     if rule.on == "account":
-        return ("", seen.group, seen.account, "") if seen.account else None
-    return "" if rule.on == "site" else seen.source, "" if rule.on == "source" else seen.group, "", ""
+        return ("", seen.group, seen.account, "", "") if seen.account else None
+    return "" if rule.on == "site" else seen.source, "" if rule.on == "source" else seen.group, "", "", ""
 
 
 def _verdict(

@@ -11,7 +11,7 @@ judged by their first digit; 421 ends the session wherever it comes.  A reply to
 from base64 import b64encode
 from collections import deque
 from collections.abc import Callable
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import msgspec
 
@@ -21,12 +21,16 @@ from relayd.smtp.auth import plain_initial
 from relayd.smtp.framing import DotStuffer, dot_stuff
 from relayd.smtp.replies import ReplyFault, ReplyReader
 from relayd.smtp.transaction import Capabilities, Transaction, commands, offered
+from relayd.smtp.watched import HIDDEN, Brief
 
 # What the session waits for: a stage of the walk or, for the shell's time-outs, something finer.
 _Greeting = Literal["banner", "ehlo", "helo", "starttls", "tls", "auth"]
 _Talking = Literal["idle", "rset", "mail", "rcpt", "data", "body", "dot", "quit", "ended"]
 Waiting = _Greeting | _Talking
 _STAGES: dict[str, Stage] = {"helo": "ehlo", "body": "data", "idle": "rset", "quit": "rset", "ended": "rset"}
+LOGGED = 40  # items of the log: the last transaction or two
+_NOTED = 1000  # characters of a reply in it
+_HIDDEN_AUTH = b"AUTH " + HIDDEN
 _PEER_CLOSED = "the peer closed the connection"
 
 
@@ -109,7 +113,8 @@ class _Exchange:
 
 
 class ClientSession:
-    """One session.  After each call: take the events with ``next_event`` until None, then send ``data_to_send()``."""
+    """One session.  After each call: take the events with ``next_event`` until None, then send ``data_to_send()``.
+    ``log`` notes what is said (``watched``)."""
 
     def __init__(self, settings: ClientSettings) -> None:
         if not settings.ehlo.isprintable():
@@ -121,6 +126,7 @@ class ClientSession:
         self.capabilities = Capabilities()
         self._reader = ReplyReader(settings.max_reply_line, settings.max_reply_lines, settings.max_reply_bytes)
         self._out: list[bytes] = []
+        self.log: Any = Brief(maxlen=LOGGED)
         self._events: deque[Event] = deque()
         self._owed: deque[Waiting] = deque(("banner",))  # the replies due, in the order of their commands
         self._asked = 1  # how many of them have been asked for: their command has left through data_to_send
@@ -236,6 +242,7 @@ class ClientSession:
 
     def _answered(self, reply: Reply) -> None:
         waiting = self.waiting
+        self.log.append((waiting, reply if len(reply.text) <= _NOTED else Reply(reply.code, "", reply.text[:_NOTED])))
         digit = reply.code // 100
         if reply.code == 421 or (waiting == "body" and digit >= 4):
             # Before the content is complete only the end of the connection can stop it.
@@ -371,6 +378,7 @@ class ClientSession:
 
     def _command(self, waiting: Waiting, command: bytes) -> None:
         self._out.append(command)
+        self.log.append(command if waiting != "auth" else _HIDDEN_AUTH)
         self._owed.append(waiting)
 
     def _hello(self, verb: Waiting) -> None:
@@ -388,13 +396,16 @@ class ClientSession:
         if reset:
             self._command("rset", b"RSET\r\n")
         if self._pipelining:
-            self._out.append(exchange.mail + exchange.rcpt + b"DATA\r\n")
+            group = exchange.mail + exchange.rcpt + b"DATA\r\n"
+            self._out.append(group)
+            self.log.append(group)
             self._owed.extend(("mail", "rcpt", "data"))
         elif not reset:
             self._command("mail", exchange.mail)
 
     def _write_content(self, transaction: Transaction) -> None:
         content = transaction.content
+        self.log.content(transaction)
         if content is None:
             self._stuffer = DotStuffer()
             self._rest = "body"
@@ -438,6 +449,8 @@ class ClientSession:
         """Settles what is under way: the first transaction gets the blame if the peer owed it an answer."""
         if self._ended:
             return
+        if error:
+            self.log.append(error)
         exchange = self._current
         if exchange and exchange.refusal:
             self._events.append(Finished(exchange.transaction, *exchange.refusal))

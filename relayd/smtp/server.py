@@ -78,6 +78,7 @@ class ServerSession:
         self.hello: Hello | None = None
         self.messages = 0
         self.errors = 0
+        self.verb = ""  # the last one, "?" if it was none: it may have been a password
         self._out: list[bytes] = []
         self._input = Input(settings.line_limit, settings.bare)
         self._greeted = False
@@ -199,7 +200,9 @@ class ServerSession:
                 return
             text = line.decode("utf-8", "replace")  # a computer's name in its own code page, and only shown
         words = text.split(None, 1)
-        handler, wants = _VERBS.get(words[0].upper(), _UNKNOWN) if words else _UNKNOWN
+        name = words[0].upper() if words else ""
+        handler, wants = VERBS.get(name, _UNKNOWN)
+        self.verb = name if name in VERBS else "?"
         argument = words[1].rstrip() if len(words) > 1 else ""
         self._idle_commands += 1
         if self._idle_commands > self.settings.max_commands_without_progress:
@@ -534,7 +537,7 @@ def _faulting(reply: Reply) -> Handler:
 
 
 # Verb: what obeys it, and what must stand behind it ("none", "some", "any").
-_VERBS: dict[str, Verb] = {
+VERBS: dict[str, Verb] = {
     "EHLO": (ServerSession._ehlo, "some"),
     "HELO": (ServerSession._helo, "some"),
     "STARTTLS": (ServerSession._starttls, "none"),

@@ -30,6 +30,8 @@ class Bodies:
         self.directory = directory
         self._pool = pool
         self._post = post
+        self._lock = threading.Lock()
+        self._held: list[int] | None = None  # those whose files go later, while files are held
         directory.mkdir(mode=0o700, exist_ok=True)
 
     def path(self, message: int) -> Path:
@@ -66,10 +68,25 @@ class Bodies:
         self._pool.submit(work)
 
     def unlink(self, messages: list[int]) -> None:
-        """Removes files whose messages are gone.  Any thread."""
+        """Removes files whose messages are gone, or as soon as they are not held.  Any thread."""
+        with self._lock:
+            if self._held is not None:
+                self._held += messages
+                return
         for message in messages:
             with suppress(OSError):  # what stays is swept at the next start
                 self.path(message).unlink()
+
+    def hold(self) -> None:
+        """Files stay where they are from now on.  Any thread."""
+        with self._lock:
+            self._held = self._held or []
+
+    def release(self) -> None:
+        """They go again, and those that should have gone meanwhile go now.  Any thread."""
+        with self._lock:
+            held, self._held = self._held or [], None
+        self.unlink(held)
 
     def sweep(self, known: set[int]) -> int:
         """At start: removes files that no message owns; says how many."""

@@ -45,6 +45,7 @@ class Landing:
         self._files = {number: os.open(directory / str(number), os.O_RDWR | os.O_CLOEXEC) for number in numbers}
         self._ended = dict.fromkeys(numbers, 0.0)  # when
         self._spare: list[int] = []
+        self._held: list[int] | None = None  # files that no row names any more, while what is in them shall stay
         self._number = numbers[-1] if numbers else 0
         self._open = False
         self._size = 0
@@ -78,12 +79,25 @@ class Landing:
     def cleared(self, number: int) -> None:
         """No row names the file any more."""
         del self._ended[number]
-        if len(self._spare) < SPARE:
+        if self._held is not None:
+            self._held.append(number)
+        elif len(self._spare) < SPARE:
             self._spare.append(number)
         else:
             os.close(self._files.pop(number))
             with suppress(OSError):  # it is found at the next start
                 self._path(number).unlink()
+
+    def hold(self) -> None:
+        """No file is written over or removed from now on."""
+        self._held = self._held or []
+
+    def release(self) -> None:
+        """They are again."""
+        held, self._held = self._held or [], None
+        for number in held:
+            self._ended[number] = 0.0
+            self.cleared(number)
 
     def close(self) -> None:
         for file in self._files.values():

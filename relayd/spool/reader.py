@@ -180,6 +180,18 @@ def queues_of(connection: sqlite3.Connection, domain: str, limit: int) -> list[t
     ).fetchall()
 
 
+def queue_counts(connection: sqlite3.Connection) -> list[tuple[str, int]]:
+    """(name, count) of every queue that is not empty, the longest first."""
+    return connection.execute("SELECT name, count FROM queue WHERE count > 0 ORDER BY count DESC, name").fetchall()
+
+
+def queued_of(connection: sqlite3.Connection, name: str) -> int:
+    """Deliveries in the spool that a submission connection brought."""
+    question = "SELECT count(*) FROM message JOIN delivery ON delivery.id > message.id AND delivery.id <= message.id + "
+    question += "message.recipients WHERE message.meta ->> 'connection' = ?"
+    return int(connection.execute(question, (name,)).fetchone()[0])
+
+
 def queued_total(connection: sqlite3.Connection) -> int:
     """Deliveries in the spool, from the queues' counters."""
     return int(connection.execute("SELECT coalesce(sum(count), 0) FROM queue").fetchone()[0])

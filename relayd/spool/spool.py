@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from relayd.database import Pause
 from relayd.spool import leases, reader, store
 from relayd.spool.bodies import Bodies
 from relayd.spool.files import sync_directory
@@ -145,6 +146,14 @@ class Spool:
     def queues_of(self, domain: str, limit: int, done: Done) -> None:
         self._ask(done, reader.queues_of, domain, limit)
 
+    def queue_counts(self, done: Done) -> None:
+        """``done([(queue, count), ...])`` of all that are not empty, the longest first."""
+        self._look(reader.queue_counts, done)
+
+    def queued_of(self, connection: str, done: Done) -> None:
+        """``done(deliveries that a connection brought)``: every message is looked at."""
+        self._look(lambda db: reader.queued_of(db, connection), done)
+
     def queued_total(self, done: Done) -> None:
         self._ask(done, reader.queued_total)
 
@@ -221,6 +230,21 @@ class Spool:
     def retain(self, prefix: str, feeds: Collection[str]) -> None:
         """Of the feeds whose names begin like this, records are kept for these only."""
         self.writer.submit(retain(prefix, feeds), None)
+
+    # For a backup.
+
+    def pause(self, job: Pause) -> None:
+        """Nothing is committed until the pause ends.  Any thread."""
+        self.writer.submit(job, None)
+
+    def hold_contents(self, on: bool) -> None:
+        """Contents outside the database stay where they are, or may go again.  Any thread; to begin, during a pause."""
+        if on:
+            self.bodies.hold()
+            self._landing.hold()
+        else:
+            self.bodies.release()
+            self.writer.submit(lambda connection: self._landing.release(), None)
 
     def free_bytes(self) -> int:
         """Free space where the spool lies."""
