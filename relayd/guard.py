@@ -82,6 +82,11 @@ class Guard:
         keys = (own, *others) if last is None or now - last > self.settings.remember else (own,)
         return max(tally.wait(now) if (tally := self._tallies.get(key)) else 0.0 for key in keys)
 
+    def locked(self, ip: str, login: str, now: float) -> float:
+        """Seconds until the login's own failures from the address lock it no more, whatever others did."""
+        tally = self._tallies.get(_keys(ip, login)[0])
+        return tally.wait(now) if tally else 0.0
+
     def failed(self, ip: str, login: str, now: float) -> float:
         """Counts a failure; gives the seconds for which to hold its answer back."""
         most = max(self._count(key, now) for key in _keys(ip, login))

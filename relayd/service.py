@@ -10,12 +10,12 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 from OpenSSL import SSL
@@ -72,6 +72,9 @@ from relayd.verification import Subject, returns_to
 from relayd.waiting import asked
 from relayd.warmup import Warmup
 
+if TYPE_CHECKING:
+    from relayd.ssh.server import SSHService
+
 _SWITCH = (
     0.0005  # seconds a thread waits for the GIL beside a busy reactor: with Python's 5 ms a commit takes far too long
 )
@@ -105,7 +108,10 @@ class Options(usage.Options):
             faults = assembly.signing(self.loaded, prove=True).faults
             for domain, fault in faults.items():
                 print(f"{self['config']}: dkim.{domain}: {fault}", file=sys.stderr)
-            if faults:
+            strangers = assembly.ssh_faults(self.loaded)
+            for fault in strangers:
+                print(f"{self['config']}: ssh.authorized_keys: {fault}", file=sys.stderr)
+            if faults or strangers:
                 raise SystemExit(1)
             print(f"{self['config']}: all is well")
             raise SystemExit(0)
@@ -284,6 +290,10 @@ class Node(Service):
         self._open(list(self.listeners.values()))
         self.control = ControlService(reactor, loaded.node.control, self, loaded.node.control_group)
         self.control.startService()
+        self.ssh: SSHService | None = None
+        ssh = assembly.ssh(reactor, loaded, self)
+        self._open([ssh] if ssh else [])
+        self._come_in_by(ssh)
         self.courier.startService()
         self.domains.startService()
         self.blocklists.startService()
@@ -343,7 +353,15 @@ class Node(Service):
     def _listener(self, loaded: config.Config, door: config.Listener) -> ListenerService:
         return assembly.listener(self.reactor, loaded, door, self.relay, self.mailroom, self.tls)
 
-    def _open(self, listeners: list[ListenerService]) -> None:
+    def _come_in_by(self, ssh: "SSHService | None") -> None:
+        """The console over SSH from now on; open already."""
+        if self.ssh is not None:
+            self.ssh.stopService()
+        self.ssh = ssh
+        if ssh is not None:
+            self.control.is_for_another = ssh.factory.is_child
+
+    def _open(self, listeners: "Sequence[ListenerService | SSHService]") -> None:
         """Opens all of them or none.  Raises RuntimeError."""
         faults: list[str] = []
 
@@ -375,6 +393,8 @@ class Node(Service):
         self.blocklists.stopService()
         self.relay.flush_rejections()
         await self._return_leases()
+        if self.ssh is not None:
+            await self.ssh.stopService()
         stopped = self.control.stopService()
         if stopped is not None:
             await stopped
@@ -676,7 +696,8 @@ class Node(Service):
         if self.tls is None:
             self.tls = tls
         fresh = {name: self._listener(loaded, door) for name, door in wanted.items() if name not in self.listeners}
-        self._open(list(fresh.values()))
+        ssh = assembly.ssh(self.reactor, loaded, self) if self.ssh is None else None
+        self._open([*fresh.values(), *([ssh] if ssh else [])])
         if self.tls is not None and tls is not None:
             self.tls.replace(tls)
         for name, door in wanted.items():
@@ -686,6 +707,10 @@ class Node(Service):
         for name in [name for name in self.listeners if name not in wanted and name not in kept]:
             self.listeners.pop(name).stopService()
         self.listeners.update(fresh)
+        if self.ssh is None or loaded.ssh is None:
+            self._come_in_by(ssh)
+        else:
+            self.ssh.reconfigure(assembly.ssh_settings(loaded.ssh))
         for account in loaded.accounts():
             self.directory.ensure_account(account, now=self.now())
         self.guard.settings = assembly.guard_settings(loaded)
@@ -744,6 +769,7 @@ class Node(Service):
             warnings.append(self.reactions.fault)
         warnings += filter(None, (self.suppressions.fault, self.warmup.fault, self.reputation.fault))
         warnings += filter(None, (self.history_fault,))
+        warnings += self.ssh.warnings() if self.ssh else []
         if self.reload_fault:
             warnings.append(f"the last reload failed: {self.reload_fault}")
         found = list(filter(None, faults))

@@ -25,7 +25,7 @@ FLOORS: dict[str, list[str]] = {
         "pulse resolver tls transport waiting",
         "webclient",
         "blocklists contentfilter control credentials domainwatch listener",
-        "delivery reception sandbox",
+        "delivery reception sandbox ssh",
         "mailroom notices",
         "suspects",
     ],
