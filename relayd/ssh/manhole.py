@@ -44,7 +44,7 @@ _NOTICED = 0.5  # seconds of standing still that are worth a word
 _LINE, _STATEMENT = 4096, 64 << 10  # bytes
 _HISTORY = 500  # lines
 _OUTPUT = 64 << 10  # characters of one answer
-_WAITING = 1 << 20  # bytes that the client has not taken yet
+_WAITING = 1 << 20  # bytes kept for a client that takes none
 _INDENTED: Any = {"initial_indent": " " * 25, "subsequent_indent": " " * 25}
 _BY_NAME = {verb.name: verb for verb in VERBS}
 
@@ -289,6 +289,8 @@ class Session:
         self._recording = recording
         self._ended = ended
         self._over = False
+        self._held = False
+        self._waiting = 0
         self._began = relay.now()
         self._verbs = VerbResource(reactor, relay, always(person.who, None))
         self.banner = _BANNER.format(node=relay.config.node.name, who=person.who)
@@ -315,10 +317,10 @@ class Session:
             self._terminal.terminalProtocol.terminalSize(size.columns, size.rows)
 
     def hold(self) -> None:
-        pass  # ``write`` has its own bound
+        self._held = True
 
     def release(self) -> None:
-        pass
+        self._held, self._waiting = False, 0
 
     def end(self) -> None:
         if self._over:
@@ -366,7 +368,9 @@ class Session:
     # A transport, for the terminal.
 
     def write(self, data: bytes) -> None:
-        if len(self._channel.buf) < _WAITING:
+        if self._held:  # a statement cannot be paused: what is too much is only on file
+            self._waiting += len(data)
+        if self._waiting <= _WAITING:
             self._channel.write(data)
 
     def _say(self, text: str) -> None:

@@ -17,7 +17,7 @@ from twisted.application.service import Service
 from twisted.conch.ssh.keys import BadKeyError, Key
 from twisted.internet.defer import Deferred, TimeoutError, maybeDeferred
 from twisted.internet.endpoints import serverFromString
-from twisted.internet.protocol import Factory
+from twisted.internet.protocol import ServerFactory
 from twisted.logger import Logger
 
 from relayd.control.verb import Relay
@@ -48,7 +48,7 @@ class Settings(msgspec.Struct, frozen=True):
     idle: float = 3600.0
 
 
-class SSHFactory(Factory[Any]):
+class SSHFactory(ServerFactory):
     """Makes the connections of one endpoint, counts them, and gives their channels somebody to talk to."""
 
     noisy = False
@@ -83,7 +83,7 @@ class SSHFactory(Factory[Any]):
         self.publicKeys = {private.sshType(): private.public()}
         return fingerprint(private.public().blob())
 
-    def buildProtocol(self, address: Any) -> Transport:
+    def buildProtocol(self, address: Any) -> Any:
         made = Transport()
         made.factory = self
         return made

@@ -93,8 +93,10 @@ class Transport(transport.SSHServerTransport):
 
     def connectionLost(self, reason: Any = None) -> None:
         self.leaving = True
-        super().connectionLost(reason)
-        self.factory.forget(self)
+        try:
+            super().connectionLost(reason)
+        finally:
+            self.factory.forget(self)
 
     @property
     def cost_something(self) -> bool:

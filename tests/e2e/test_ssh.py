@@ -189,6 +189,14 @@ def test_relayctl_gives_its_answer_and_its_exit_code(place: Place) -> None:
     assert place.run("vera", "relayctl frobnicate")[0] == 2
 
 
+def test_an_answer_comes_whole_while_keys_are_exchanged_anew(place: Place) -> None:
+    whole = place.run("vera", "relayctl --json verbs")[1]
+    client = place.client("vera")
+    code, said, steps = client.run("-v", "-o", "RekeyLimit=16K", HOST, "relayctl --json verbs")
+    assert code == 0 and said == whole and len(whole) > 50_000
+    assert steps.count("SSH2_MSG_NEWKEYS received") > 2
+
+
 def test_relayctl_takes_files_as_standard_input_and_reads_none_itself(place: Place) -> None:
     secret = place.relay.home / "secret"
     secret.write_text("top secret\n")
