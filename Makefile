@@ -74,9 +74,9 @@ format: $(READY)
 
 venv: $(READY)
 
-# The tests speak to relayd as CRMs do; those of a client that cannot be had are skipped and say so.
+# The tests speak to relayd as CRMs and operators do; those of a client that cannot be had are skipped and say so.
 clients:
-	@.ci/debian curl libnet-ssleay-perl redis-tools swaks
+	@.ci/debian curl libnet-ssleay-perl openssh-client redis-tools swaks
 
 clean:
 	rm -rf dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

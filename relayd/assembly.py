@@ -7,7 +7,7 @@ import ipaddress
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -44,6 +44,7 @@ from relayd.sandbox import Sandbox
 from relayd.shaping.limits import rate
 from relayd.signing import Rules as SigningRules
 from relayd.smtp.events import ServerSettings
+from relayd.ssh.keys import read as read_people
 from relayd.statistics import Settings as Counting
 from relayd.streams import Streams
 from relayd.suspicion import Settings as SuspicionSettings
@@ -52,6 +53,10 @@ from relayd.validation import Lists, read_lists
 from relayd.verification import Source as Seen
 from relayd.verification import Subject, returning
 from relayd.webhooks import Settings as WebhookSettings
+
+if TYPE_CHECKING:
+    from relayd.ssh.server import Settings as SSHSettings
+    from relayd.ssh.server import SSHService
 
 # Addresses that only this machine or its own network sees.
 _LOCAL = (
@@ -355,6 +360,38 @@ def sandbox(reactor: Any, loaded: config.Config) -> ListenerService:
     return ListenerService(reactor, f"sandbox {loaded.sandbox.listen}", loaded.sandbox.listen, factory)
 
 
+def ssh(reactor: Any, loaded: config.Config, relay: Any) -> "SSHService | None":
+    """The console over SSH, if there is to be one; not open yet.  Raises OSError or ValueError for a host key that
+    cannot be used."""
+    asked = loaded.ssh
+    if asked is None:
+        return None
+    from relayd.ssh.server import SSHService  # only now: most relays have no use for it
+
+    spool = Path(loaded.node.spool)
+    key = asked.host_key or str(spool / "ssh_host_ed25519_key")
+    return SSHService(reactor, asked.listen, key, relay, loaded.node.control, spool / "manhole", ssh_settings(asked))
+
+
+def ssh_settings(asked: config.Ssh) -> "SSHSettings":
+    from relayd.ssh.server import Settings
+
+    return Settings(
+        asked.authorized_keys,
+        asked.manhole,
+        asked.max_connections,
+        asked.max_connections_per_ip,
+        asked.max_sessions,
+        asked.auth_time,
+        asked.idle,
+    )
+
+
+def ssh_faults(loaded: config.Config) -> list[str]:
+    """What is wrong with the file of those who may come in over SSH: no reason to stop, but one to be told."""
+    return read_people(loaded.ssh.authorized_keys)[1] if loaded.ssh else []
+
+
 def reconfigure(running: ListenerService, wanted: ListenerService) -> None:
     """Gives a listener that stays open the door and limits it would have if it were made now."""
     running.factory.door = wanted.factory.door
@@ -370,6 +407,8 @@ def refuse_restart_only(old: config.Config, new: config.Config) -> None:
         "resolver": (old.resolver, new.resolver),
         "egress.port": (old.egress.port, new.egress.port),
         "sandbox": (old.sandbox, new.sandbox),
+        "ssh.host_key": _both(old.ssh, new.ssh, "host_key"),
+        "ssh.listen": _both(old.ssh, new.ssh, "listen"),
         "suspicion.enabled": (old.suspicion.enabled, new.suspicion.enabled),
         "suspicion.memory": (old.suspicion.memory, new.suspicion.memory),
         "tls": (old.tls is None, new.tls is None),
@@ -380,6 +419,11 @@ def refuse_restart_only(old: config.Config, new: config.Config) -> None:
     for key, (before, after) in pairs.items():
         if before != after:
             raise ValueError(f"{key} changed: that needs a restart")
+
+
+def _both(old: object, new: object, key: str) -> tuple[object, object]:
+    """What a table's key was and is, where the table is there both times."""
+    return (getattr(old, key), getattr(new, key)) if old and new else (None, None)
 
 
 def other_sessions(old: config.Config, new: config.Config) -> bool:

@@ -38,6 +38,7 @@ from relayd.warmup import Plan
 
 __all__ = ["Config", "ConfigError", "Fault", "Routes", "control_path", "load", "load_rules"]
 
+_LONGEST_BESIDE_SSH = 107 - 21  # what ``ssh.child`` adds to the path
 _SHORTEST_ACCEPT = 35 * 86400.0
 
 TLSPolicy = Literal["off", "may", "encrypt", "verify"]
@@ -355,6 +356,21 @@ class Login(msgspec.Struct, frozen=True, kw_only=True):
     remember: Duration = 30 * 86400.0
 
 
+class Ssh(msgspec.Struct, frozen=True, kw_only=True):
+    """The console over SSH (``ssh.server``).  ``host_key``: made if there is none, "" is in the spool; ``manhole``: for
+    nobody, for admins on this machine, for admins; ``auth_time``: to prove a key; ``idle``: with nothing typed."""
+
+    listen: EndpointText
+    host_key: FilePath = ""
+    authorized_keys: FilePath = "/etc/relayd/ssh/authorized_keys"
+    manhole: Literal["off", "local", "on"] = "off"
+    max_connections: Positive = 20
+    max_connections_per_ip: Positive = 5
+    max_sessions: Positive = 8
+    auth_time: Duration = 20.0
+    idle: Duration = 3600.0
+
+
 class Source(msgspec.Struct, frozen=True, kw_only=True):
     """An egress IP: one address per family at most, none is the system's choice; ``public``: what the world sees of it
     where that is another one; ``ehlo`` "" is the node's name; ``warmup``: the plan of a new one, "" is warm."""
@@ -629,6 +645,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     suspicion: Suspicion = Suspicion()
     listener: tuple[Listener, ...] = ()
     login: Login = Login()
+    ssh: Ssh | None = None
     source: dict[str, Source]
     warmup: dict[str, Plan] = {}
     pool: dict[str, Pool]
@@ -685,7 +702,7 @@ class Routes:
 
 _SINGLE: dict[str, type[msgspec.Struct]] = {
     "node": Node, "tls": TLS, "api": Api, "auth": Auth, "filter": Filter, "suspicion": Suspicion, "login": Login,
-    "feedback": Feedback, "blocklists": Blocklists, "statistics": Statistics,
+    "ssh": Ssh, "feedback": Feedback, "blocklists": Blocklists, "statistics": Statistics,
     "resolver": Resolver, "validation": Validation,
     "retry": Retry, "egress": Egress, "reputation": Reputation,
     "webhooks": Webhooks, "exports": Exports, "metrics": Metrics, "sandbox": Sandbox,
@@ -877,6 +894,9 @@ def _check(config: Config, fault: _Report) -> None:
         _check_authorities("filter", config.filter.authorities, fault)
     _check_authorities("webhooks", config.webhooks.authorities, fault)
     _check_feeds(config.feed, fault)
+    if config.ssh and len(config.node.control.encode()) > _LONGEST_BESIDE_SSH:
+        text = f"is longer than {_LONGEST_BESIDE_SSH} bytes: with [ssh] there are sockets beside it, with longer names"
+        fault("node", "control", text)
     if config.suspicion.calm > config.suspicion.threshold:
         fault("suspicion", "calm", f"is above the threshold, {config.suspicion.threshold}: a finding would never end")
 
@@ -931,7 +951,7 @@ def _check_shaping(providers: Mapping[str, Provider], reactions: Mapping[str, Ru
 def _check_listeners(config: Config, fault: _Report) -> None:
     taken: list[tuple[str, notation.Endpoint]] = []
     doors = [(f"listener[{i}]", door.listen) for i, door in enumerate(config.listener)]
-    doors += [(name, table.listen) for name in ("api", "metrics", "sandbox") if (table := getattr(config, name))]
+    doors += [(name, table.listen) for name in ("api", "metrics", "ssh", "sandbox") if (table := getattr(config, name))]
     for table, listen in doors:
         where = notation.endpoint(listen)
         for other in (name for name, known in taken if _overlap(where, known)):

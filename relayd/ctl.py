@@ -33,6 +33,8 @@ _PIECE = MAX_BODY // 2  # bytes of a file's rows that are sent at a time
 _AGAIN = 0.3  # seconds between questions of what is followed
 _FAULTS = 10  # of its rows that are told when they are refused
 
+_OVER_SSH = "RELAYD_SSH"  # set by ``ssh.child``
+
 Row = tuple[int, dict[str, str]]  # of a file, with its line number
 ITSELF = (
     *LOCAL,
@@ -57,7 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = next((arg.name for arg in verb.args if arg.kind == "row"), "")
     local: Verb | None = options.local
     try:
+        _keep_to_session(options)
         if local is not None and (local is verb or options.files):
+            _refuse_files(f"relayctl {verb.name}")
             return _here(options, local)
         way, given = _way(options), _given(options, verb)
         if rows:
@@ -75,6 +79,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever reads our output has read enough: `relayctl ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _keep_to_session(options: argparse.Namespace) -> None:
+    """For somebody who came over SSH there is the socket of that session, and no other.  Raises Unreachable."""
+    if _OVER_SSH in os.environ and (options.control or options.config):
+        raise Unreachable("over SSH relayctl asks the relay that you came to: leave --control and --config out")
+
+
+def _refuse_files(what: str) -> None:
+    """Whoever came over SSH may not have files read with the rights of relayd's own user.  Raises Unreachable."""
+    if _OVER_SSH in os.environ:
+        raise Unreachable(
+            f"{what}: no files are read over SSH: write - and send yours as standard input (ssh ... < FILE)"
+        )
 
 
 def _here(options: argparse.Namespace, local: Verb) -> int:
@@ -198,6 +216,7 @@ def _read_rows(file: str, columns: Sequence[str]) -> Iterator[Row]:
     if file == "-":
         yield from sheet.read(sys.stdin, columns)
         return
+    _refuse_files(file)
     with open(file, encoding="utf-8", newline="") as lines:
         yield from sheet.read(lines, columns)
 
@@ -317,6 +336,8 @@ def _given(options: argparse.Namespace, verb: Verb) -> dict[str, Any]:
 
 
 def _read(file: str) -> str:
+    if file != "-":
+        _refuse_files(file)
     try:
         return sys.stdin.read() if file == "-" else Path(file).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:

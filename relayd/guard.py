@@ -85,6 +85,11 @@ class Guard:
         self.totals["locked"] += wait > 0
         return wait
 
+    def locked(self, ip: str, login: str, now: float) -> float:
+        """Seconds until the login's own failures from the address lock it no more, whatever others did."""
+        tally = self._tallies.get(_keys(ip, login)[0])
+        return tally.wait(now) if tally else 0.0
+
     def failed(self, ip: str, login: str, now: float) -> float:
         """Counts a failure; gives the seconds for which to hold its answer back."""
         self.totals["failed"] += 1

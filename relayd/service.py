@@ -17,7 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 from OpenSSL import SSL
@@ -87,6 +87,9 @@ from relayd.watchdog import EVERY, Heart, Sign, Systemd, Watchdog
 from relayd.webhooks import Webhooks
 from relayd.workers import Workers
 
+if TYPE_CHECKING:
+    from relayd.ssh.server import SSHService
+
 _SWITCH = (
     0.0005  # seconds a thread waits for the GIL beside a busy reactor: with Python's 5 ms a commit takes far too long
 )
@@ -121,7 +124,10 @@ class Options(usage.Options):
             faults = assembly.signing(self.loaded, prove=True).faults
             for domain, fault in faults.items():
                 print(f"{self['config']}: dkim.{domain}: {fault}", file=sys.stderr)
-            if faults:
+            strangers = assembly.ssh_faults(self.loaded)
+            for fault in strangers:
+                print(f"{self['config']}: ssh.authorized_keys: {fault}", file=sys.stderr)
+            if faults or strangers:
                 raise SystemExit(1)
             print(f"{self['config']}: all is well")
             raise SystemExit(0)
@@ -337,6 +343,10 @@ class Node(Service):
         self._open([*self.listeners.values(), self.api, self.metrics])
         self.control = ControlService(reactor, loaded.node.control, self, loaded.node.control_group)
         self.control.startService()
+        self.ssh: SSHService | None = None
+        ssh = assembly.ssh(reactor, loaded, self)
+        self._open([ssh])
+        self._come_in_by(ssh)
         self.courier.startService()
         self.webhooks.startService()
         self.domains.startService()
@@ -470,7 +480,15 @@ class Node(Service):
         asked = loaded.metrics
         return MetricsService(self.reactor, asked.listen, asked.allow, self) if asked else None
 
-    def _open(self, wanted: Iterable[ListenerService | DoorService | MetricsService | None]) -> None:
+    def _come_in_by(self, ssh: "SSHService | None") -> None:
+        """The console over SSH from now on; open already."""
+        if self.ssh is not None:
+            self.ssh.stopService()
+        self.ssh = ssh
+        if ssh is not None:
+            self.control.is_for_another = ssh.factory.is_child
+
+    def _open(self, wanted: "Iterable[ListenerService | DoorService | MetricsService | SSHService | None]") -> None:
         """Opens all of them or none.  Raises RuntimeError."""
         listeners = [listener for listener in wanted if listener is not None]
         faults: list[str] = []
@@ -505,6 +523,8 @@ class Node(Service):
         self.blocklists.stopService()
         self.relay.flush_rejections()
         await self._return_leases()
+        if self.ssh is not None:
+            await self.ssh.stopService()
         for stopped in (self.api.stopService() if self.api else None, self.control.stopService()):
             if stopped is not None:
                 await stopped
@@ -857,7 +877,8 @@ class Node(Service):
             metrics = self._metrics(loaded)
         api = assembly.api(self.reactor, loaded, self)
         stays = api is not None and self.api is not None and api.endpoint == self.api.endpoint
-        others = [None if stays else api, None if metrics is self.metrics else metrics]
+        ssh = assembly.ssh(self.reactor, loaded, self) if self.ssh is None else None
+        others = [None if stays else api, None if metrics is self.metrics else metrics, ssh]
         self._open([*fresh.values(), *others])
         if self.tls is not None and tls is not None:
             self.tls.replace(tls)
@@ -875,6 +896,10 @@ class Node(Service):
             before.stopService()
         self._ask_by(api, stays)
         self.traces.attach()
+        if self.ssh is None or loaded.ssh is None:
+            self._come_in_by(ssh)
+        else:
+            self.ssh.reconfigure(assembly.ssh_settings(loaded.ssh))
         for account in loaded.accounts():
             self.directory.ensure_account(account, now=self.now())
         self.guard.settings = assembly.guard_settings(loaded)
@@ -982,6 +1007,7 @@ class Node(Service):
         warnings += self.feeding.warnings()
         if self.backup is not None and self.backup.progress.fault:
             warnings.append(f"the last backup failed: {self.backup.progress.fault}")
+        warnings += self.ssh.warnings() if self.ssh else []
         if self.reload_fault:
             warnings.append(f"the last reload failed: {self.reload_fault}")
         found = list(filter(None, faults))

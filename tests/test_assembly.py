@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from relayd import assembly, config
@@ -171,6 +172,17 @@ def test_what_only_a_restart_can_change_is_refused(tmp_path: Path, old, new, key
     before = loaded(tmp_path)
     with pytest.raises(ValueError, match=f"{key} changed: that needs a restart"):
         assembly.refuse_restart_only(before, loaded(tmp_path, old=old, new=new))
+
+
+def test_ssh_is_turned_on_and_off_by_a_reload_and_moved_by_a_restart(tmp_path: Path):
+    def ssh(port: int, key: str = "") -> config.Config:
+        return msgspec.structs.replace(loaded(tmp_path), ssh=config.Ssh(listen=f"tcp:{port}", host_key=key))
+
+    assembly.refuse_restart_only(loaded(tmp_path), ssh(2222))
+    assembly.refuse_restart_only(ssh(2222), loaded(tmp_path))
+    for new, key in ((ssh(2223), "listen"), (ssh(2222, "/key"), "host_key")):
+        with pytest.raises(ValueError, match=rf"ssh\.{key} changed: that needs a restart"):
+            assembly.refuse_restart_only(ssh(2222), new)
 
 
 def test_changed_tables_are_named(tmp_path: Path):

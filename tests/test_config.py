@@ -603,6 +603,23 @@ def test_sandbox_and_listener_cannot_share_a_port(tmp_path):
     assert "is taken by listener[0]" in faults(path)["sandbox.listen"]
 
 
+def test_ssh_is_off_until_it_has_somewhere_to_listen(tmp_path):
+    assert load(written(tmp_path, NODE)).ssh is None
+    found = load(written(tmp_path, NODE + '[ssh]\nlisten = "tcp:2222"\nauthorized_keys = "people"\n')).ssh
+    assert (found.manhole, found.auth_time, found.authorized_keys) == ("off", 20.0, str(tmp_path / "people"))
+    assert faults(written(tmp_path, NODE + "[ssh]\n")) == {"ssh.listen": "is missing"}
+    assert "ssh.manhole" in faults(written(tmp_path, NODE + '[ssh]\nlisten = "tcp:2222"\nmanhole = "yes"\n'))
+    path = written(tmp_path, NODE + RELAY + '[ssh]\nlisten = "tcp:2525"\n')
+    assert "is taken by listener[0]" in faults(path)["ssh.listen"]
+
+
+def test_beside_the_control_socket_there_is_room_for_those_of_ssh(tmp_path):
+    long = "/" + "x" * 90 + "/c.sock"
+    node = f'[node]\nname = "mx1.relay.example"\nspool = "spool"\ncontrol = "{long}"\n'
+    assert load(written(tmp_path, node)).node.control == long
+    assert "is longer than 86 bytes" in faults(written(tmp_path, node + '[ssh]\nlisten = "tcp:2222"\n'))["node.control"]
+
+
 def test_listener_with_login_names_no_clients(tmp_path):
     path = written(tmp_path, with_tls(*pair(tmp_path)) + 'account = "crm"\n')
     assert faults(path) == {"listener[0].account": "belongs to a relay listener only"}

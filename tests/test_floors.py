@@ -26,7 +26,7 @@ FLOORS: dict[str, list[str]] = {
         "feeds webclient workers",
         "exports webhooks",
         "blocklists contentfilter control credentials domainwatch listener",
-        "delivery reception sandbox",
+        "delivery reception sandbox ssh",
         "mailroom notices",
         "metrics suspects",
     ],

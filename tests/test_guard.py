@@ -33,6 +33,15 @@ def test_a_handful_of_failures_is_free_and_each_one_more_doubles_the_lock_up_to_
     assert locks(Guard(), 14) == [0.0] * 5 + [30.0, 60.0, 120.0, 240.0, 480.0, 960.0, 1920.0, 3600.0, 3600.0]
 
 
+def test_failures_of_one_s_own_are_told_from_those_of_others():
+    guard = Guard()
+    fail(guard, 30, HOME, "crm-1")
+    assert guard.refuse(HOME, "ssh", NOW) > 0 and guard.locked(HOME, "ssh", NOW) == 0
+    fail(guard, 6, HOME, "ssh")
+    assert guard.locked(HOME, "ssh", NOW) == 30 and guard.locked(OTHER, "ssh", NOW) == 0
+    assert guard.locked(HOME, "ssh", NOW + 30) == 0
+
+
 def test_a_lock_ends_at_its_time():
     guard = Guard()
     fail(guard, 6)

@@ -30,7 +30,7 @@ from twisted.web.server import NOT_DONE_YET, Request, Site
 from relayd import notation
 from relayd.control import live
 from relayd.control.scope import NotFound, perform, shown
-from relayd.control.verb import MAX_BODY, ROLES, Caller, Relay, Verb, without_secrets
+from relayd.control.verb import MAX_BODY, ROLES, Caller, Relay, Role, Verb, without_secrets
 from relayd.control.verbs import BY_PATH
 from relayd.directory import Change
 from relayd.errors import InputError
@@ -54,20 +54,25 @@ class ControlService(Service):
 
     name = "control"
 
-    def __init__(self, reactor: Any, path: str, relay: Relay, group: str = "") -> None:
+    def __init__(
+        self, reactor: Any, path: str, relay: Relay, group: str = "", caller: CallerOf | None = None, mode: int = 0o660
+    ) -> None:
         self._reactor = reactor
         self._path = notation.socket_path(path)
         self._group = group
-        self._site = ControlSite(VerbResource(reactor, relay, caller_by_user), reactor=reactor)
+        self._mode = mode
+        self._site = ControlSite(VerbResource(reactor, relay, caller or self._caller), reactor=reactor)
         self._port: Any = None
+        # A process that runs as our user for somebody else has the rights of that one, on a socket of its own.
+        self.is_for_another: Callable[[int], bool] = lambda process: False
 
     def startService(self) -> None:
         """Raises RuntimeError if somebody answers on the socket, OSError if it cannot be made."""
         remove_stale(self._path)
         # From its first moment on, so that nobody else slips in before its mode is set.
-        mask = os.umask(0o117)
+        mask = os.umask(0o777 & ~self._mode)
         try:
-            self._port = self._reactor.listenUNIX(self._path, self._site, mode=0o660)
+            self._port = self._reactor.listenUNIX(self._path, self._site, mode=self._mode)
         finally:
             os.umask(mask)
         if self._group:
@@ -78,6 +83,16 @@ class ControlService(Service):
         super().stopService()
         port, self._port = self._port, None
         return maybeDeferred(port.stopListening) if port else None
+
+    def _caller(self, request: Request) -> Caller:
+        if self.is_for_another(peer_process(request)):
+            return always("a session over SSH", None)(request)
+        return caller_by_user(request)
+
+
+def always(who: str, role: Role | None) -> CallerOf:
+    """For a socket that is one person's: whoever comes."""
+    return lambda request: Caller(who, role)
 
 
 def remove_stale(path: str) -> None:
@@ -106,9 +121,17 @@ def caller_by_user(request: Request) -> Caller:
 
 
 def peer_user(request: Request) -> int:
+    return _peer(request)[1]
+
+
+def peer_process(request: Request) -> int:
+    """Its id; 0 for one whose namespace we do not see into."""
+    return _peer(request)[0]
+
+
+def _peer(request: Request) -> tuple[int, ...]:
     transport: Any = request.channel.transport
-    raw = transport.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size)
-    return int(_PEERCRED.unpack(raw)[1])
+    return _PEERCRED.unpack(transport.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size))
 
 
 class ControlRequest(Request):
@@ -137,6 +160,7 @@ class ControlSite(Site):
 
     requestFactory = ControlRequest
     displayTracebacks = False
+    noisy = False
 
     def log(self, request: BareRequest) -> None:
         pass
@@ -208,6 +232,18 @@ class VerbResource(Resource):
         answer = self._reactor.callLater(refused.delay, _answer, request, status, body, finish=True)
         request.notifyFinish().addErrback(lambda _: answer.cancel())
         return NOT_DONE_YET
+
+    def ask(self, verb: Verb, caller: Caller, given: dict[str, object]) -> "Deferred[Any]":
+        """The verb's value, for somebody inside this process; what changes something is noted as if it had been asked
+        from without."""
+
+        def done(value: Any) -> Any:
+            if verb.effect == "change":
+                self._note(verb, caller, given, value)
+            return value
+
+        asked = maybeDeferred(lambda: _deferred(self._reactor, perform(verb, self._relay, given, caller)))
+        return asked.addTimeout(verb.timeout, self._reactor).addBoth(done)
 
     def _perform(self, request: Request, verb: Verb, caller: Caller) -> None:
         gone: list[Failure] = []

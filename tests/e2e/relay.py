@@ -136,7 +136,7 @@ class Relay:
             return subprocess.Popen(
                 [twistd, "-n", "--pidfile=", "relayd", "--config", str(self.file), *arguments],
                 cwd=ROOT,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'console'}"},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
