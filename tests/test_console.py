@@ -1,3 +1,5 @@
+"""The console on a screen of its own: keys go in, and what is read is the text that the screen holds."""
+
 import errno
 import fcntl
 import json
@@ -14,64 +16,97 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import urwid
 from hypothesis import given
 from hypothesis import strategies as st
-from relayd_console import api, app
-from relayd_console.api import Snapshot, Unreachable
-from relayd_console.app import KEYS, Console, control_of, parser, queue_cells, span, status_text, visible
+from relayd_console import api, app, commands, keys
+from relayd_console.api import Client, Refused, Unreachable
+from relayd_console.app import control_of, parser
+from relayd_console.commands import Mistake
+from relayd_console.console import Console
+from relayd_console.detail import lines
+from relayd_console.palette import PALETTE
+from relayd_console.table import MOST, Column, Table
+from relayd_console.text import fitted, span, spark, visible
+from relayd_console.views import VIEWS, filled
+
+from relayd.control.verb import Arg, Verb
+from relayd.control.verbs import VERBS
 
 NOW = 1_800_000_000.0
 STATUS = {
-    "node": "mx1.relay.example",
-    "version": "0.1.0",
-    "uptime": 7200.0,
-    "accounts": 2,
-    "connections": 5,
-    "ok": True,
-    "faults": [],
-}
+    "node": "mx1.relay.example", "version": "0.1.0", "uptime": 7200.0, "accounts": 2, "connections": 5, "ok": True,
+    "faults": [], "warnings": [],
+}  # fmt: skip
+
+
+def told(verbs: Any = VERBS) -> list[dict[str, Any]]:
+    """The table of verbs as relayd tells it."""
+    names = ("name", "help", "role", "effect", "path", "method", "example")
+    return [{**{n: getattr(v, n) for n in names}, "args": msgspec.to_builtins(v.args)} for v in verbs]
 
 
 def queue(domain: str, count: int, due: float = NOW + 90, why: str = "retry") -> dict[str, Any]:
     return {"account": "crm", "stream": "bulk", "domain": domain, "count": count, "due": due, "why": why}
 
 
-def seen(*queues: dict[str, Any], fault: str = "", status: dict[str, Any] = STATUS) -> Snapshot:
-    return Snapshot(NOW, {} if fault else status, list(queues), fault)
-
-
 class Screen:
-    """A console on a terminal of 100 columns and 12 lines."""
+    """A console on a terminal, and a relay that gives the answers it is told to."""
 
-    size = (100, 12)
-
-    def __init__(self) -> None:
+    def __init__(self, width: int = 100, height: int = 24, **settings: Any) -> None:
+        self.size = (width, height)
         self.now = NOW
-        self.hurried = 0
-        self.console = Console(self._hurry, lambda: self.now)
+        self.asked: list[tuple[str, dict[str, Any], bool]] = []
+        self.answers: dict[str, Any] = {"status": STATUS, "verbs": told()}
+        self.held: list[Callable[[], None]] | None = None  # answers that do not come
+        self.console = Console(self._ask, lambda: self.now, size=lambda: self.size, **settings)
+        self.console.tick()
 
-    def _hurry(self) -> None:
-        self.hurried += 1
+    def _ask(self, verb: str, given: dict[str, Any], post: bool, done: Callable[[Any], None]) -> None:
+        self.asked.append((verb, given, post))
+        answer = self.answers.get(verb, [])
+        value = answer(given) if callable(answer) else answer
+        if self.held is None:
+            done(value)
+        else:
+            self.held.append(lambda: done(value))
+
+    def wait(self, seconds: float) -> None:
+        for _ in range(int(seconds * 4)):
+            self.now += 0.25
+            self.console.tick()
+
+    def type(self, *pressed: str) -> "Screen":
+        """Keys by their names; a longer text is typed letter by letter."""
+        named = {"enter", "esc", "tab", "backspace", "left", "right"}
+        named |= {key for row in (*keys.KEYS, *keys.MOVES) for key in row.keys}
+        for text in pressed:
+            for key in [text] if text in named else list(text):
+                self.console.press(key)
+        return self
 
     @property
     def lines(self) -> list[str]:
         return [line.decode().rstrip() for line in self.console.frame.render(self.size, focus=True).text]
 
     @property
+    def text(self) -> str:
+        return "\n".join(self.lines)
+
+    @property
     def focused(self) -> str:
         for row in self.console.frame.render(self.size, focus=True).content():
-            for attribute, _, text in row:
-                if attribute == "focus":
-                    return bytes(text).decode().split()[0]
+            line = b"".join(bytes(text) for attribute, _, text in row if attribute == "focus")
+            if line:
+                return line.decode().strip()
         return ""
 
-    def press(self, *keys: str) -> None:
-        for key in keys:
-            left = self.console.frame.keypress(self.size, key)
-            if left is not None:
-                self.console.unhandled(left)
+    @property
+    def changed(self) -> list[tuple[str, dict[str, Any]]]:
+        """What relayd was asked to do."""
+        return [(verb, given) for verb, given, post in self.asked if post]
 
 
 @pytest.fixture
@@ -79,172 +114,480 @@ def screen() -> Screen:
     return Screen()
 
 
-def test_queues_are_listed_longest_first_with_due_time_and_reason(screen: Screen) -> None:
-    screen.console.show(seen(queue("a.example", 3, NOW - 5, "ready"), queue("b.example", 12), queue("c.example", 7)))
-    rows = [line.split() for line in screen.lines[2:5]]
-    assert rows == [
-        ["crm/bulk/b.example", "12", "in", "1m", "retry"],
-        ["crm/bulk/c.example", "7", "in", "1m", "retry"],
-        ["crm/bulk/a.example", "3", "now", "ready"],
-    ]
+def listing(*rows: dict[str, Any], **settings: Any) -> Screen:
+    """A screen with these queues on it."""
+    screen = Screen(**settings)
+    screen.answers["queue list"] = list(rows)
+    return screen.type("2")
 
 
-def test_the_top_line_says_who_this_relay_is_and_that_it_is_well(screen: Screen) -> None:
-    screen.console.show(seen())
-    assert screen.lines[0] == "mx1.relay.example  relayd 0.1.0  up 2h  2 accounts, 5 connections  well"
+def of_accounts(*states: str, **settings: Any) -> Screen:
+    screen = Screen(**settings)
+    screen.answers["account list"] = [{"name": f"a{n}", "state": state} for n, state in enumerate(states)]
+    return screen.type(":", "accounts", "enter")
 
 
-def test_a_relay_that_is_not_well_says_why(screen: Screen) -> None:
-    screen.console.show(seen(status={**STATUS, "ok": False, "faults": ["spool: disk full"]}))
-    assert screen.lines[0].endswith("spool: disk full")
+# The first screen.
 
 
-def test_before_the_first_answer_it_says_that_it_asks(screen: Screen) -> None:
-    assert "asking relayd" in screen.lines[0]
+def test_the_first_screen_says_whether_all_is_well_and_what_stands_out(screen: Screen) -> None:
+    assert screen.lines[0].strip() == "Overview  mx1.relay.example up 2h  well"
+    assert "WELL" in screen.lines[1]
+    screen.answers["queue list"] = [queue("slow.example", 12345, NOW - 7200, "it rests: 421 too fast")]
+    screen.answers["source list"] = [{"name": "t1", "state": "out of use", "why": "no such address", "listed": []}]
+    screen.wait(6)
+    assert "! source t1 is out of use: no such address" in screen.text.replace("  ", " ")
+    assert "12,345 wait in crm/bulk/slow.example since 2h ago: it rests: 421 too fast" in screen.text
 
 
-def test_a_relay_gone_leaves_its_last_queues_under_a_line_that_says_so(screen: Screen) -> None:
-    screen.console.show(seen(queue("a.example", 3)))
-    screen.console.show(seen(fault="no relayd is running at /x"))
-    assert screen.lines[0] == "no relayd is running at /x; trying again"
-    assert "a.example" in screen.lines[2]
+def test_figures_of_the_last_hour_are_drawn_minute_by_minute() -> None:
+    screen = Screen()
+    rows = [{"event": "delivered", "start": NOW - 60 * n, "count": 60 - n} for n in range(60)]
+    screen.answers["stats show"] = {"rows": rows}
+    screen.console._verbs = [*told(), {"name": "stats show", "args": [], "effect": "read", "method": "GET"}]
+    screen.wait(20)
+    (line,) = [line for line in screen.lines if line.strip().startswith("delivered")]
+    assert "1,830" in line and line.endswith("█")
 
 
-def test_an_answer_that_grows_old_says_how_old(screen: Screen) -> None:
-    screen.console.show(seen())
-    screen.now += 65
-    screen.console.tick()
-    assert screen.lines[0].endswith("seen 1m ago")
+def test_a_relay_that_is_not_well_says_why_everywhere(screen: Screen) -> None:
+    screen.answers["status"] = {**STATUS, "ok": False, "faults": ["the spool's disk is full"]}
+    screen.wait(3)
+    assert "the spool's disk is full" in screen.lines[0] and "NOT WELL" in screen.lines[1]
+    assert "the spool's disk is full" in screen.type("2").lines[0]
 
 
-def test_the_focus_follows_its_queue_when_the_order_changes(screen: Screen) -> None:
-    screen.console.show(seen(queue("a.example", 9), queue("b.example", 5)))
-    screen.press("down")
-    assert screen.focused == "crm/bulk/b.example"
-    grown = [queue("a.example", 9), queue("b.example", 50), queue("c.example", 60), queue("d.example", 70)]
-    screen.console.show(seen(*grown))
-    assert screen.focused == "crm/bulk/b.example"
+def test_a_warning_is_told_and_is_no_fault(screen: Screen) -> None:
+    screen.answers["status"] = {**STATUS, "warnings": ["source t2: cannot bind"]}
+    screen.wait(3)
+    assert "well, but source t2: cannot bind" in screen.lines[0]
 
 
-def test_the_focus_of_a_queue_that_went_away_is_on_the_first(screen: Screen) -> None:
-    screen.console.show(seen(queue("a.example", 9), queue("b.example", 5)))
-    screen.press("down")
-    screen.console.show(seen(queue("a.example", 9)))
-    assert screen.focused == "crm/bulk/a.example"
+def test_a_relay_that_is_gone_leaves_its_rows_under_a_line_that_says_so_and_comes_back_by_itself() -> None:
+    screen = listing(queue("a.example", 1))
+    back = dict(screen.answers)
+    screen.answers = {verb: Unreachable("no relayd is running at /s") for verb in back}
+    screen.wait(3)
+    assert "no relayd is running at /s; trying again" in screen.lines[0] and "a.example" in screen.text
+    screen.answers = back
+    screen.wait(3)
+    assert screen.lines[0].endswith("well")
 
 
-def test_no_queues_is_an_empty_list(screen: Screen) -> None:
-    screen.console.show(seen(queue("a.example", 9)))
-    screen.console.show(seen())
-    assert not any(screen.lines[2:-1])
-    screen.press("down", "up", "page down")
+def test_a_relay_that_hangs_is_asked_nothing_twice_and_the_keys_go_on() -> None:
+    screen = listing(queue("a.example", 1))
+    screen.held = []
+    before = len(screen.asked)
+    screen.wait(20)
+    assert len(screen.asked) - before == 2  # its state, and the rows on the screen
+    assert "no answer for" in screen.lines[0]
+    screen.type("?")
+    assert "these keys" in screen.text
 
 
-def test_help_lists_every_key_and_back_leaves_it(screen: Screen) -> None:
-    screen.press("?")
-    text = "\n".join(screen.lines)
-    assert all(row.help in text and row.command in text for row in KEYS)
-    screen.press("esc")
-    assert "Keys" not in screen.lines[1]
-    assert "Quit?" not in screen.lines[-1]
+def test_only_what_is_on_the_screen_is_asked_for() -> None:
+    screen = listing(queue("a.example", 1))
+    screen.asked.clear()
+    screen.wait(10)
+    assert {verb for verb, _, _ in screen.asked} == {"status", "queue list"}
+    assert len(screen.asked) <= 10
 
 
-def test_the_bottom_line_names_every_key(screen: Screen) -> None:
-    assert all("/".join(row.keys) in screen.lines[-1] for row in KEYS)
+# Tables.
 
 
-@pytest.mark.parametrize("key", ["q", "esc"])
-def test_back_at_the_root_asks_before_it_quits(screen: Screen, key: str) -> None:
-    screen.press(key)
-    assert screen.lines[-1] == "Quit? y/n"
-    with pytest.raises(urwid.ExitMainLoop):
-        screen.press("y")
+def test_queues_are_listed_with_due_time_and_reason() -> None:
+    screen = listing(queue("a.example", 7, NOW + 90, "4 attempts"), queue("b.example", 30000, 0))
+    assert screen.lines[1].split() == ["account", "stream", "domain", "count", "due", "why", "it", "waits"]
+    assert screen.lines[2].split() == ["crm", "bulk", "a.example", "7", "in", "1m", "4", "attempts"]
+    assert screen.lines[3].split() == ["crm", "bulk", "b.example", "30,000", "-", "retry"]
 
 
-@pytest.mark.parametrize("key", ["n", "q", "x"])
-def test_any_answer_but_yes_stays(screen: Screen, key: str) -> None:
-    screen.press("q", key)
-    assert "Quit?" not in screen.lines[-1]
+def test_the_focus_follows_its_row_when_the_order_changes() -> None:
+    screen = listing(queue("a.example", 1), queue("b.example", 2)).type("j")
+    assert "b.example" in screen.focused
+    screen.answers["queue list"] = [queue("new.example", 9), queue("b.example", 2), queue("a.example", 1)]
+    screen.wait(3)
+    assert "b.example" in screen.focused
+    screen.answers["queue list"] = []
+    screen.wait(3)
+    assert "no mail is queued" in screen.text
 
 
-def test_capital_q_quits_at_once_even_in_help(screen: Screen) -> None:
-    screen.press("?")
-    with pytest.raises(urwid.ExitMainLoop):
-        screen.press("Q")
+def test_a_filter_shows_only_rows_with_all_its_words_and_esc_takes_it_away() -> None:
+    screen = listing(queue("a.example", 1), queue("b.example", 2, why="it rests"))
+    screen.type("/", "B.exa rests")
+    assert "b.example" in screen.text and "a.example" not in screen.lines[2]
+    screen.type("enter")
+    assert "1 of 2 with 'B.exa rests'" in screen.lines[0]
+    screen.type("esc")
+    assert "a.example" in screen.text
+    assert "a.example" in screen.type("/", "!rests", "enter").text and "b.example" not in screen.text
 
 
-def test_r_asks_at_once(screen: Screen) -> None:
-    screen.press("r")
-    assert screen.hurried == 1
+def test_rows_are_ordered_by_one_column_after_another_and_the_other_way_round() -> None:
+    screen = listing(queue("b.example", 1), queue("a.example", 2), queue("c.example", 3))
+    screen.type("o", "o", "o")
+    assert [line.split()[2] for line in screen.lines[2:5]] == ["a.example", "b.example", "c.example"]
+    assert "domain▲" in screen.lines[1]
+    screen.type("O")
+    assert [line.split()[2] for line in screen.lines[2:5]] == ["c.example", "b.example", "a.example"]
+
+
+def test_a_frozen_screen_stands_still_until_it_is_let_go() -> None:
+    screen = listing(queue("a.example", 1)).type("Z")
+    screen.answers["queue list"] = [queue("b.example", 2)]
+    screen.wait(10)
+    assert "FROZEN" in screen.lines[0] and "a.example" in screen.text
+    screen.type("Z").wait(3)
+    assert "b.example" in screen.text
+
+
+def test_only_the_rows_on_the_screen_are_made_however_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = Table((Column("n", "n", 8),), ("n",))
+    table.show([{"n": n} for n in range(MOST)], NOW)
+    made: list[int] = []
+    markup = Table.markup
+    monkeypatch.setattr(Table, "markup", lambda self, row, *a, **k: made.append(row["n"]) or markup(self, row, *a, **k))
+    table.render((80, 24), focus=True)
+    assert len(made) <= 24
+    made.clear()
+    table.keypress((80, 24), "end")
+    table.render((80, 24), focus=True)
+    assert len(made) <= 48 and MOST - 1 in made
+
+
+def test_a_narrow_terminal_leaves_out_what_is_told_elsewhere() -> None:
+    narrow = listing(queue("a.example", 1), width=60)
+    assert narrow.lines[1].split() == ["account", "domain", "count", "why", "it", "waits"]
+
+
+@pytest.mark.parametrize("size", [(1, 4), (20, 5), (80, 24), (200, 50)])
+def test_any_size_of_terminal_can_be_drawn(size: tuple[int, int]) -> None:
+    screen = listing(queue("a.example", 1))
+    screen.size = size
+    for pressed in ("1", "2", "?", "esc", ":", "esc"):
+        screen.type(pressed)
+        assert len(screen.lines) == size[1]
+
+
+# Keys and views.
+
+
+def test_help_lists_every_key_and_what_can_be_done_here() -> None:
+    screen = of_accounts("active", height=60).type("?")
+    for row in (*keys.KEYS, *keys.MOVES):
+        assert row.help in screen.text
+    assert "suspend: account suspend" in screen.text
+    assert screen.type("esc").lines[0].strip().startswith("Accounts")
 
 
 def test_every_key_has_a_command_and_no_key_has_two(screen: Screen) -> None:
-    keys = [key for row in KEYS for key in row.keys]
-    assert len(keys) == len(set(keys))
-    assert {row.command for row in KEYS} == set(screen.console._commands)
+    bound = [key for row in keys.KEYS for key in row.keys]
+    assert len(bound) == len(set(bound))
+    assert {row.command for row in keys.KEYS} == set(screen.console._commands)
+    for one in VIEWS:
+        own = [action.key for action in one.actions]
+        assert len(own) == len(set(own)) and not set(own) & {*bound, *"jkgG0123456789"}, one.name
 
 
-def test_words_of_remote_servers_reach_no_terminal_unescaped(screen: Screen) -> None:
-    evil = "450 \x1b]0;owned\x07\x1b[2J\u202egnp\u2028\r\n"
-    screen.console.show(seen(queue(evil, 3, why=evil), fault=""))
-    screen.console.show(seen(fault=evil))
-    text = "".join(screen.lines)
-    assert text.isprintable()
-    assert "\\x1b]0;owned" in text
+def test_every_view_and_every_action_is_a_verb_with_those_arguments() -> None:
+    verbs = {verb.name: verb for verb in VERBS}
+    for one in VIEWS:
+        asked = {arg.name for arg in verbs[one.verb].args}
+        assert set(one.args) <= asked, one.name
+        for action in one.actions:
+            verb = verbs[action.verb]
+            assert {*action.args, *action.ask} <= {arg.name for arg in verb.args}, (one.name, action.label)
+            required = {arg.name for arg in verb.args if arg.required} - {"reason"}
+            assert required <= {*action.args, *action.ask}, (one.name, action.label)
 
 
-@given(st.text(), st.integers(1, 300))
+def test_tab_goes_through_all_views_and_back_to_the_first() -> None:
+    screen = Screen()
+    titles = [screen.type("tab").lines[0].split("  ")[0].strip() for _ in [one for one in VIEWS if one.top]]
+    assert titles == [one.title for one in VIEWS if one.top]
+    assert screen.type("tab").lines[0].strip().startswith("Overview")
+
+
+def test_enter_goes_into_a_row_and_esc_comes_back() -> None:
+    screen = of_accounts("active")
+    screen.answers["connection list"] = lambda given: [{"login": "l1", "account": given["account"], "state": "active"}]
+    screen.answers["connection show"] = {"login": "l1", "state": "active", "clients": ["192.0.2.0/24"]}
+    screen.type("enter")
+    assert screen.lines[0].strip().startswith("Connections  account a0")
+    screen.type("enter")
+    assert screen.lines[0].strip().startswith("connection show l1") and "192.0.2.0/24" in screen.text
+    assert screen.type("esc", "esc").lines[0].strip().startswith("Accounts")
+
+
+@pytest.mark.parametrize("key", ["esc", "q"])
+def test_back_at_the_root_asks_before_it_quits(screen: Screen, key: str) -> None:
+    assert screen.type(key).lines[-1].strip() == "quit? (y/n)"
+    screen.type("n")
+    with pytest.raises(urwid.ExitMainLoop):
+        screen.type(key, "y")
+
+
+def test_capital_q_quits_at_once_even_in_help(screen: Screen) -> None:
+    with pytest.raises(urwid.ExitMainLoop):
+        screen.type("?", "Q")
+
+
+# Actions.
+
+
+def test_an_action_names_its_exact_effect_and_is_done_only_on_yes() -> None:
+    screen = of_accounts("active").type("s")
+    assert screen.lines[-1].strip() == "account suspend a0? (y/n)"
+    screen.type("n")
+    assert screen.changed == []
+    screen.type("s", "y")
+    assert screen.changed == [("account suspend", {"name": "a0"})]
+    assert "done: account suspend a0" in "".join(screen.console._log)
+
+
+def test_an_action_that_is_not_legal_is_greyed_and_says_why() -> None:
+    screen = of_accounts("suspended")
+    assert "s suspend (it is suspended)" in screen.lines[-1]
+    assert screen.type("s").lines[-1].strip() == "suspend: it is suspended"
+    assert screen.changed == []
+
+
+def test_marked_rows_are_acted_on_together() -> None:
+    screen = of_accounts("active", "active", "active").type(" ", " ", "s")
+    assert screen.lines[-1].strip() == "account suspend a0 and 1 more? (y/n)"
+    screen.type("y")
+    assert screen.changed == [("account suspend", {"name": "a0"}), ("account suspend", {"name": "a1"})]
+
+
+def test_marks_can_be_taken_away_and_go_with_their_rows() -> None:
+    screen = of_accounts("active", "active").type(" ", " ")
+    assert "2 marked" in screen.lines[0] and screen.lines[2].startswith("*")
+    screen.answers["account list"] = [{"name": "a1", "state": "active"}]
+    screen.wait(6)
+    assert "1 marked" in screen.lines[0]
+    assert "marked" not in screen.type("U").lines[0]
+
+
+def test_a_reason_is_asked_for_where_the_verb_wants_one() -> None:
+    screen = Screen()
+    screen.answers["source list"] = [{"name": "t1", "state": "in use"}]
+    screen.type(":", "sources", "enter", "d")
+    assert screen.lines[-1].startswith(" drain 1 row, reason:")
+    screen.type("it is listed", "enter")
+    assert screen.lines[-1].strip() == "source drain t1 --reason 'it is listed'? (y/n)"
+    screen.type("y")
+    assert screen.changed == [("source drain", {"name": "t1", "reason": "it is listed"})]
+
+
+def test_without_the_reason_nothing_is_done() -> None:
+    screen = Screen()
+    screen.answers["source list"] = [{"name": "t1", "state": "in use"}]
+    screen.type(":", "sources", "enter", "d", "enter")
+    assert "not done, it wants a reason" in screen.lines[-1] and screen.changed == []
+
+
+def trying() -> Verb:
+    """A verb that can be tried without doing it."""
+    return Verb(
+        name="queue stop", help="", handler=print, effect="change", role="operate", example="queue stop",
+        args=(Arg("domain", ""), Arg("reason", "", required=True), Arg("dry_run", "", "bool", default=False)),
+    )  # fmt: skip
+
+
+def test_what_can_be_tried_is_tried_first_and_its_counts_are_told() -> None:
+    screen = Screen()
+    screen.console._verbs = told([*VERBS, trying()])
+    screen.answers["queue stop"] = lambda given: {"deliveries": 12345, "queues": 3}
+    screen.type(":", "queue stop --domain x.example --reason why", "enter")
+    assert screen.changed == [("queue stop", {"domain": "x.example", "reason": "why", "dry_run": True})]
+    assert screen.lines[-1].strip().endswith("[deliveries 12,345, queues 3]? (y/n)")
+    screen.type("y")
+    assert screen.changed[-1] == ("queue stop", {"domain": "x.example", "reason": "why"})
+
+
+def test_a_read_only_console_changes_nothing_by_any_key_or_line() -> None:
+    screen = of_accounts("active", read_only=True)
+    assert "read-only" in screen.lines[0] and "s suspend (this console is read-only)" in screen.lines[-1]
+    assert "read-only" in screen.type("s").lines[-1]
+    assert "read-only" in screen.type(":", "account suspend a0", "enter").lines[-1]
+    assert screen.changed == []
+
+
+def test_what_relayd_refuses_is_said_and_kept_to_be_read() -> None:
+    screen = of_accounts("active")
+    screen.answers["account suspend"] = Refused("account suspend needs the role operate; yours is view")
+    screen.type("s", "y")
+    assert "needs the role operate" in screen.lines[-1]
+    assert "needs the role operate" in screen.type(":", "log", "enter").text
+
+
+# The command line.
+
+
+def test_any_verb_can_be_typed_and_its_answer_is_a_table_or_lines() -> None:
+    screen = Screen()
+    screen.answers["plan list"] = [{"name": "start", "units": 1000}, {"name": "big", "units": 50000}]
+    screen.type(":", "plan list", "enter")
+    assert screen.lines[1].split() == ["name", "units"] and "50,000" in screen.text
+    screen.type(":", "version", "enter")
+    assert "nothing" in screen.lines[-1]
+    screen.answers["version"] = {"version": "0.1.0"}
+    assert "0.1.0" in screen.type(":", "version", "enter").lines[1]
+
+
+def test_keys_that_come_many_at_once_are_taken_one_by_one(screen: Screen) -> None:
+    screen.answers["version"] = {"version": "0.1.0"}
+    assert screen.console.input([":", *"version", "enter", ("mouse press", 1, 0, 0)], []) == [("mouse press", 1, 0, 0)]
+    assert "0.1.0" in screen.lines[1]
+
+
+def test_a_verb_that_changes_something_asks_first() -> None:
+    screen = Screen().type(":", "config reload", "enter")
+    assert screen.lines[-1].strip() == "config reload? (y/n)" and screen.changed == []
+
+
+def test_tab_completes_verbs_options_and_choices(screen: Screen) -> None:
+    screen.type(":", "queue li", "tab")
+    assert screen.lines[-1].startswith(" :queue list ")
+    screen.type("--li", "tab")
+    assert screen.lines[-1].startswith(" :queue list --limit ")
+    assert commands.completions("reputation list --kind a", told()) == ["reputation list --kind account "]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("nonsense", "there is no verb 'nonsense'"),
+        ("queue list --limt 3", "queue list has no --limt"),
+        ("queue list --limit", "--limit wants a value"),
+        ("queue list extra", "queue list takes no 'extra'"),
+        ("account suspend", "account suspend wants name"),
+        ("account suspend 'a", "the line cannot be read: no closing quotation"),
+        ("suppression import crm/all --rows x", "is read from a file"),
+    ],
+)
+def test_a_line_that_cannot_be_done_says_why(line: str, words: str) -> None:
+    with pytest.raises(Mistake) as mistake:
+        commands.parse(line, told())
+    assert words in str(mistake.value)
+
+
+WORDS = st.text(st.characters(min_codepoint=32, max_codepoint=0x2FF), min_size=1).filter(lambda text: text[0] != "-")
+
+
+@given(st.sampled_from(told()), st.data())
+def test_a_call_is_written_as_relayctl_would_take_it(verb: dict[str, Any], data: st.DataObject) -> None:
+    args = [arg for arg in verb["args"] if arg["kind"] not in ("secret", "pem", "text", "row")]
+    chosen = [arg for arg in args if arg["required"] or arg["positional"] or data.draw(st.booleans())]
+    given = {
+        arg["name"]: "true" if arg["kind"] == "bool" else [data.draw(WORDS)] if arg["repeated"] else data.draw(WORDS)
+        for arg in chosen
+    }
+    missing = [arg for arg in verb["args"] if arg["required"] and arg["name"] not in given]
+    if missing:
+        with pytest.raises(Mistake):
+            commands.parse(commands.Call(verb, given).line(), told())
+    else:
+        assert commands.parse(commands.Call(verb, given).line(), told()) == (verb, given)
+
+
+# What is not ours to trust.
+
+
+def test_words_of_remote_servers_reach_no_terminal_unescaped() -> None:
+    evil = "550 \x1b[2J\x1b]0;owned\x07 \u202egnp.exe \x9b31m \r\n\x00"
+    screen = listing(queue("a.example", 1, why=evil), width=200)
+    screen.answers["why"] = [{"queue": evil, "why": evil, "nested": {"a": [evil]}}]
+    seen = screen.text + screen.type("enter").text + screen.type("enter").text
+    assert not [c for c in seen if not c.isprintable() and c != "\n"]
+    assert "\\x1b" in seen and "\\x202e" in seen
+
+
+@given(st.text(max_size=300), st.integers(2, 250))
 def test_what_is_visible_is_printable_and_not_too_long(text: str, limit: int) -> None:
-    assert visible(text, limit).isprintable()
-    assert len(visible(text, limit)) <= limit
+    shown = visible(text, limit)
+    assert shown.isprintable() and len(shown) <= limit
 
 
-_JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
-    max_leaves=5,
+@given(st.text(st.characters(codec="utf-8"), max_size=60), st.integers(0, 40), st.booleans())
+def test_what_is_fitted_is_as_wide_as_it_should_be(text: str, width: int, right: bool) -> None:
+    made = fitted(visible(text), width, right=right)
+    assert urwid.calc_width(made, 0, len(made)) == width
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
+    max_leaves=15,
 )
 
 
-@given(st.fixed_dictionaries({}, optional=dict.fromkeys(("account", "stream", "domain", "count", "due", "why"), _JSON)))
-def test_any_queue_that_relayd_might_name_can_be_shown(row: dict[str, Any]) -> None:
-    assert all(cell.isprintable() for cell in queue_cells(row, NOW))
+@given(st.lists(st.dictionaries(st.sampled_from(["account", "domain", "count", "due", "why"]), ANYTHING), max_size=4))
+def test_any_rows_that_relayd_might_give_can_be_shown(rows: list[dict[str, Any]]) -> None:
+    assert len(listing(*rows).type("o", "enter").lines) == 24
 
 
-@given(st.fixed_dictionaries({}, optional=dict.fromkeys((*STATUS, "other"), _JSON)))
+@given(ANYTHING)
+def test_any_answer_that_relayd_might_give_can_be_read(value: Any) -> None:
+    assert all(text.isprintable() for _, text in lines(value))
+
+
+@given(st.dictionaries(st.sampled_from([*STATUS, "uptime"]), ANYTHING))
 def test_any_status_that_relayd_might_give_can_be_shown(status: dict[str, Any]) -> None:
-    palette, text = status_text(seen(status=status), NOW)
-    assert palette in ("well", "fault")
-    assert text.isprintable()
+    screen = Screen()
+    screen.answers["status"] = {"node": "x", **status}
+    screen.wait(3)
+    assert screen.lines[0].strip().startswith("Overview")
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0, "0s"), (59.9, "59s"), (60, "1m"), (7199, "1h"), (200_000, "2d")])
+def test_a_letter_with_very_many_marks_keeps_only_some() -> None:
+    assert visible("a" + "\u0301" * 50).count("\u0301") == 4
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0s"), (59, "59s"), (60, "1m"), (3600, "1h"), (90000, "1d")])
 def test_spans_are_in_one_unit(seconds: float, text: str) -> None:
     assert span(seconds) == text
+
+
+def test_a_line_of_bars_shows_the_last_values_and_that_there_was_something() -> None:
+    assert spark([0, 1, 50, 100], 4) == " ▁▄█" and spark([5, 0, 0], 2) == "  "
+
+
+def test_a_field_of_a_row_stands_for_itself() -> None:
+    assert filled({"id": "{id}", "text": "a-{name}"}, {"id": 7, "name": "x"}) == {"id": 7, "text": "a-x"}
+
+
+def test_every_meaning_has_a_colour_in_16_and_256_and_a_sign_without_any() -> None:
+    for name, *colours in PALETTE:
+        assert len(colours) == 5 and all(colours), name
 
 
 # Asking.
 
 
 @pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Callable[..., str]]:
-    """Answers one connection after another on a UNIX socket with the bytes given; none of them: silence."""
+def serve(tmp_path: Path) -> Iterator[Callable[..., Client]]:
+    """Answers one connection after another on a UNIX socket with the bytes given."""
     listener = socket.socket(socket.AF_UNIX)
     threads: list[threading.Thread] = []
 
-    def start(*answers: bytes) -> str:
+    def start(*answers: bytes) -> Client:
         listener.bind(str(tmp_path / "s"))
         listener.listen()
         threads.append(threading.Thread(target=answer_all, args=(answers,), daemon=True))
         threads[0].start()
-        return str(tmp_path / "s")
+        return Client(str(tmp_path / "s"), "secret")
 
     def answer_all(answers: tuple[bytes, ...]) -> None:
         for answer in answers:
             peer, _ = listener.accept()
             with peer:
-                while b"\r\n\r\n" not in peer.recv(65536):
-                    pass
+                heard = b""
+                while b"\r\n\r\n" not in heard:
+                    heard += peer.recv(65536)
+                assert b"Authorization: Bearer secret" in heard
                 peer.sendall(answer)
 
     yield start
@@ -259,36 +602,40 @@ def http(value: object, status: str = "200 OK") -> bytes:
     return b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n%s" % (status.encode(), len(body), body)
 
 
-def test_a_snapshot_is_status_and_queues(serve: Callable[..., str]) -> None:
-    control = serve(http(STATUS), http([queue("a.example", 1)]))
-    assert api.look(control, NOW) == seen(queue("a.example", 1))
+def test_a_connection_that_was_closed_meanwhile_is_made_anew(serve: Callable[..., Client]) -> None:
+    client = serve(http(STATUS), http([1]))
+    assert client.ask("status") == STATUS
+    assert client.ask("queue list", {"limit": 5}) == [1]
 
 
-def test_a_snapshot_holds_a_bounded_number_of_queues(serve: Callable[..., str]) -> None:
-    control = serve(http(STATUS), http([queue("a.example", n) for n in range(api.MOST_QUEUES + 50)]))
-    assert len(api.look(control, NOW).queues) == api.MOST_QUEUES
+def test_what_changes_something_is_not_sent_twice(serve: Callable[..., Client]) -> None:
+    client = serve(http(STATUS))
+    client.ask("status")
+    with pytest.raises(Unreachable, match="look whether it was done"):
+        client.ask("config reload", {}, post=True)
 
 
 @pytest.mark.parametrize(
-    ("answers", "words"),
+    ("answer", "fault", "words"),
     [
-        ([b"SSH-2.0-whatever\r\n"], "/s: "),
-        ([b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n[[["], "no relayd"),
-        ([http(["not", "a", "status"]), http([])], "no relayd"),
-        ([http(STATUS), http({"not": "queues"})], "no relayd"),
-        ([http({"error": "yours is none", "field": ""}, "403 Forbidden")], "yours is none"),
-        ([http([], "500 Oops")], "status 500"),
-        ([b""], "/s: "),
+        (b"SSH-2.0-whatever\r\n", Unreachable, "/s: "),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n[[[", Unreachable, "no relayd"),
+        (http({"error": "yours is none", "field": ""}, "403 Forbidden"), Refused, "yours is none"),
+        (http({"error": "is missing", "field": "name"}, "400 Bad"), Refused, "name: is missing"),
+        (http([], "500 Oops"), Refused, "status 500"),
+        (b"", Unreachable, "/s: "),
     ],
 )
 def test_an_answer_that_is_none_is_a_fault_in_words(
-    serve: Callable[..., str], answers: list[bytes], words: str
+    serve: Callable[..., Client], answer: bytes, fault: type[Exception], words: str
 ) -> None:
-    assert words in api.look(serve(*answers), NOW).fault
+    with pytest.raises(fault, match=words):
+        serve(answer).ask("status")
 
 
 def test_no_relay_is_a_fault_in_words(tmp_path: Path) -> None:
-    assert api.look(str(tmp_path / "none"), NOW).fault == f"no relayd is running at {tmp_path / 'none'}"
+    with pytest.raises(Unreachable, match="no relayd is running at"):
+        Client(str(tmp_path / "none")).ask("status")
 
 
 def test_a_relay_that_hangs_is_given_up_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,7 +643,13 @@ def test_a_relay_that_hangs_is_given_up_after_a_while(tmp_path: Path, monkeypatc
     with socket.socket(socket.AF_UNIX) as mute:
         mute.bind(str(tmp_path / "s"))
         mute.listen()
-        assert "does not answer" in api.look(str(tmp_path / "s"), NOW).fault
+        with pytest.raises(Unreachable, match="does not answer"):
+            Client(str(tmp_path / "s")).ask("status")
+
+
+def test_a_token_is_taken_out_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RELAYD_TOKEN", "secret")
+    assert api.token() == "secret" and "RELAYD_TOKEN" not in os.environ and api.token() == ""
 
 
 # The command.

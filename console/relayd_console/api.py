@@ -1,37 +1,27 @@
-"""Asking relayd: its control API (HTTP and JSON on a UNIX socket), as snapshots that a thread takes.
+"""Asking relayd: its control API (HTTP and JSON on a UNIX socket), verb by verb.
 
-One thread asks, so that a relay that hangs never freezes the keys; the latest answer replaces the one before, so
-nothing piles up, and no answer may be larger than MAX_ANSWER.
+In: a verb's name and arguments.  Out: its answer, or why there is none.  Calls block, for a bounded time: they are made
+in threads, so that a relay that hangs never freezes the keys.  A thread keeps its connection for the next question.
 """
 
 import http.client
 import json
+import os
 import socket
 import threading
-import time
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
+from urllib.parse import urlencode
 
-EVERY = 1.0  # seconds between questions
-PATIENCE = 3.0  # seconds without an answer until we say so
-MOST_QUEUES = 200
-MAX_ANSWER = 4 * 2**20
+PATIENCE = 5.0  # seconds without an answer until we say so
+MAX_ANSWER = 8 << 20  # bytes
 
 
 class Unreachable(Exception):
     """relayd could not be asked; the text says why."""
 
 
-class Snapshot(NamedTuple):
-    """One answer: the node's status and its queues; ``fault`` says why there is none.  ``at`` is unix seconds."""
-
-    at: float
-    status: dict[str, Any]
-    queues: list[dict[str, Any]]
-    fault: str = ""
-
-
-NOTHING_YET = Snapshot(0.0, {}, [], "asking relayd ...")
+class Refused(Exception):
+    """relayd answers that it will not; the text says why."""
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -45,60 +35,64 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
-def get(control: str, path: str) -> Any:
-    """The JSON value at an API path.  Raises Unreachable."""
-    connection = _UnixConnection(control)
-    try:
-        connection.request("GET", path)
-        answer = connection.getresponse()
-        value = json.loads(answer.read(MAX_ANSWER))
-    except TimeoutError:
-        raise Unreachable(f"relayd at {control} does not answer") from None
-    except (FileNotFoundError, ConnectionRefusedError):
-        raise Unreachable(f"no relayd is running at {control}") from None
-    except (OSError, http.client.HTTPException) as error:
-        raise Unreachable(f"{control}: {error or type(error).__name__}") from None
-    except ValueError:
-        raise Unreachable(f"what answers at {control} is no relayd") from None
-    finally:
-        connection.close()
-    if answer.status != 200:
-        said = value.get("error") if isinstance(value, dict) else None
-        raise Unreachable(f"{path}: {said or f'status {answer.status}'}")
-    return value
+class Client:
+    """``control``: the socket's path; ``token``: of a session that was opened for somebody ("" for oneself)."""
 
+    def __init__(self, control: str, token: str = "") -> None:
+        self.control = control
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._local = threading.local()
 
-def look(control: str, now: float) -> Snapshot:
-    """One snapshot; a relay that cannot be asked makes one with a fault."""
-    try:
-        status = get(control, "/v1/status")
-        queues = get(control, f"/v1/queue/list?limit={MOST_QUEUES}")
-    except Unreachable as fault:
-        return Snapshot(now, {}, [], str(fault))
-    if not isinstance(status, dict) or not isinstance(queues, list):
-        return Snapshot(now, {}, [], f"what answers at {control} is no relayd")
-    return Snapshot(now, status, [queue for queue in queues if isinstance(queue, dict)][:MOST_QUEUES])
-
-
-class Poller(threading.Thread):
-    """Asks every second, or at once when ``hurry`` is called.  ``latest`` is replaced, then ``told`` called."""
-
-    def __init__(self, control: str, told: Callable[[], None]) -> None:
-        super().__init__(name="poller", daemon=True)
-        self.latest = NOTHING_YET
-        self._control = control
-        self._told = told
-        self._wake = threading.Event()
-
-    def run(self) -> None:
-        while True:
-            self.latest = look(self._control, time.time())
+    def ask(self, verb: str, given: dict[str, Any] | None = None, *, post: bool = False) -> Any:
+        """The answer.  Raises Unreachable, Refused."""
+        path = "/v1/" + verb.replace(" ", "/")
+        body, headers = None, dict(self._headers)
+        if post:
+            body, headers["Content-Type"] = json.dumps(given or {}), "application/json"
+        elif given:
+            path += "?" + urlencode(given, doseq=True)
+        connection = getattr(self._local, "connection", None)
+        if connection is not None:
             try:
-                self._told()
-            except OSError:
-                return  # the screen is gone
-            self._wake.wait(EVERY)
-            self._wake.clear()
+                return self._exchange(connection, path, body, headers)
+            except (OSError, http.client.HTTPException):
+                connection.close()  # it was closed since; what changes something is not sent twice
+                self._local.connection = None
+                if post:
+                    raise Unreachable("the connection to relayd broke: look whether it was done") from None
+        connection = _UnixConnection(self.control)
+        try:
+            answer = self._exchange(connection, path, body, headers)
+        except TimeoutError:
+            raise Unreachable(f"relayd at {self.control} does not answer") from None
+        except (FileNotFoundError, ConnectionRefusedError):
+            raise Unreachable(f"no relayd is running at {self.control}") from None
+        except PermissionError:
+            raise Unreachable(f"{self.control}: you may not; [node] control_group names who may") from None
+        except (OSError, http.client.HTTPException) as error:
+            raise Unreachable(f"{self.control}: {error or type(error).__name__}") from None
+        self._local.connection = connection
+        return answer
 
-    def hurry(self) -> None:
-        self._wake.set()
+    def _exchange(
+        self, connection: http.client.HTTPConnection, path: str, body: str | None, headers: dict[str, str]
+    ) -> Any:
+        connection.request("GET" if body is None else "POST", path, body, headers)
+        answer = connection.getresponse()
+        raw = answer.read(MAX_ANSWER)
+        try:
+            value = json.loads(raw)
+        except ValueError:
+            connection.close()
+            raise Unreachable(f"what answers at {self.control} is no relayd") from None
+        if answer.status not in (200, 503):
+            said = value.get("error") if isinstance(value, dict) else None
+            field = value.get("field") if isinstance(value, dict) else None
+            raise Refused(f"{field}: {said}" if field else said or f"status {answer.status}")
+        return value
+
+
+def token() -> str:
+    """That of the session which this process was started for, if any: taken out of the environment, so that nothing
+    that is started from here has it."""
+    return os.environ.pop("RELAYD_TOKEN", "")

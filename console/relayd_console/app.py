@@ -1,244 +1,93 @@
-"""relayd-console: what a running relay does, on one screen that renews itself every second.
+"""relayd-console: what a running relay does, and the same verbs as relayctl under the keys.
 
-In: the control API (HTTP and JSON on relayd's UNIX socket), and keys.  Out: the node's state, and its queues, longest
-first, each with the reason why it waits.  Keys are bound to named commands in one table, from which the help and the
-bottom line are made.  Whatever relayd says is escaped: words of remote servers are in it.
+In: the control API, and keys.  Out: views, which renew themselves.  What is asked of relayd is asked in threads and
+answered on Twisted's reactor, so that the keys never wait.  Keys are bound to named commands in one table (``keys``),
+views and what can be done in them are declared in another (``views``).
 """
 
 import argparse
-import contextlib
 import os
 import sys
-import time
 import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import urwid
-
-from relayd_console.api import EVERY, NOTHING_YET, PATIENCE, Poller, Snapshot, Unreachable
+from relayd_console.api import Client, Refused, Unreachable, token
+from relayd_console.console import Console
+from relayd_console.palette import PALETTE
+from relayd_console.text import visible
 
 DEFAULT_CONFIG = "/etc/relayd/relayd.toml"
+TICK = 0.25  # seconds between looks at what is to be asked
 
 _EPILOG = """\
 examples:
   relayd-console                                    the relay of $RELAYD_CONTROL, else of /etc/relayd/relayd.toml
   relayd-console --control /run/relayd/control.sock
+  relayd-console --read-only                        to watch: nothing can be changed
   set -a; . var/quickstart.env; relayd-console      the relay of `make run`
 """
 
 
-# Words.
-
-
-def visible(value: object, limit: int = 200) -> str:
-    """A value as text that no terminal obeys: whatever is not printable is escaped."""
-    text = str(value)[: limit + 1]
-    text = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
-    return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
-def span(seconds: float) -> str:
-    """Seconds in one unit, rounded down: ``59s``, ``3m``, ``7h``, ``2d``."""
-    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds >= size:
-            return f"{int(seconds // size)}{unit}"
-    return f"{int(seconds)}s"
-
-
-def _number(value: object) -> float:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else 0.0
-
-
-def status_text(snapshot: Snapshot, now: float) -> tuple[str, str]:
-    """Palette entry and text of the line on top."""
-    if snapshot.fault:
-        return "fault", visible(snapshot.fault) + ("; trying again" if snapshot is not NOTHING_YET else "")
-    status = snapshot.status
-    words = [
-        visible(status.get("node", "?")),
-        f"relayd {visible(status.get('version', '?'))}",
-        f"up {span(_number(status.get('uptime')))}",
-        f"{int(_number(status.get('accounts')))} accounts, {int(_number(status.get('connections')))} connections",
-    ]
-    if now - snapshot.at > PATIENCE + EVERY:
-        return "fault", "  ".join([*words, f"seen {span(now - snapshot.at)} ago"])
-    faults = status.get("faults")
-    if status.get("ok") is False or faults:
-        listed = faults if isinstance(faults, list) and faults else ["not well"]
-        return "fault", "  ".join([*words, *map(visible, listed[:5])])
-    return "well", "  ".join([*words, "well"])
-
-
-def queue_cells(queue: dict[str, Any], now: float) -> tuple[str, str, str, str]:
-    """Name, count, next due time and reason of a queue."""
-    name = "/".join(visible(queue.get(part, "?")) for part in ("account", "stream", "domain"))
-    due = _number(queue.get("due"))
-    when = "-" if not due else "now" if due <= now else f"in {span(due - now)}"
-    return name, str(int(_number(queue.get("count")))), when, visible(queue.get("why") or "-")
-
-
-# The screen.
-
-
-class Key(NamedTuple):
-    """One or more keys, the command they are bound to, and what it does."""
-
-    keys: tuple[str, ...]
-    command: str
-    help: str
-
-
-KEYS = (
-    Key(("?",), "help", "these keys"),
-    Key(("r",), "refresh", "ask relayd now"),
-    Key(("q", "esc"), "back", "back, or quit"),
-    Key(("Q",), "quit", "quit at once"),
-)
-# What the list itself understands; here only to be told.
-MOVES = (("up down", "one queue"), ("page up/page down", "one screen"), ("home end", "first, last"))
-
-PALETTE = [
-    ("well", "black", "dark green"),
-    ("fault", "white,bold", "dark red"),
-    ("heading", "bold", "default"),
-    ("focus", "standout", "default"),
-    ("keys", "black", "light gray"),
-]
-
-
-class QueueRow(urwid.WidgetWrap[urwid.AttrMap[urwid.Columns]]):
-    """One queue; it takes the focus, so that the list can be walked."""
-
-    def __init__(self, cells: tuple[str, str, str, str]) -> None:
-        self.name = cells[0]
-        super().__init__(urwid.AttrMap(_columns(cells), None, "focus"))
-
-    def selectable(self) -> bool:
-        return True
-
-    def keypress(self, size: Any, key: str) -> str:
-        return key
-
-
-def _columns(cells: tuple[str, str, str, str]) -> urwid.Columns:
-    name, count, due, why = (urwid.Text(text, wrap="ellipsis") for text in cells)
-    count.set_align_mode("right")
-    return urwid.Columns([("weight", 3, name), (9, count), (8, due), ("weight", 4, why)], dividechars=2)
-
-
-class Console:
-    """The screen and its commands.  ``hurry`` asks for a new snapshot; ``now`` gives unix seconds."""
-
-    def __init__(self, hurry: Callable[[], None], now: Callable[[], float]) -> None:
-        self._now = now
-        self._snapshot = NOTHING_YET
-        self._asking = False
-        self._commands: dict[str, Callable[[], None]] = {
-            "help": self.help,
-            "refresh": hurry,
-            "back": self.back,
-            "quit": self.quit,
-        }
-        self._top = urwid.Text("", wrap="ellipsis")
-        self._bottom = urwid.Text("", wrap="ellipsis")
-        self._rows: urwid.SimpleFocusListWalker[QueueRow] = urwid.SimpleFocusListWalker([])
-        headings = urwid.AttrMap(_columns(("queue", "count", "due", "why")), "heading")
-        self._queues: urwid.Frame[Any, Any, Any] = urwid.Frame(urwid.ListBox(self._rows), header=headings)
-        self._top_line = urwid.AttrMap(self._top, "well")
-        self.frame: urwid.Frame[Any, Any, Any] = urwid.Frame(
-            self._queues, header=self._top_line, footer=urwid.AttrMap(self._bottom, "keys")
-        )
-        self._show_keys()
-        self.tick()
-
-    def show(self, snapshot: Snapshot) -> None:
-        """A new snapshot.  Without an answer the last queues stay to be read, under a line that says so."""
-        self._snapshot = snapshot
-        if not snapshot.fault:
-            self._show_queues(snapshot)
-        self.tick()
-
-    def tick(self) -> None:
-        """What changes as time goes by."""
-        palette, text = status_text(self._snapshot, self._now())
-        top_line: Any = self._top_line  # urwid's types know no None here, which is its own default
-        top_line.set_attr_map({None: palette})
-        self._top.set_text(text)
-
-    def unhandled(self, key: object) -> None:
-        """A key that the list did not want."""
-        if self._asking:
-            self._asking = False
-            if key in ("y", "Y"):
-                self.quit()
-            self._show_keys()
-            return
-        for row in KEYS:
-            if key in row.keys:
-                self._commands[row.command]()
-
-    # Commands.
-
-    def help(self) -> None:
-        rows = [(" ".join(row.keys), f"{row.help} ({row.command})") for row in KEYS]
-        lines = [urwid.Text(f"  {keys:20}{text}") for keys, text in [*rows, *MOVES]]
-        self.frame.body = urwid.ListBox(urwid.SimpleFocusListWalker([urwid.Text(("heading", "Keys")), *lines]))
-
-    def back(self) -> None:
-        if self.frame.body is not self._queues:
-            self.frame.body = self._queues
-        else:
-            self._asking = True
-            self._bottom.set_text("Quit? y/n")
-
-    def quit(self) -> None:
-        raise urwid.ExitMainLoop
-
-    def _show_keys(self) -> None:
-        self._bottom.set_text("   ".join(f"{'/'.join(row.keys)} {row.help}" for row in KEYS))
-
-    def _show_queues(self, snapshot: Snapshot) -> None:
-        focused = self._rows[self._rows.focus or 0].name if self._rows else ""
-        longest = sorted(snapshot.queues, key=lambda queue: -_number(queue.get("count")))
-        rows = [QueueRow(queue_cells(queue, snapshot.at)) for queue in longest]
-        self._rows[:] = rows
-        # The focus follows its queue, wherever it is now.
-        place = next((i for i, row in enumerate(rows) if row.name == focused), 0)
-        if rows:
-            self._rows.set_focus(place)
-
-
-def run(control: str) -> None:
+def run(control: str, options: argparse.Namespace) -> None:
     """Shows the console until its user has had enough."""
-    console = Console(lambda: poller.hurry(), time.time)
-    loop = urwid.MainLoop(console.frame, PALETTE, unhandled_input=console.unhandled, handle_mouse=False)
-    pipe = loop.watch_pipe(lambda _: console.show(poller.latest))
+    import time
 
-    def told() -> None:
-        os.write(pipe, b".")
+    import urwid
+    from twisted.internet import reactor, threads
+
+    client = Client(control, token())
+
+    def ask(verb: str, given: dict[str, Any], post: bool, done: Callable[[Any], None]) -> None:
+        def answered(value: Any) -> None:
+            done(value)
+            loop.draw_screen()
+
+        def failed(failure: Any) -> None:
+            if not failure.check(Unreachable, Refused):
+                answered(Unreachable(f"{type(failure.value).__name__}: {failure.getErrorMessage()}"))
+            else:
+                answered(failure.value)
+
+        threads.deferToThread(client.ask, verb, given, post=post).addCallbacks(answered, failed)
+
+    screen = urwid.display.raw.Screen()
+    console = Console(ask, time.time, read_only=options.read_only, size=lambda: screen.get_cols_rows())
+    colours = {"16": 16, "256": 256, "1": 1}.get(options.colours) or (
+        256 if "256" in os.environ.get("TERM", "") else 16
+    )
+    screen.set_terminal_properties(colours)  # type: ignore[arg-type]
+    screen.register_palette(PALETTE)
+    loop = urwid.MainLoop(
+        console.frame,
+        screen=screen,
+        input_filter=console.input,
+        handle_mouse=options.mouse,
+        event_loop=urwid.TwistedEventLoop(reactor),  # type: ignore[arg-type]
+    )
 
     def tick(*_: object) -> None:
         console.tick()
-        loop.set_alarm_in(EVERY, tick)
+        loop.set_alarm_in(TICK, tick)
 
-    poller = Poller(control, told)
     tick()
-    poller.start()
     loop.run()
 
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "relayd-console",
-        description="Watch a running relayd: its state and its queues.",
+        description="Watch and steer a running relayd.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--control", metavar="SOCKET", help="the control socket (default $RELAYD_CONTROL)")
     where.add_argument("--config", metavar="FILE", help=f"the file that names the socket (default {DEFAULT_CONFIG})")
+    parser.add_argument("--read-only", action="store_true", help="only watch: every action is refused")
+    parser.add_argument("--colours", choices=("1", "16", "256"), help="of the terminal (default: by $TERM)")
+    parser.add_argument("--mouse", action="store_true", help="let the mouse move the focus")
     return parser
 
 
@@ -267,8 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not sys.stdin.isatty() or not sys.stdout.isatty():
         print("relayd-console needs a terminal; relayctl does without", file=sys.stderr)
         return 1
-    with contextlib.suppress(KeyboardInterrupt):
-        run(control)
+    run(control, options)
     return 0
 
 

@@ -1,0 +1,118 @@
+"""Commands: a line as relayctl takes it, by the table of verbs that relayd itself gives.
+
+In: the table (``/v1/verbs``) and a line.  Out: a verb with its arguments, or what is wrong with the line; and what the
+line may go on with.
+"""
+
+import shlex
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+Verb = dict[str, Any]
+_FILES = ("secret", "pem", "text", "row")  # arguments that relayctl reads from files
+
+
+class Mistake(Exception):
+    """The line cannot be done; the text says why."""
+
+
+class Call(NamedTuple):
+    """A verb and what it is given."""
+
+    verb: Verb
+    given: dict[str, Any]
+
+    @property
+    def changes(self) -> bool:
+        return bool(self.verb["effect"] == "change")
+
+    @property
+    def posts(self) -> bool:
+        return bool(self.verb["method"] == "POST")
+
+    def line(self) -> str:
+        """The line that relayctl would take."""
+        words = [self.verb["name"]]
+        for arg in self.verb["args"]:
+            value = self.given.get(arg["name"])
+            if value is None:
+                continue
+            for one in value if isinstance(value, list) else [value]:
+                if arg.get("positional"):
+                    words.append(shlex.quote(str(one)))
+                elif arg.get("kind") == "bool":
+                    words.append(f"--{arg['name'].replace('_', '-')}")
+                else:
+                    words += [f"--{arg['name'].replace('_', '-')}", shlex.quote(str(one))]
+        return " ".join(words)
+
+
+def parse(line: str, verbs: Iterable[Verb]) -> Call:
+    """Raises Mistake."""
+    try:
+        words = shlex.split(line)
+    except ValueError as error:
+        raise Mistake(f"the line cannot be read: {str(error).lower()}") from None
+    verb, rest = _verb(words, verbs)
+    if verb is None:
+        raise Mistake(f"there is no verb {' '.join(words[:2])!r}: tab shows what there is")
+    args = {arg["name"].replace("_", "-"): arg for arg in verb["args"]}
+    bare = [arg for arg in verb["args"] if arg.get("positional")]
+    given: dict[str, Any] = {}
+    while rest:
+        word = rest.pop(0)
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            arg = args.get(name)
+            if arg is None:
+                raise Mistake(f"{verb['name']} has no --{name}")
+            if arg.get("kind") == "bool":
+                value = value or "true"
+            elif not equals:
+                if not rest:
+                    raise Mistake(f"--{name} wants a value")
+                value = rest.pop(0)
+        else:
+            arg = next((one for one in bare if one.get("repeated") or one["name"] not in given), None)
+            if arg is None:
+                raise Mistake(f"{verb['name']} takes no {word!r}")
+            value = word
+        if arg.get("kind") in _FILES:
+            raise Mistake(f"{arg['name']} is read from a file: relayctl {verb['name']} does that")
+        if arg.get("repeated"):
+            given.setdefault(arg["name"], []).append(value)
+        else:
+            given[arg["name"]] = value
+    missing = [arg["name"] for arg in verb["args"] if arg.get("required") and arg["name"] not in given]
+    if missing:
+        raise Mistake(f"{verb['name']} wants {', '.join(missing)}")
+    return Call(verb, given)
+
+
+def completions(line: str, verbs: Iterable[Verb]) -> list[str]:
+    """What the last word of the line may become, as whole lines."""
+    verbs = list(verbs)
+    words = line.split(" ")
+    verb, rest = _verb([word for word in words if word], verbs)
+    if verb is not None and (rest or line.endswith(" ")):
+        last = words[-1]
+        kept = line[: len(line) - len(last)]
+        names = [f"--{arg['name'].replace('_', '-')}" for arg in verb["args"] if not arg.get("positional")]
+        if len(words) > 1 and words[-2].startswith("--"):
+            arg = next((a for a in verb["args"] if f"--{a['name'].replace('_', '-')}" == words[-2]), None)
+            choices = [str(choice) for choice in (arg or {}).get("choices", ())]
+            if choices:
+                return [kept + choice + " " for choice in choices if choice.startswith(last)]
+        taken = set(words[:-1])
+        return [kept + name + " " for name in names if name.startswith(last) and name not in taken]
+    return [f"{verb['name']} " for verb in verbs if verb["name"].startswith(line)]
+
+
+def _verb(words: list[str], verbs: Iterable[Verb]) -> tuple[Verb | None, list[str]]:
+    """The verb with which the words begin, the longest name first."""
+    named = {verb["name"]: verb for verb in verbs}
+    for n in range(min(3, len(words)), 0, -1):
+        verb = named.get(" ".join(words[:n]))
+        if verb is not None:
+            return verb, words[n:]
+    return None, words
