@@ -302,7 +302,7 @@ def _terms(db: sqlite3.Connection, query: Query) -> tuple[str, list[int]] | None
     if query.domain:
         one_of("+domain", [mark(_domain(query))])
     if query.events:
-        one_of("+event", [NUMBER[name] for name in query.events])
+        one_of("event", [NUMBER[name] for name in query.events])
     if query.since:
         text += " AND time >= ?"
         values.append(int(query.since * 1000))
