@@ -140,6 +140,13 @@ def test_the_table_of_events_has_counts(relay):
     ]
 
 
+def test_the_table_of_classes_has_counts_and_no_rates(relay):
+    """Of some events alone there is no share."""
+    expected = ["CLASS              BOUNCED", "recipient_unknown        3"]
+    assert table(relay, "--account crm --by class --event bounced --event deferred")[1:] == expected
+    assert show(relay, account="crm", by="class", event="bounced")["rows"][0]["rates"] == {}
+
+
 def test_where_there_is_nothing_it_says_so(relay):
     assert table(relay, "--account crm --since 20m") == [
         "nothing was counted from 2023-11-14 21:53 to 2023-11-14 22:14 UTC"

@@ -151,7 +151,7 @@ def _story(answer: Mapping[str, Any]) -> list[str]:
         mx, peer = attempt.get("mx", ""), attempt.get("peer", "")
         parts = (
             f"at {attempt['stage']}" if attempt else "",
-            f"with {mx if peer.startswith(mx) else f'{mx} {peer}'}".rstrip() if mx else "",
+            f"with {peer if peer.startswith(mx) else f'{mx} {peer}'}".rstrip() if mx else "",
             f"by source {attempt['source']}" if attempt.get("source") else "",
             f"over {attempt['tls']}" if attempt.get("tls") else "",
             f"after {attempt['seconds']:.1f} s" if attempt.get("seconds") else "",

@@ -4,7 +4,7 @@ In: a period and whom to count for.  Out: JSON-able rows, and as a table with ra
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -66,11 +66,13 @@ def lines(answer: Mapping[str, Any]) -> list[str]:
     if not rows:
         return [f"nothing was counted from {period}"]
     keys = [key for key in rows[0] if key in ("time", *BY)]
-    heads = [*(key.upper() for key in keys), *(["COUNT"] if "event" in keys else _HEADS)]
-    cells = [[*(_key(key, row[key]) for key in keys), *_cells(row, "event" in keys)] for row in rows]
+    events = () if total["rates"] else ("event",) if "event" in keys else tuple(total["counts"])
+    heads = [*(key.upper() for key in keys), *_heads(events)]
+    cells = [[*(_key(key, row[key]) for key in keys), *_cells(row, events)] for row in rows]
     if len(rows) > 1 and keys:
-        cells.append(["TOTAL", *[""] * (len(keys) - 1), *_cells(total, "event" in keys)])
-    used = [n for n, head in enumerate(heads) if head not in _IF_ANY or any(line[n] != "-" for line in cells)]
+        cells.append(["TOTAL", *[""] * (len(keys) - 1), *_cells(total, events)])
+    seldom = () if events else _IF_ANY
+    used = [n for n, head in enumerate(heads) if head not in seldom or any(line[n] != "-" for line in cells)]
     widths = {n: max(len(line[n]) for line in (heads, *cells)) for n in used}
     shown = [f"{period}, by the {answer['step']}" if "time" in keys else period]
     for line in (heads, *cells):
@@ -86,10 +88,15 @@ _HEADS = ("QUEUED", "DELIVERED", "DELIV%", "DEFER%", "BOUNCE%", "COMPL%", "REJEC
 _IF_ANY = ("REJECTED", "FAILED")  # columns that are there only if anything is in them
 
 
-def _cells(row: Mapping[str, Any], counted: bool) -> list[str]:
+def _heads(events: Sequence[str]) -> Sequence[str]:
+    """``events``: those whose counts are shown rather than rates, "event" for the one that a row is of."""
+    return [("COUNT" if name == "event" else name.upper()) for name in events] or _HEADS
+
+
+def _cells(row: Mapping[str, Any], events: Sequence[str]) -> list[str]:
     counts, rates = row["counts"], row["rates"]
-    if counted:
-        return [f"{sum(counts.values()):,}"]
+    if events:
+        return [f"{sum(counts.values()) if name == 'event' else counts.get(name, 0):,}" for name in events]
     in_per_cent = [f"{rates[name]:.2f}" if name in rates else "-" for name in _RATES]
     rejected, failed = (f"{counts[name]:,}" if name in counts else "-" for name in ("rejected", "failed"))
     return [f"{counts.get('queued', 0):,}", f"{counts.get('delivered', 0):,}", *in_per_cent, rejected, failed]

@@ -325,7 +325,7 @@ def terms_of(db: sqlite3.Connection, query: Query, plus: str = "") -> tuple[str,
     if query.domain:
         one_of("+domain", [mark(_domain(query))])
     if query.events:
-        one_of("+event", [NUMBER[name] for name in query.events])
+        one_of("event", [NUMBER[name] for name in query.events])
     if query.since:
         text += " AND time >= ?"
         values.append(int(query.since * 1000))

@@ -32,7 +32,7 @@ CREATE TABLE name (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
 CREATE TABLE state (read INTEGER NOT NULL, sealed INTEGER NOT NULL, boot TEXT NOT NULL);
 """
 _SEAL = """
-CREATE INDEX IF NOT EXISTS of_sender ON event (account, connection);
+CREATE INDEX IF NOT EXISTS of_sender ON event (account, connection, event, domain);
 CREATE INDEX IF NOT EXISTS of_recipient ON event (recipient);
 CREATE INDEX IF NOT EXISTS of_track ON event (track) WHERE track <> 0;
 CREATE INDEX IF NOT EXISTS of_delivery ON event (delivery);

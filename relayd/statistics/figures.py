@@ -79,8 +79,13 @@ def figures(path: Path, asked: Figures, settings: Settings, now: float) -> dict[
         if not str(error).startswith(("unable to open", "no such table")):
             raise
         raise InputError("", "nothing is counted yet: relayctl health says if something is wrong") from None
+    whole = not (asked.events or asked.cls or {"event", "class"} & set(asked.by))  # else there are no rates
     rows = [
-        {**({"time": start} if stepped else {}), **dict(zip(asked.by, names, strict=True)), **_told(found, waits[key])}
+        {
+            **({"time": start} if stepped else {}),
+            **dict(zip(asked.by, names, strict=True)),
+            **_told(found, waits[key], whole),
+        }
         for key, found in counts.items()
         for start, *names in (key,)
     ]
@@ -97,7 +102,7 @@ def figures(path: Path, asked: Figures, settings: Settings, now: float) -> dict[
         "since": since,
         "until": until,
         "rows": rows,
-        "total": _told(total, _sum(waits.values())),
+        "total": _told(total, _sum(waits.values()), whole),
     }
 
 
@@ -202,8 +207,9 @@ def _sum(several: Iterable[Mapping[int, tuple[int, float]]]) -> dict[int, tuple[
     return total
 
 
-def _told(counts: Mapping[str, int], waits: Mapping[int, tuple[int, float]]) -> dict[str, Any]:
-    told: dict[str, Any] = {"counts": {name: counts[name] for name in NAMES if name in counts}, "rates": rates(counts)}
+def _told(counts: Mapping[str, int], waits: Mapping[int, tuple[int, float]], whole: bool) -> dict[str, Any]:
+    told: dict[str, Any] = {"counts": {name: counts[name] for name in NAMES if name in counts}}
+    told["rates"] = rates(counts) if whole else {}
     if waits:
         total = sum(count for count, _ in waits.values())
         mean = round(sum(seconds for _, seconds in waits.values()) / total, 1)
