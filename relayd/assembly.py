@@ -52,7 +52,7 @@ from relayd.tls import ClientTLS, ServerTLS, trust
 from relayd.validation import Lists, read_lists
 from relayd.verification import Source as Seen
 from relayd.verification import Subject, returning
-from relayd.webhooks import Settings as WebhookSettings
+from relayd.webhooks.post import Settings as WebhookSettings
 
 if TYPE_CHECKING:
     from relayd.ssh.server import Settings as SSHSettings

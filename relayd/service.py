@@ -84,7 +84,7 @@ from relayd.verification import Subject, returns_to
 from relayd.waiting import asked, ended
 from relayd.warmup import Warmup
 from relayd.watchdog import EVERY, Heart, Sign, Systemd, Watchdog
-from relayd.webhooks import Webhooks
+from relayd.webhooks.sender import Webhooks
 from relayd.workers import Workers
 
 if TYPE_CHECKING:

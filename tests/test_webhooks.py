@@ -14,12 +14,11 @@ from standardwebhooks import WebhookVerificationError
 
 from relayd import events
 from relayd.history import Hit, Query
-from relayd.webhooks import new_secret, parse_url, shown
 from relayd.webhooks.batch import BYTES, Wanted, message, read
 from relayd.webhooks.shelf import Shelf
-from relayd.webhooks.signature import message_id, sign
+from relayd.webhooks.signature import message_id, new_secret, shown, sign
 from relayd.webhooks.standing import ASKED, FIRST, LONGEST, Place, Standing, judge, pause
-from relayd.webhooks.target import is_public, refusal
+from relayd.webhooks.target import is_public, parse_url, refusal
 from tests.webhook_kit import SECRET, Desk
 
 NOW = datetime.now(UTC).timestamp()  # the oracle takes nothing that is old

@@ -17,10 +17,10 @@ from relayd.events import NAMES
 from relayd.history import Hit, index_path
 from relayd.tls import trust
 from relayd.webclient import LONGEST as LONGEST_ANSWER
-from relayd.webhooks import Settings, shown
 from relayd.webhooks.lanes import AT_ONCE, PROBES
+from relayd.webhooks.post import Settings
 from relayd.webhooks.sender import DRAIN, LOOK, NOBODY
-from relayd.webhooks.signature import sign
+from relayd.webhooks.signature import shown, sign
 from tests.harness import START
 from tests.webhook_kit import ADDRESS, OK, SECRET, AtOnce, Desk, Server, answer, running
 

@@ -21,7 +21,9 @@ from relayd.directory import Directory, Webhook
 from relayd.history import Index, facts, index_path
 from relayd.records import Record, encode
 from relayd.tls import trust
-from relayd.webhooks import Settings, Webhooks, sender
+from relayd.webhooks import sender
+from relayd.webhooks.post import Settings
+from relayd.webhooks.sender import Webhooks
 from tests.harness import START, Reactor
 
 ADDRESS = "203.0.113.9"  # of crm.example, where webhooks go; not of the public Internet, so it is allowed

@@ -7,7 +7,7 @@ or later, is the caller's fault and names the argument.
 
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
-from typing import Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import msgspec
 
@@ -30,8 +30,10 @@ from relayd.suspicion import Dismissal, Suspicion
 from relayd.validation import Lists
 from relayd.verification import Subject
 from relayd.warmup import Warmup
-from relayd.webhooks import Webhooks
 from relayd.workers import Workers
+
+if TYPE_CHECKING:  # it needs Twisted, and relayctl does not
+    from relayd.webhooks.sender import Webhooks
 
 T = TypeVar("T")
 Role = Literal["view", "operate", "admin"]
@@ -113,7 +115,7 @@ class Relay(Protocol):
     @property
     def reputation(self) -> Reputation: ...
     @property
-    def webhooks(self) -> Webhooks: ...
+    def webhooks(self) -> "Webhooks": ...
     @property
     def feeding(self) -> Feeds: ...
     @property

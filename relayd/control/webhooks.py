@@ -3,6 +3,7 @@
 In: the directory's rows and the running relay's sender.  Out: JSON-able rows; a secret only when it is made.
 """
 
+from concurrent.futures import Future
 from datetime import datetime
 from typing import Any
 
@@ -15,10 +16,15 @@ from relayd.directory import Webhook
 from relayd.directory.webhooks import LONGEST_BATCH, MOST_LANES
 from relayd.errors import InputError
 from relayd.events import NAMES
-from relayd.waiting import ended
-from relayd.webhooks import new_secret, shown
+from relayd.webhooks.signature import new_secret, shown
 
 _OVERLAP = 86400.0
+
+
+def _ended(future: "Future[Any]") -> Any:
+    from relayd.waiting import ended  # only now: it needs Twisted, and relayctl does not
+
+    return ended(future)
 
 
 async def _add(
@@ -49,7 +55,7 @@ async def _add(
         since=relay.now(),
         **fields,
     )
-    made = await ended(relay.directory.webhooks.add(row))
+    made = await _ended(relay.directory.webhooks.add(row))
     return {"name": name, "secret": shown(row.secret), **_row(made)}
 
 
@@ -62,7 +68,7 @@ async def _set(
         fields["url"] = await relay.webhooks.judged(url)
     if not fields:
         raise InputError("", "nothing to set: name what shall change, such as --url https://crm.example/events")
-    return _row(await ended(relay.directory.webhooks.change(name, **fields)))
+    return _row(await _ended(relay.directory.webhooks.change(name, **fields)))
 
 
 def _fields(event: list[str], batch: int | None, concurrency: int | None) -> dict[str, Any]:
@@ -119,7 +125,7 @@ _HIDDEN = ("secret", "previous", "begins", "previous_until")
 
 
 async def _remove(relay: Relay, name: str) -> dict[str, Any]:
-    return _row(await ended(relay.directory.webhooks.remove(relay.directory.webhooks.known(name).name)))
+    return _row(await _ended(relay.directory.webhooks.remove(relay.directory.webhooks.known(name).name)))
 
 
 def _pause(relay: Relay, name: str, reason: str, who: str) -> Any:
@@ -138,7 +144,7 @@ async def _rotate(relay: Relay, name: str, overlap: float | None) -> dict[str, A
     row, secret = relay.directory.webhooks.known(name), new_secret()
     until = relay.now() + (_OVERLAP if overlap is None else overlap)
     changed = relay.directory.webhooks.change(name, secret=secret, previous=row.secret, previous_until=until)
-    return {"name": name, "secret": shown(secret), **_row(await ended(changed))}
+    return {"name": name, "secret": shown(secret), **_row(await _ended(changed))}
 
 
 def _test(relay: Relay, name: str) -> Any:

@@ -2,11 +2,5 @@
 
 Each webhook follows the history behind places of its own; there is no queue.  Floors within: signature, target,
 standing < batch, shelf, post, lanes < report < sender.
+Nothing is imported here: verbs need the signature, and no Twisted.
 """
-
-from relayd.webhooks.post import Settings
-from relayd.webhooks.sender import Webhooks
-from relayd.webhooks.signature import new_secret, shown
-from relayd.webhooks.target import parse_url
-
-__all__ = ["Settings", "Webhooks", "new_secret", "parse_url", "shown"]
