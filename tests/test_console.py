@@ -142,7 +142,7 @@ def test_the_first_screen_says_whether_all_is_well_and_what_stands_out(screen: S
 
 def test_figures_of_the_last_hour_are_drawn_minute_by_minute() -> None:
     screen = Screen()
-    rows = [{"event": "delivered", "start": NOW - 60 * n, "count": 60 - n} for n in range(60)]
+    rows = [{"time": NOW - 60 * n, "event": "delivered", "counts": {"delivered": 60 - n}} for n in range(60)]
     screen.answers["stats show"] = {"rows": rows}
     screen.console._verbs = [*told(), {"name": "stats show", "args": [], "effect": "read", "method": "GET"}]
     screen.wait(20)

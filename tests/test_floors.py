@@ -35,7 +35,7 @@ FLOORS: dict[str, list[str]] = {
         "config",
         "destinations local streams ways",
         "assembly ctl inquiry quickstart sessions",
-        "stops traces",
+        "reference stops traces",
         "service",
     ],
 }

@@ -29,7 +29,7 @@ SOURCES = (
     Source("reactions", "shaping reactions", {}, 5.0),
     Source("reputation", "reputation list", {}, 5.0),
     Source("suspects", "suspects list", {}, 10.0),
-    Source("minutes", "stats show", {"since": "60m", "step": "minute", "by": "event"}, 10.0),
+    Source("minutes", "stats show", {"since": "1h", "step": "minute", "by": "event"}, 10.0),
 )
 _OUTCOMES = ("queued", "delivered", "deferred", "bounced", "rejected", "complained")
 
@@ -69,9 +69,11 @@ def _rates(figures: Any, width: int) -> Iterator[Any]:
     by: dict[str, dict[float, float]] = {}
     for row in rows:
         if isinstance(row, dict):
-            name = str(row.get("event", ""))
-            moment = number(row.get("start"))
-            by.setdefault(name, {})[moment] = by.get(name, {}).get(moment, 0.0) + number(row.get("count"))
+            counts = row.get("counts")
+            for name, many in counts.items() if isinstance(counts, dict) else ():
+                series = by.setdefault(str(name), {})
+                moment = number(row.get("time"))
+                series[moment] = series.get(moment, 0.0) + number(many)
     last = max((moment for series in by.values() for moment in series), default=0.0)
     wide = max(10, min(60, width - 34))
     for name in _OUTCOMES:
@@ -94,7 +96,7 @@ def problems(answers: Answers, now: float) -> Iterator[tuple[str, str]]:
             since = when(row.get("since"), now)
             yield "!", f"{row.get('subject')} is at step {row.get('step')} since {since}: {row.get('why')}"
     for row in _rows(answers.get("reactions")):
-        whom = " ".join(str(row[key]) for key in ("source", "at", "account") if row.get(key))
+        whom = " ".join(str(row[key]) for key in ("source", "at", "account", "pool") if row.get(key))
         yield (
             "~",
             f"{row.get('action')} {whom} until {when(row.get('until'), now)}: {row.get('reply') or row.get('rule')}",
