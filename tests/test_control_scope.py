@@ -4,6 +4,7 @@ import io
 import itertools
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,13 +14,17 @@ from relayd.control.api import VerbResource
 from relayd.control.verb import ROLES, Arg, Caller, Verb
 from relayd.control.verbs import BY_PATH, VERBS
 from relayd.directory.plans import Plan
-from relayd.identity import DAY
+from relayd.identity import DAY, show
+from relayd.inquiry import Archive
+from relayd.statistics import Settings, Statistics
 from relayd.suppression import entry
 from relayd.suspicion import Dismissal
 from tests.fake_relay import NOW, FakeRelay, opened
 from tests.harness import Reactor
+from tests.history_kit import Kept, identity, message, outcome
 
 OURS, THEIRS = "crm-alfa", "crm-zeta"  # near enough for hints at the nearest name
+EARLIER = NOW - 3600
 MARK = "zeta"  # is in all that is theirs, in what their operator wrote, and in nothing else
 CUSTOMER = Caller("token t1 (customer crm-alfa)", "customer", OURS)
 OTHER = Caller("token t2 (customer crm-zeta)", "customer", THEIRS)
@@ -62,6 +67,7 @@ def furnish(relay: FakeRelay, account: str, word: str) -> None:
 def world(tmp_path_factory) -> Iterator["World"]:
     made = World(tmp_path_factory.mktemp("scope"))
     yield made
+    made.relay.archive.stop()
     made.relay.close()
 
 
@@ -84,6 +90,18 @@ class World:
         self.relay.suppressions.add_list(f"{MARK}-all", now=NOW).result(30)
         furnish(self.relay, OURS, "alfa")
         furnish(self.relay, THEIRS, MARK)
+        self._remember(Path(directory))
+
+    def _remember(self, directory: Path) -> None:
+        """Mail of both, in history and figures."""
+        kept = Kept(directory)
+        for at, account, word in ((EARLIER, OURS, "alfa"), (EARLIER + 1, THEIRS, MARK)):
+            mail = message(at, f"x@{word}.example", account=account, connection=f"{word}-1", stream=f"{word}-news")
+            kept.segment(int(at), mail, outcome("Bounce", mail, at, note=f"{word} said no"))
+        kept.index()
+        kept.close()
+        Statistics(directory / "statistics.sqlite", Settings, self.relay.now).close()
+        self.relay.archive = Archive(directory, "mx1", Settings, self.relay.now)
 
     def ask(self, verb: Verb, caller: Caller, **given: Any) -> tuple[int, str]:
         request = Asked(verb, given)
@@ -107,6 +125,7 @@ POOLS = {
         *("alfa.example", f"{MARK}.example", "zet.example", f"x@{MARK}.example", "both@mail.example"),
         *(f"account:{OURS}", f"account:{THEIRS}", f"client:{THEIRS}/{MARK}-client", f"client:{OURS}/alfa-client"),
         *("connection:alfa-1", f"connection:{MARK}-1", f"domain:{MARK}.example", "source:t1/gmail", "nonsense"),
+        *(show(identity(EARLIER)), show(identity(EARLIER + 1))),
     ],
     "row": [{"value": "new@mail.example"}],
     "int": [10, 10**12],

@@ -12,7 +12,7 @@ import msgspec
 from relayd import identity
 from relayd.control.accounts import meant
 from relayd.control.answers import moment
-from relayd.control.verb import Arg, Relay, Verb, then
+from relayd.control.verb import Arg, Relay, Scope, Verb, then
 from relayd.errors import InputError
 from relayd.events import NAMES, Event
 from relayd.history import Found, Hit, Query
@@ -192,6 +192,7 @@ VERBS: tuple[Verb, ...] = (
         args=(*_ARGS, Arg("limit", f"how many at most, up to {MOST}", "int", default=50), _AFTER),
         example="history list --account crm --status bounced --since 2h",
         lines=lines,
+        scope=Scope("account"),
     ),
     Verb(
         name="history show",
@@ -203,6 +204,7 @@ VERBS: tuple[Verb, ...] = (
         ),
         example="history show 1a2031f92a500001",
         lines=_story,
+        scope=Scope("account"),
     ),
     Verb(
         name="history export",
@@ -211,5 +213,6 @@ VERBS: tuple[Verb, ...] = (
         args=(*_ARGS, _AFTER),
         example="history export --account crm --since 7d",
         columns=COLUMNS,
+        scope=Scope("account"),
     ),
 )

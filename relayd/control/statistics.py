@@ -10,7 +10,7 @@ from typing import Any
 
 from relayd.control.accounts import meant
 from relayd.control.answers import moment
-from relayd.control.verb import Arg, Relay, Verb
+from relayd.control.verb import Arg, Relay, Scope, Verb
 from relayd.errors import InputError
 from relayd.events import NAMES
 from relayd.notation import show_duration
@@ -134,6 +134,7 @@ VERBS: tuple[Verb, ...] = (
             Arg("by", "a row for each of these, in all if no step is given", choices=BY, repeated=True),
         ),
         example="stats show --account crm --since 7d --step day",
+        scope=Scope("account"),
         lines=lines,
     ),
 )
