@@ -343,7 +343,7 @@ def _table(rows: list[dict[str, Any]]) -> list[str]:
 
 _MOMENTS = frozenset(
     {"added", "created", "started", "due", "received", "time", "expires", "until", "returns_until", "since", "checked"}
-    | {"told"}
+    | {"told", "ended", "undo_until"}
 )
 _NOTHING: tuple[object, ...] = (None, "", [], {})
 _EPOCH = 1e9  # less is a count that bears the same name

@@ -31,7 +31,7 @@ from relayd import assembly, config, inquiry
 from relayd.blocklists import Blocklists
 from relayd.control.api import ControlService
 from relayd.credentials import HTTPChecker, asking
-from relayd.delivery import Courier
+from relayd.delivery import Courier, Jobs
 from relayd.delivery.generated import REPORTER
 from relayd.delivery.routing import words
 from relayd.delivery.sources import check_sources
@@ -60,6 +60,7 @@ from relayd.shaping.reactions import Active, Reactions
 from relayd.shaping.rules import Rules
 from relayd.signing import WORKERS, Crew, Keyring, Signer
 from relayd.spool import Spool, SpoolError
+from relayd.spool.actions import Job
 from relayd.statistics import Statistics
 from relayd.streams import Streams, shown
 from relayd.suppression import Lesson, Suppressions
@@ -227,6 +228,7 @@ class Node(Service):
         )
         self.directory.drains.changed = self._heed_drains
         self.directory.shaped = self._heed_shaping
+        self._summaries = inquiry.Summaries(reactor, self.spool, self.courier, self.now)
         self.courier.reacted = self._reacted
         self.courier.reputation = self.reputation
         self.reputation.changed = self._turned
@@ -277,6 +279,7 @@ class Node(Service):
         )
         self.suspects = self._watch_senders(loaded) if loaded.suspicion.enabled else None
         self.relay.suspicion = self.suspicion
+        self.jobs = Jobs(reactor, self.courier, lambda: self.config.queue.recycle, self._job_ended)
         self.indexer = self._follow_records(loaded, post)
         self.listeners = {door.listen: self._listener(loaded, door) for door in loaded.listener}
         if loaded.sandbox:
@@ -285,6 +288,7 @@ class Node(Service):
         self.control = ControlService(reactor, loaded.node.control, self, loaded.node.control_group)
         self.control.startService()
         self.courier.startService()
+        self.jobs.start()
         self.domains.startService()
         self.blocklists.startService()
         self._ticker.start(1.0)
@@ -371,6 +375,7 @@ class Node(Service):
             self._ticker.stop()
         ending = [listener.stopService() for listener in self.listeners.values()]
         await DeferredList([*ending, self.courier.stopService()], consumeErrors=True)
+        await self.jobs.stop()
         self.domains.stopService()
         self.blocklists.stopService()
         self.relay.flush_rejections()
@@ -444,6 +449,7 @@ class Node(Service):
         self.purse.tick(self.now())
         self.warmup.tick(self.now())
         self.reputation.tick(self.now())
+        self.jobs.tick()
         try:
             free = self.spool.free_bytes()
             short = free < self.config.node.min_free
@@ -463,6 +469,21 @@ class Node(Service):
         if self._ticks % _SOURCES == 0 and check_sources(self.pools):
             self.scheduler.source_back(self.now())
             self.courier.perform()
+
+    def _job_ended(self, job: Job) -> None:
+        """The trail tells what came of it; who began it is there already."""
+        what = {"job": job.id, "undoes": job.undoes, "done": job.done, "under way": job.busy, "reason": job.reason}
+        said = {key: value for key, value in what.items() if value is not None}
+        verb = "job undo" if job.action == "undo" else f"queue {job.action}"
+        noted = self.directory.note(Change(self.now(), job.who, verb, said, job.fault or job.state))
+
+        def kept(done: "Future[Any]") -> None:
+            if fault := done.exception():
+                self.log.error("What became of job {id} is not in the trail: {f}", id=job.id, f=str(fault))
+            else:
+                self.jobs.noted(job)
+
+        noted.add_done_callback(kept)
 
     def _drained(self) -> dict[str, str]:
         """By operators, and by blocklists, which know nothing of one another."""
@@ -757,6 +778,9 @@ class Node(Service):
 
     def queues(self, limit: int) -> Any:
         return inquiry.queues(self.spool, self.scheduler, self.now(), limit)
+
+    def queue_summary(self, by: str, limit: int) -> Any:
+        return self._summaries.ask(by, limit)
 
     def sources(self) -> list[dict[str, Any]]:
         return inquiry.sources(self.pools, self.scheduler, self.directory.drains, self.blocklists)
