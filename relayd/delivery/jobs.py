@@ -1,7 +1,7 @@
 """Jobs: what operators do to what is queued, however much that is, beside the mail that flows.
 
 In: drafts of jobs, dry runs, undoings.  Out: jobs that end, with what they did in figures; their trail.  A job walks
-the queues a page at a time.  Of each page it takes the deliveries out of everybody's reach (those that a session has are
+the queues a page at a time.  Of each page it takes the deliveries out of everybody's reach (what a session has is
 left to end), has the writer change them in one transaction, and lets them go once whatever was read before is answered:
 so nothing goes out that was cancelled.  After each step it pauses for as long as that took.
 
