@@ -369,7 +369,9 @@ def test_the_books_balance_whatever_comes_between(bench: Bench, seed: int) -> No
             read = bench.rows(full=True)
         elif what <= 5:
             action = rng.choice(["hold", "retry", "release", "move", "cancel"])
-            rows = [row for row in read if (row.held is not None) == (action == "release") or action in ("move", "cancel")]
+            rows = [
+                row for row in read if (row.held is not None) == (action == "release") or action in ("move", "cancel")
+            ]
             job = bench.begin(action)
             change = bench.step(job, rng.sample(rows, rng.randrange(len(rows) + 1)))
             if rng.random() < 0.2:

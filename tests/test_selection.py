@@ -27,9 +27,7 @@ class Shelf:
         if sender:
             message = structs.replace(message, envelope=structs.replace(message.envelope, sender=sender))
         if to:
-            deliveries = tuple(
-                Delivery(d.id, message, Recipient(to), d.queue, d.due) for d in deliveries
-            )
+            deliveries = tuple(Delivery(d.id, message, Recipient(to), d.queue, d.due) for d in deliveries)
         batch = Batch()
         batch.receptions.append(Reception(message, deliveries, made.line, made.entries))
         self.store.apply(batch)

@@ -57,6 +57,7 @@ _AGAIN = 5.0  # seconds after which a step that failed is tried again
 _TRIES = 5
 _PURGE = 60.0  # seconds between looks for what can be brought back no more
 _CONDEMNED = 200
+_MET = 20_000  # deliveries of which a job knows that they were under way when it met them
 _STOP = 5.0  # seconds that a stop waits for the step under way
 
 
@@ -133,6 +134,7 @@ class _Open:
         self.walk_from(job.at)
         self.seen = 0
         self.tries = 0
+        self._under_way: set[int] = set()
         self.waiters: list[Deferred[None]] = []
 
     def walk_from(self, at: Cursor) -> None:
@@ -142,6 +144,12 @@ class _Open:
         else:
             full = self.job.action == "cancel"
             self.walk = Walk(self._jobs, self.job.filter, self.job.most, at, full=full)
+
+    def met(self, under_way: set[int], free: list[int]) -> int:
+        """How many more are under way: one that has come back since is no more."""
+        back, new = self._under_way.intersection(free), under_way - self._under_way
+        self._under_way = (self._under_way | new if len(self._under_way) < _MET else self._under_way) - back
+        return len(new) - len(back)
 
     @property
     def restores(self) -> bool:
@@ -405,10 +413,10 @@ class Jobs:
                     rows += meant
                     continue
                 got = seized[name] = scheduler.seize(name, [row.id for row in meant]) if meant else []
-                held = set(got)
-                rows += [row for row in meant if row.id in held]
+                mine = set(got)
+                rows += [row for row in meant if row.id in mine]
                 due += already
-                busy += len(meant) - len(got)
+                busy += one.met({row.id for row in meant} - mine, got)
             step, one.seen = Step(one.seen, due, busy, at), 0
             done = await asked(self.spool.change, await self._change(one, rows, step, now))
             # Who has read these rows before they changed is answered before this.
