@@ -192,7 +192,9 @@ def courier_settings(loaded: config.Config, streams: Streams) -> Settings:
     return Settings(
         classifier=Classifier(load_classification(loaded.feedback.rules)),
         client_tls=ClientTLS(egress.authorities),
-        outcomes=OutcomeSettings(loaded.node.name, streams.rules, streams.lives, loaded.retry.delay_report),
+        outcomes=OutcomeSettings(
+            loaded.node.name, streams.rules, streams.lives, loaded.retry.delay_report, loaded.fallback
+        ),
         timeouts=Timeouts(
             banner=egress.banner,
             ehlo=egress.ehlo,

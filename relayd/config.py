@@ -536,6 +536,12 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
     delay_report: Duration = 4 * 3600.0
 
 
+class QueueTable(msgspec.Struct, frozen=True, kw_only=True):
+    """``recycle``: how long what operators do to the queue can be undone; so long cancelled mail is kept."""
+
+    recycle: Duration = 86400.0
+
+
 class Egress(Limited, frozen=True, kw_only=True):
     """Sessions to the world, and the limits that hold where no provider or site has its own.  ``authorities``: a PEM
     file of whom "verify" trusts, "" for the system's; ``sessions`` in all; ``rest``: how long a site that cannot be
@@ -662,6 +668,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     resolver: Resolver = Resolver()
     validation: Validation = Validation()
     retry: Retry = Retry()
+    queue: QueueTable = QueueTable()
     egress: Egress = Egress()
     reputation: Reputation = Reputation()
     metrics: Metrics | None = None
@@ -704,7 +711,7 @@ _SINGLE: dict[str, type[msgspec.Struct]] = {
     "node": Node, "tls": TLS, "api": Api, "auth": Auth, "filter": Filter, "suspicion": Suspicion, "login": Login,
     "ssh": Ssh, "feedback": Feedback, "blocklists": Blocklists, "statistics": Statistics,
     "resolver": Resolver, "validation": Validation,
-    "retry": Retry, "egress": Egress, "reputation": Reputation,
+    "retry": Retry, "queue": QueueTable, "egress": Egress, "reputation": Reputation,
     "webhooks": Webhooks, "exports": Exports, "metrics": Metrics, "sandbox": Sandbox,
 }  # fmt: skip
 _NAMED: dict[str, type[msgspec.Struct]] = {

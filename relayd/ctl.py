@@ -421,7 +421,19 @@ def _table(rows: list[dict[str, Any]]) -> list[str]:
 
 _MOMENTS = frozenset(
     {"added", "created", "started", "due", "received", "time", "expires", "until", "returns_until", "since", "checked"}
-    | {"told", "last_used", "at", "made", "done", "previous_until", "last_success", "last_failure", "next_try"}
+    | {
+        "told",
+        "ended",
+        "undo_until",
+        "last_used",
+        "at",
+        "made",
+        "done",
+        "previous_until",
+        "last_success",
+        "last_failure",
+        "next_try",
+    }
 )
 _NOTHING: tuple[object, ...] = (None, "", [], {})
 _EPOCH = 1e9  # less is a count that bears the same name

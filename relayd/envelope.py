@@ -118,14 +118,19 @@ class Marks(msgspec.Struct, frozen=True, gc=False):
 
 
 FALLBACK = "fallback:"  # and a name, in a queue's name instead of a domain: mail that goes by that fallback
+POOL = "pool:"  # and a name and a colon, in front of the domain: mail that an operator has moved to that pool
 
 
-def queue_name(account: str, stream: str, domain: str) -> str:
-    """The name of the scheduled queue of (account, stream, domain): ``account/stream/domain``."""
-    return f"{account}/{stream}/{domain}"
+def queue_name(account: str, stream: str, domain: str, pool: str = "") -> str:
+    """The name of the scheduled queue of (account, stream, domain): ``account/stream/domain``; of what was moved to a
+    pool ``account/stream/pool:POOL:domain``."""
+    return f"{account}/{stream}/{POOL}{pool}:{domain}" if pool else f"{account}/{stream}/{domain}"
 
 
-def queue_parts(name: str) -> tuple[str, str, str]:
-    """(account, stream, domain) of a queue's name.  Account and stream names have no slash; a domain has none."""
+def queue_parts(name: str) -> tuple[str, str, str, str]:
+    """(account, stream, domain, pool or "") of a queue's name.  Names have no slash and no colon, domains no slash."""
     account, stream, domain = name.split("/", 2)
-    return account, stream, domain
+    if not domain.startswith(POOL):
+        return account, stream, domain, ""
+    pool, _, domain = domain.removeprefix(POOL).partition(":")
+    return account, stream, domain, pool

@@ -64,6 +64,7 @@ _NAME_OF: dict[RecordKind, Name] = {
     "Bounce": "bounced",
     "Expiration": "failed",
     "Cancellation": "failed",
+    "Restoration": "queued",
     "Suppression": "rejected",
     "Drop": "rejected",
     "Unknown": "sent",

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 
 from relayd.blocklists import BY, Blocklists
 from relayd.config import Config
@@ -20,7 +21,7 @@ from relayd.delivery.routing import Router
 from relayd.destinations import Destinations
 from relayd.directory import Balances, Directory, Drain
 from relayd.egress.pools import Pools
-from relayd.envelope import Delivery
+from relayd.envelope import Delivery, queue_parts
 from relayd.errors import InputError
 from relayd.events import Event
 from relayd.history import Found, Hit, Query, event_at, find, trace
@@ -34,7 +35,9 @@ from relayd.queue.state import Queue
 from relayd.records import decode
 from relayd.resolver import ResolveError, Resolver
 from relayd.shaping.limits import SCOPES, show_limits
-from relayd.spool import Audit, Spool
+from relayd.spool import NEVER, Audit, Spool
+from relayd.spool.actions import holders
+from relayd.spool.selection import BUCKETS, ages
 from relayd.statistics import Figures, Settings, figures
 from relayd.waiting import asked, ended
 
@@ -45,12 +48,71 @@ async def queues(spool: Spool, scheduler: Scheduler, now: float, limit: int, acc
     """The longest queues, of all or of an account, and why each waits."""
     rows = []
     for name, count, due in await asked(spool.queue_summary, limit, account):
-        owner, stream, domain = name.split("/", 2)
-        waits = Reason("retry", f"waits for its time, in {due - now:.0f} s", due)
-        found = waits if due > now else reason(scheduler, name, now)
+        owner, stream, domain, pool = queue_parts(name)
+        found = _waits(due, now) or reason(scheduler, name, now)
+        row = {"account": owner, "stream": stream, "domain": domain, "pool": pool, "count": count}
         told = {"constraint": found.constraint or "none", "why": found.words}
-        rows.append({"account": owner, "stream": stream, "domain": domain, "count": count, "due": due, **told})
+        rows.append({**row, "due": due if due < NEVER else None, **told})
     return rows
+
+
+def _waits(due: float, now: float) -> Reason | None:
+    """Why nothing of a queue is due."""
+    if due >= NEVER:
+        return Reason("hold", "all of it is held: relayctl queue release lets it go")
+    return Reason("retry", f"it waits for its time, in {due - now:.0f} s", due) if due > now else None
+
+
+class Summaries:
+    """What waits, counted by what is asked for, from the spool's counters.  An answer counts for a while, ten times as
+    long as it took to make: however many look on, a tenth of the time is spent on it at most."""
+
+    def __init__(self, reactor: Any, spool: Spool, courier: Courier, wall: Callable[[], float]) -> None:
+        self._reactor, self._spool, self._courier, self._wall = reactor, spool, courier, wall
+        self._known: dict[str, tuple[float, list[dict[str, Any]]]] = {}
+
+    async def ask(self, by: str, limit: int) -> list[dict[str, Any]]:
+        until, rows = self._known.get(by, (0.0, []))
+        began = self._reactor.seconds()
+        if began >= until:
+            rows = await self._count(by)
+            self._known[by] = (self._reactor.seconds() + max(1.0, 10 * (self._reactor.seconds() - began)), rows)
+        return rows[: limit + 1]
+
+    async def _count(self, by: str) -> list[dict[str, Any]]:
+        found = await asked(self._spool.read, ages, self._wall())
+        sums: dict[str, list[int]] = {}
+        all_ = [0] * (len(BUCKETS) + 2)
+        for n, (name, held, counts) in enumerate(found):
+            if n % 500 == 499:  # mail goes on meanwhile
+                await deferLater(self._reactor, 0, lambda: None)
+            row = sums.setdefault(self._key(by, name), [0] * len(all_))
+            for i, count in enumerate((held, *counts)):
+                row[i] += count
+                all_[i] += count
+        if by == "age":
+            return [_summed("age", "all", all_)]
+        largest = sorted(sums.items(), key=lambda item: (-sum(item[1][1:]), item[0]))
+        return [_summed(by, "all", all_), *(_summed(by, key, row) for key, row in largest)]
+
+    def _key(self, by: str, name: str) -> str:
+        account, stream, domain, _ = queue_parts(name)
+        if by in ("account", "stream", "domain", "age"):
+            return {"account": account, "stream": stream, "domain": domain, "age": ""}[by]
+        scheduler = self._courier.scheduler
+        queue = scheduler.queues.get(name) or Queue(name)
+        if by == "pool":
+            return scheduler.pool_of(queue)
+        if queue.site is not None:
+            return queue.site.group
+        site = self._courier.router.known(domain)
+        return site.group if site else f"not looked up: {domain}"
+
+
+def _summed(by: str, key: str, row: list[int]) -> dict[str, Any]:
+    held, *counts = row
+    columns = [f"{seconds // 60}m" for seconds in BUCKETS] + ["older"]
+    return {by: key, "deliveries": sum(counts), "held": held, **dict(zip(columns, counts, strict=True))}
 
 
 def sources(pools: Pools, scheduler: Scheduler, directory: Directory, blocklists: Blocklists) -> list[dict[str, Any]]:
@@ -92,11 +154,26 @@ async def inspect(spool: Spool, courier: Courier, now: float, id: int) -> dict[s
     if not records and not queued:
         raise InputError("id", f"no message or delivery {show(id)} is in the spool or in the records that are kept")
     message = show(queued[0].message.id) if queued else records[0].message
-    told = story(message, records, queued, lambda delivery: _reason(courier, delivery, now).words)
+    held = await _held(spool, queued)
+    told = story(message, records, queued, lambda delivery: (held(delivery) or _reason(courier, delivery, now)).words)
     for row in told["deliveries"]:
         if transcripts := courier.transcripts.of(read(row["id"]), row["recipient"]):
             row["transcripts"] = transcripts
     return told
+
+
+async def _held(spool: Spool, queued: list[Delivery]) -> Callable[[Delivery], Reason | None]:
+    """Who holds which of these, and why."""
+    ids = [delivery.id for delivery in queued if delivery.due >= NEVER]
+    by = await asked(spool.read, holders, ids) if ids else {}
+
+    def reason_of(delivery: Delivery) -> Reason | None:
+        if delivery.id not in by:
+            return None
+        job, who, why = by[delivery.id]
+        return Reason("hold", f"it is held by {who}: {why} (job {job}); relayctl queue release lets it go")
+
+    return reason_of
 
 
 def _reason(courier: Courier, delivery: Delivery, now: float) -> Reason:
@@ -175,8 +252,10 @@ async def why(spool: Spool, courier: Courier, now: float, what: str) -> list[dic
     except ValueError:
         return await _why_of_domain(spool, courier, now, what)
     rows = []
-    for delivery in await asked(spool.deliveries_of, id):
-        found = _reason(courier, delivery, now)
+    queued = await asked(spool.deliveries_of, id)
+    held = await _held(spool, queued)
+    for delivery in queued:
+        found = held(delivery) or _reason(courier, delivery, now)
         queue, recipient = delivery.queue, delivery.recipient.address
         rows.append({"delivery": show(delivery.id), "recipient": recipient, "queue": queue, **_told(found, now)})
     if not rows:
@@ -191,8 +270,7 @@ async def _why_of_domain(spool: Spool, courier: Courier, now: float, what: str) 
         raise InputError("what", f"{what!r} is neither the id of a message or delivery nor a domain") from None
     rows = []
     for name, count, due in await asked(spool.queues_of, domain, QUEUES):
-        waits = Reason("retry", f"it waits for its time, in {due - now:.0f} s", due)
-        found = waits if due > now else reason(courier.scheduler, name, now)
+        found = _waits(due, now) or reason(courier.scheduler, name, now)
         rows.append({"queue": name, "count": count, **_told(found, now)})
     if not rows:
         raise InputError("what", f"no mail to {domain} is queued")

@@ -22,6 +22,7 @@ RecordKind = Literal[
     "Bounce",
     "Expiration",
     "Cancellation",
+    "Restoration",
     "Suppression",
     "Drop",
     "Unknown",
@@ -34,7 +35,8 @@ RecordKind = Literal[
 ]
 
 # The term each kind adds to, and whether the delivery leaves the queue by it.  Events of a domain, what comes back of a
-# delivery after it has left, and what a customer is told, add to none.
+# delivery after it has left, and what a customer is told, add to none.  A Restoration takes back its Cancellation: it
+# adds -1 to "cancelled", so each delivery is counted where it ends, and nowhere else.
 TERM_OF: dict[RecordKind, str] = {
     "Reception": "received",
     "Rejection": "rejected",

@@ -36,7 +36,7 @@ from relayd.control.api import ControlService
 from relayd.control.door import DoorService
 from relayd.credentials import HTTPChecker, asking
 from relayd.database import Pause
-from relayd.delivery import Courier
+from relayd.delivery import Courier, Jobs
 from relayd.delivery.generated import REPORTER
 from relayd.delivery.routing import words
 from relayd.delivery.sources import check_sources
@@ -70,6 +70,7 @@ from relayd.shaping.reactions import Active, Key, Reactions
 from relayd.shaping.rules import Rules
 from relayd.signing import WORKERS, Crew, Keyring, Signer
 from relayd.spool import Checkpoint, Spool, SpoolError
+from relayd.spool.actions import Job
 from relayd.statistics import Figures, Statistics
 from relayd.stops import Stops, Target
 from relayd.streams import Streams, shown
@@ -271,6 +272,7 @@ class Node(Service):
         self.traces = Traces(self.sessions, lambda: self.listeners.values(), self.courier, self.now)
         self.directory.drains.changed = self._heed_drains
         self.directory.shaped = self._heed_shaping
+        self._summaries = inquiry.Summaries(reactor, self.spool, self.courier, self.now)
         self.courier.reacted = self._reacted
         self.courier.reputation = self.reputation
         self.reputation.changed = self._turned
@@ -322,6 +324,7 @@ class Node(Service):
         self.suspects = self._watch_senders(loaded) if loaded.suspicion.enabled else None
         self.relay.suspicion = self.suspicion
         self.webhooks = self._post_events(loaded)
+        self.jobs = Jobs(reactor, self.courier, lambda: self.config.queue.recycle, self._job_ended)
         self.indexer = self._follow_records(loaded, post)
         self.feeding = self._feed(loaded, post)
         self.workers = Workers(loaded.node.spool, loaded.node.name, post)
@@ -349,6 +352,7 @@ class Node(Service):
         self._come_in_by(ssh)
         self.courier.startService()
         self.webhooks.startService()
+        self.jobs.start()
         self.domains.startService()
         self.blocklists.startService()
         self._ticker.start(1.0)
@@ -519,6 +523,7 @@ class Node(Service):
         ending = [listener.stopService() for listener in self.listeners.values()]
         posted = self.webhooks.stopService()
         await DeferredList([*ending, self.courier.stopService()], consumeErrors=True)
+        await self.jobs.stop()
         self.domains.stopService()
         self.blocklists.stopService()
         self.relay.flush_rejections()
@@ -613,6 +618,7 @@ class Node(Service):
         self.reputation.tick(self.now())
         self.stops.tick()
         self.traces.tick()
+        self.jobs.tick()
         try:
             free = self.free = self.spool.free_bytes()
             short = free < self.config.node.min_free
@@ -646,6 +652,21 @@ class Node(Service):
                     f"{totals['delivered']} delivered, {totals['transient']} deferred, {totals['permanent']} bounced",
                 )
             )
+
+    def _job_ended(self, job: Job) -> None:
+        """The trail tells what came of it; who began it is there already."""
+        what = {"job": job.id, "undoes": job.undoes, "done": job.done, "under way": job.busy, "reason": job.reason}
+        said = {key: value for key, value in what.items() if value is not None}
+        verb = "job undo" if job.action == "undo" else f"queue {job.action}"
+        noted = self.directory.note(Change(self.now(), job.who, verb, said, job.fault or job.state))
+
+        def kept(done: "Future[Any]") -> None:
+            if fault := done.exception():
+                self.log.error("What became of job {id} is not in the trail: {f}", id=job.id, f=str(fault))
+            else:
+                self.jobs.noted(job)
+
+        noted.add_done_callback(kept)
 
     def _drained(self) -> dict[str, str]:
         """By operators, who drain or block them, and by blocklists, which know nothing of one another."""
@@ -1037,6 +1058,9 @@ class Node(Service):
 
     def queues(self, limit: int, account: str = "") -> Any:
         return inquiry.queues(self.spool, self.scheduler, self.now(), limit, account)
+
+    def queue_summary(self, by: str, limit: int) -> Any:
+        return self._summaries.ask(by, limit)
 
     def sources(self) -> list[dict[str, Any]]:
         return inquiry.sources(self.pools, self.scheduler, self.directory, self.blocklists)

@@ -238,7 +238,7 @@ class Stops:
 
     def _fits(self, target: Target, name: str) -> bool | None:
         """Whether a queue is of the target's; None: that shows when its domain is looked up."""
-        account, _, domain = queue_parts(name)
+        account, _, domain, _ = queue_parts(name)
         if target.account and target.account not in self._directory.lineage(account):
             return False
         if target.domain and target.domain not in notation.patterns(domain):

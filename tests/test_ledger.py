@@ -116,7 +116,8 @@ def test_a_delivery_that_came_from_nowhere_is_named(books: Books) -> None:
     books.live(random.Random(1), 10)
     stray = books.queued[0].id + 500
     books.db.execute(
-        "INSERT INTO delivery SELECT ?, message, queue, due, 0, recipient, '', '', 0, due, NULL FROM delivery LIMIT 1",
+        "INSERT INTO delivery SELECT ?, message, queue, due, 0, recipient, '', '', 0, due, NULL, NULL, NULL, NULL "
+        "FROM delivery LIMIT 1",
         (stray,),
     )
     assert f"{show(stray)} is queued but was never received" in books.faults()

@@ -5,7 +5,7 @@ report that its sender wants (RFC 3461, 3464): all in one transaction, so that n
 """
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from functools import partial
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from relayd.delivery.generated import generated, message_id_of
 from relayd.delivery.routing import words
 from relayd.echoes import Event, of_delivery
 from relayd.echoes import Kind as EventKind
-from relayd.envelope import FALLBACK, Delivery, queue_name
+from relayd.envelope import FALLBACK, Delivery, queue_name, queue_parts
 from relayd.identity import Identities, day_of, show
 from relayd.lease import Charge
 from relayd.message import dsn
@@ -72,12 +72,13 @@ class Life(msgspec.Struct, frozen=True):
 
 class Settings(msgspec.Struct, frozen=True):
     """``rules`` of an (account, stream); ``lives`` of all there are; ``delay_report``: seconds after which a sender is
-    told that mail is late."""
+    told that mail is late; ``fallbacks``: the names of those there are."""
 
     node: str
     rules: Callable[[str, str], Rules]
     lives: Callable[[], Iterable[Life]]
     delay_report: float = 4 * 3600.0
+    fallbacks: Container[str] = ()
 
 
 class Outcomes:
@@ -213,9 +214,12 @@ class Outcomes:
     def _queue(self, delivery: Delivery, attempts: int) -> str:
         """Where it waits after so many attempts."""
         message, rules = delivery.message, self._rules(delivery)
-        falls_back = rules.fallback and attempts >= rules.fallback_after
-        domain = FALLBACK + rules.fallback if falls_back else domain_of(delivery.recipient.address)
-        return queue_name(message.account, message.stream, domain)
+        _, _, domain, pool = queue_parts(delivery.queue)
+        if domain.removeprefix(FALLBACK) in self.settings.fallbacks and domain.startswith(FALLBACK):
+            return delivery.queue  # sent there by whomever, it stays there
+        if rules.fallback and attempts >= rules.fallback_after:
+            return queue_name(message.account, message.stream, FALLBACK + rules.fallback)
+        return queue_name(message.account, message.stream, domain_of(delivery.recipient.address), pool)
 
     # Times that senders set.
 

@@ -62,6 +62,9 @@ class Pools:
     def _usable(self, source: str, avoid: set[str]) -> bool:
         return not (source in self.out_of_use or source in self.drained or source in avoid)
 
+    def known(self, pool: str) -> bool:
+        return pool in self.pools
+
     def explain(self, pool: str) -> str:
         """Why no source of a pool and its overflow can be used, in words."""
         faults = {**{name: f"drained, {why}" for name, why in self.drained.items()}, **self.out_of_use}

@@ -5,6 +5,8 @@ Whatever blocks a site, or the mail of an account, blocks no other: a site has a
 full who has much of it waits before who has little.  Queues wait in line by accounts, which take turns.
 """
 
+from collections.abc import Collection
+
 from relayd.envelope import Delivery
 from relayd.queue.state import Queue, Share, Waiting
 
@@ -65,6 +67,15 @@ class Memory:
     def remove(self, queue: Queue, delivery: Delivery) -> None:
         queue.loaded.discard(delivery.id)
         self._count(queue, -1, -bytes_of(delivery))
+
+    def keep(self, queue: Queue, ids: Collection[int]) -> None:
+        """These are in somebody's hands without being here: what of the queue is loaded counts them."""
+        queue.loaded.update(ids)
+        self._count(queue, len(ids), 0)
+
+    def let_go(self, queue: Queue, ids: Collection[int]) -> None:
+        queue.loaded.difference_update(ids)
+        self._count(queue, -len(ids), 0)
 
     def _count(self, queue: Queue, many: int, size: int) -> None:
         self.loaded += many

@@ -8,7 +8,7 @@ keeps for priority mail is asked for apart: there the accounts that have some go
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Sized
+from collections.abc import Collection, Sized
 from heapq import heappop, heappush, heapreplace
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
@@ -215,6 +215,34 @@ class ReadyQueue:
                 found += self._parked.pop(name).waiting
         return found
 
+    def of_lane(self, account: str, name: str) -> list[Delivery]:
+        """What a lane has."""
+        parked, owner = self._parked.get(name), self._accounts.members.get(account)
+        found = list(parked.waiting) if parked else []
+        for turns in (owner.first, owner.rest) if owner else ():
+            if turns and name in turns.members:
+                found += turns.members[name].waiting
+        return found
+
+    def take_out(self, account: str, name: str, ids: Collection[int]) -> list[Delivery]:
+        """Takes those of a lane that have one of these ids; the rest keeps its turn."""
+        parked = self._parked.get(name)
+        found = _take_out(parked.waiting, ids) if parked else []
+        if parked and not parked.waiting:
+            del self._parked[name]
+        owner = self._accounts.members.get(account)
+        for turns in (owner.first, owner.rest) if owner else ():
+            lane = turns.members.get(name) if turns else None
+            if owner and lane and (taken := _take_out(lane.waiting, ids)):
+                found += taken
+                owner.waiting -= len(taken)
+                self._count -= len(taken)
+                if turns is owner.first:
+                    owner.urgent -= len(taken)
+                    if not owner.urgent:
+                        self._urgent.pop(account, None)
+        return found
+
     def call_all(self) -> None:
         """What parked lanes waited for holds no more."""
         for name in list(self._parked):
@@ -251,3 +279,12 @@ class ReadyQueue:
         while (delivery := self.pop()) is not None:
             found.append(delivery)
         return found
+
+
+def _take_out(waiting: deque[Delivery], ids: Collection[int]) -> list[Delivery]:
+    found = [delivery for delivery in waiting if delivery.id in ids]
+    if found:
+        left = [delivery for delivery in waiting if delivery.id not in ids]
+        waiting.clear()
+        waiting.extend(left)
+    return found

@@ -53,13 +53,15 @@ def _any_time(delivery: Delivery, now: float) -> bool:
 class Pools(Protocol):
     """``choose``: (pool, source of the last attempt, sources that must not be used now) -> source, or None; ``peek``:
     only ask.  ``explain``: why there is none.  ``overflow_of``: the other pool that a source was chosen from, or "".
-    ``sources_of``: those a delivery of the pool may have gone by.  ``having``: the pools that have a source."""
+    ``sources_of``: those a delivery of the pool may have gone by.  ``having``: the pools that have a source.
+    ``known``: whether there is such a pool."""
 
     def choose(self, pool: str, last: str, avoid: set[str], *, peek: bool = False) -> str | None: ...
     def explain(self, pool: str) -> str: ...
     def overflow_of(self, pool: str, source: str) -> str: ...
     def sources_of(self, pool: str) -> Collection[str]: ...
     def having(self, source: str) -> list[str]: ...
+    def known(self, pool: str) -> bool: ...
 
 
 class Scheduler:
@@ -215,6 +217,58 @@ class Scheduler:
             return False
         self.memory.add(queue, delivery)
         return True
+
+    def under_way(self, name: str, ids: Collection[int]) -> set[int]:
+        """Which of these somebody has who cannot be asked for them: a session, or the disk that is to keep them."""
+        queue = self.queues.get(name)
+        loaded = queue.loaded.intersection(ids) if queue else set()
+        if queue is None or not loaded:
+            return set()
+        owner = self.stream_of(queue).account or queue.account
+        for path in queue.site.paths.values() if queue.site else ():
+            loaded.difference_update(d.id for d in path.ready.of_lane(owner, queue.lane))
+        return loaded.difference(d.id for d in queue.waiting)
+
+    def seize(self, name: str, ids: Collection[int]) -> list[int]:
+        """Takes deliveries of a queue that are on disk out of everybody's reach until ``let_go``, those that are ready
+        but not under way included; gives those it got."""
+        queue = self._queue(name)
+        wanted = queue.loaded.intersection(ids)
+        if wanted:
+            ready = [d for d in queue.waiting if d.id in wanted]
+            if ready:
+                queue.waiting = [d for d in queue.waiting if d.id not in wanted]
+            owner = self.stream_of(queue).account or queue.account
+            for path in queue.site.paths.values() if queue.site else ():
+                ready += path.ready.take_out(owner, queue.lane, wanted)
+            for delivery in ready:
+                self._evict(queue, delivery)
+        got = [identity for identity in ids if identity not in queue.loaded]
+        self.memory.keep(queue, got)
+        return got
+
+    def let_go(self, name: str, ids: Collection[int], now: float) -> None:
+        """What was seized can be had again, as it is on disk now."""
+        queue = self._queue(name)
+        self.memory.let_go(queue, ids)
+        if queue.pulling:
+            queue.gone.update(ids)
+        queue.more = True
+        self._pull(queue, now)
+        if queue.site is not None and queue.site.share.waiting and not self.memory.crowds(queue):
+            self._feed(queue.site.share.waiting, now)
+        self._feed_starved(now)
+        self._linger(queue, now)
+
+    def urge(self, name: str, now: float) -> None:
+        """Somebody wants what is due of a queue tried now: it is looked at, and no failure of before keeps it."""
+        queue = self._queue(name)
+        queue.more = True
+        for path in self.paths_of(queue, now):
+            if path.failures and path.rest_until > now:
+                path.rest_until = 0.0
+                self._work(path, now)
+        self._wake_queue(name, now, over=not queue.held)
 
     def settled(self, name: str, due: float, now: float) -> None:
         """The true next due time of a queue of which nothing was in memory."""
@@ -635,6 +689,8 @@ class Scheduler:
         return self.streams(queue.account, queue.stream)
 
     def pool_of(self, queue: Queue) -> str:
+        if queue.pool and self.pools.known(queue.pool):
+            return queue.pool
         return self.stream_of(queue).pool_for(queue.domain, queue.site.hosts if queue.site else ())
 
     def _push(self, path: Path, queue: Queue, delivery: Delivery, *, first: bool = False) -> None:

@@ -192,7 +192,8 @@ class Site:
 
 class Queue:
     """An eligible scheduled queue.  ``more``: the spool may hold due deliveries that are not in memory.  Until
-    ``rest_until`` it is not read, for the ``reason`` given; ``held``: that is not for a fault of the DNS."""
+    ``rest_until`` it is not read, for the ``reason`` given; ``held``: that is not for a fault of the DNS.  ``pool``:
+    the one that its mail was moved to, "" for its stream's own."""
 
     __slots__ = (
         "account",
@@ -208,6 +209,7 @@ class Queue:
         "look",
         "more",
         "name",
+        "pool",
         "pulling",
         "reason",
         "rest_until",
@@ -221,8 +223,8 @@ class Queue:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.account, self.stream, self.domain = queue_parts(name)
-        self.lane = f"{self.account}/{self.stream}"
+        self.account, self.stream, self.domain, self.pool = queue_parts(name)
+        self.lane = f"{self.account}/{self.stream}" + (f" by {self.pool}" if self.pool else "")
         self.loaded: set[int] = set()
         self.bytes = 0  # of what is loaded
         self.waiting: list[Delivery] = []  # in memory, but without a path yet

@@ -143,7 +143,7 @@ def _queued(connection: sqlite3.Connection) -> tuple[dict[Key, int], list[str]]:
         "SELECT queue, (id >> 20) / ? AS day, count(*) FROM delivery GROUP BY 1, 2", (DAY * 1000,)
     )
     for name, day, count in rows:
-        account, stream, _ = queue_parts(name)
+        account, stream, *_ = queue_parts(name)
         found[day, account, stream] += count
         queues[name] += count
     counters = dict(connection.execute("SELECT name, count FROM queue"))
@@ -156,7 +156,30 @@ def _queued(connection: sqlite3.Connection) -> tuple[dict[Key, int], list[str]]:
         "SELECT id FROM delivery WHERE message NOT IN (SELECT id FROM message) LIMIT ?", (_NAMED,)
     ).fetchall()
     faults += [f"delivery {show(identity)} has lost its message" for (identity,) in orphans]
-    return found, faults
+    return found, faults + _aged_wrong(connection) + _recycled_wrong(connection)
+
+
+def _aged_wrong(connection: sqlite3.Connection) -> list[str]:
+    """Queues of which it is not known rightly how old their deliveries are, or how many are held."""
+    differ = (
+        "SELECT queue FROM (SELECT queue, slot, count, held, 1 AS n FROM aged UNION ALL "
+        "SELECT queue, (id >> 20) / 120000, count(*), count(held), -1 FROM delivery GROUP BY 1, 2) "
+        "GROUP BY queue, slot HAVING sum(n * count) <> 0 OR sum(n * held) <> 0 LIMIT ?"
+    )
+    found = dict.fromkeys(name for (name,) in connection.execute(differ, (_NAMED,)))
+    return [f"queue {name}: its counts by age are not those of its deliveries" for name in found]
+
+
+def _recycled_wrong(connection: sqlite3.Connection) -> list[str]:
+    """Cancelled deliveries that could not be brought back."""
+    lost = connection.execute(
+        "SELECT id FROM recycled WHERE message NOT IN (SELECT id FROM message) LIMIT ?", (_NAMED,)
+    ).fetchall()
+    twice = connection.execute(
+        "SELECT id FROM recycled WHERE id IN (SELECT id FROM delivery) LIMIT ?", (_NAMED,)
+    ).fetchall()
+    faults = [f"cancelled delivery {show(identity)} has lost its message" for (identity,) in lost]
+    return faults + [f"delivery {show(identity)} is queued and cancelled at once" for (identity,) in twice]
 
 
 def _unpaid(tally: dict[Key, dict[str, int]], leases: dict[str, Lease]) -> list[str]:
@@ -205,12 +228,15 @@ def _odd_ones(connection: sqlite3.Connection, segments: Path, keys: set[Key]) ->
             known[key].update(range(message + 1, message + 1 + len(record.recipients)))
         elif TERM_OF.get(record.kind) in OUT_TERMS:  # what came back later counts nothing
             left[key][read(record.delivery)] += 1
+        elif record.kind == "Restoration":
+            left[key][read(record.delivery)] -= 1
     for identity, queue in connection.execute("SELECT id, queue FROM delivery"):
-        account, stream, _ = queue_parts(queue)
+        account, stream, *_ = queue_parts(queue)
         here[day_of(identity), account, stream].add(identity)
     faults = []
     for key in sorted(keys):
-        came, gone, queued = known[key], left[key], here[key]
+        came, queued = known[key], here[key]
+        gone = {identity: times for identity, times in left[key].items() if times}
         names = [f"{show(i)} is nowhere" for i in sorted(came - queued - set(gone))]
         names += [f"{show(i)} left {n} times" for i, n in sorted(gone.items()) if n > 1]
         names += [f"{show(i)} left and is still queued" for i in sorted(queued & set(gone))]

@@ -43,8 +43,10 @@ _PULL_DUE = _PULL.format(
 )
 _PULL_IDS = _PULL.format(where="d.id IN (SELECT value FROM json_each(:ids))", order="d.id")
 # The plus keeps SQLite from walking a queue: what is old is at the front of the rows, in the order of their ids.
-_PULL_OLD = _PULL.format(where="d.id < :before AND d.begins < :moment AND +d.queue GLOB :stream", order="d.id")
-_PULL_ENDED = _PULL.format(where="d.ends <= :now", order="d.ends")
+_PULL_OLD = _PULL.format(
+    where="d.id < :before AND d.begins < :moment AND +d.queue GLOB :stream AND +d.held IS NULL", order="d.id"
+)
+_PULL_ENDED = _PULL.format(where="d.ends <= :now AND d.held IS NULL", order="d.ends")
 
 
 def due_deliveries(
@@ -175,8 +177,9 @@ def queues_of(connection: sqlite3.Connection, domain: str, limit: int) -> list[t
     """The same of the queues of one domain."""
     return connection.execute(
         "SELECT name, count, coalesce((SELECT min(due) FROM delivery WHERE queue = name), next_due) "
-        "FROM queue WHERE count > 0 AND substr(name, -length(?1)) = ?1 ORDER BY count DESC, name LIMIT ?2",
-        ("/" + domain, limit),
+        "FROM queue WHERE count > 0 AND (substr(name, -length(?1) - 1) = '/' || ?1 OR "
+        "(instr(name, '/pool:') AND substr(name, -length(?1) - 1) = ':' || ?1)) ORDER BY count DESC, name LIMIT ?2",
+        (domain, limit),
     ).fetchall()
 
 
@@ -206,7 +209,8 @@ def depth(connection: sqlite3.Connection) -> tuple[int, float]:
 def last_identity(connection: sqlite3.Connection) -> int:
     """The highest identity in the spool; new ones must be above it even if the clock stepped back."""
     row: tuple[Any, Any] = connection.execute(
-        "SELECT (SELECT max(id) FROM message), (SELECT max(id) FROM delivery)"
+        "SELECT (SELECT max(id) FROM message), max(coalesce((SELECT max(id) FROM delivery), 0), "
+        "coalesce((SELECT max(id) FROM recycled), 0))"
     ).fetchone()
     return max(row[0] or 0, row[1] or 0)
 

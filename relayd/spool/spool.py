@@ -122,7 +122,25 @@ class Spool:
         """Records that go with no delivery: rejections."""
         self.writer.submit(lambda connection: store.Store(connection).keep_records(lines, entries), done)
 
+    def change(self, job: Callable[[sqlite3.Connection], Any], done: Done) -> None:
+        """``done(what it gives)``: a function of the writing connection, which runs inside a transaction."""
+        self.writer.submit(job, done)
+
+    def unlink(self, messages: list[int]) -> None:
+        """Body files that are needed no more."""
+        self._pool.submit(self.bodies.unlink, messages)
+
     # Questions: ``done(result)`` on the main thread.
+
+    def read(self, question: Callable[..., Any], *rest: Any) -> None:
+        """``rest`` are the arguments behind the connection, and ``done``.  One after the other: who is answered knows
+        that all who asked before have been."""
+        *args, done = rest
+        self._ask(done, question, *args)
+
+    def deliveries(self, ids: list[int], done: Done) -> None:
+        """Those of these that are in the spool, with their contents."""
+        self._ask(done, reader.deliveries_by_id, self._landing.read, ids)
 
     def due_deliveries(self, queue: str, now: float, limit: int, but: list[int], done: Done) -> None:
         self._ask(done, reader.due_deliveries, self._landing.read, queue, now, limit, but)

@@ -27,7 +27,7 @@ from relayd.spool import leases
 from relayd.spool.landing import Landing, span
 
 NEVER = 9e15  # a due time that does not come: nothing waits, or held
-_SCRIPTS = ("schema.sql", "landing.sql", "leases.sql", "steering.sql")
+_SCRIPTS = ("schema.sql", "landing.sql", "leases.sql", "steering.sql", "actions.sql")
 # Scripts that bring a spool of version n (the key) to n + 1.
 UPGRADES: dict[int, str] = {
     version: files("relayd.spool").joinpath(file).read_text("utf-8") for version, file in enumerate(_SCRIPTS)
@@ -190,19 +190,7 @@ class Store:
         if left.rowcount != len(departures):  # counting it out twice would spoil the ledger
             raise sqlite3.IntegrityError("a delivery that leaves is not in the spool")
         messages = {d.delivery.message.id: d.delivery.message for d in departures}
-        execute(
-            "DELETE FROM message WHERE id IN (SELECT value FROM json_each(?)) AND NOT EXISTS ("
-            "SELECT 1 FROM delivery d WHERE d.id > message.id AND d.id <= message.id + message.recipients)",
-            (encode_json(list(messages)).decode(),),
-        )
-        in_files = [m.id for m in messages.values() if m.body is None]
-        if not in_files:
-            return []
-        kept = execute(
-            "SELECT json_group_array(id) FROM message WHERE id IN (SELECT value FROM json_each(?))",
-            (encode_json(in_files).decode(),),
-        ).fetchone()[0]
-        return sorted(set(in_files) - set(msgspec.json.decode(kept)))
+        return drop_messages(self._connection, messages, [m.id for m in messages.values() if m.body is None])
 
     def _requeue(self, requeues: list[Requeue]) -> None:
         if requeues:
@@ -212,7 +200,7 @@ class Store:
             ]
             found = self._connection.execute(
                 "UPDATE delivery SET due = j.value->>1, attempts = j.value->>2, source = j.value->>3, "
-                "last = j.value->>4, told = j.value->>5, queue = j.value->>6 "
+                "last = j.value->>4, told = j.value->>5, queue = j.value->>6, job = NULL, was = NULL "
                 "FROM json_each(?) AS j WHERE delivery.id = j.value->>0",
                 (encode_json(rows).decode(),),
             )
@@ -299,6 +287,13 @@ class Store:
             "SET head = content.head, body = content.body, place = NULL FROM content WHERE message.id = content.id",
             [value for row in contents for value in row],
         )
+
+    def take_in(self, receptions: list[Reception]) -> None:
+        """Keeps messages of our own making, with their records, inside the open transaction."""
+        batch = Batch()
+        batch.receptions += receptions
+        self._receive(receptions, {})
+        self._count(batch, [])
 
     def _receive(self, receptions: list[Reception], places: dict[int, int]) -> None:
         if not receptions:
@@ -387,6 +382,24 @@ class Store:
         ).fetchone()[0]
         due = {name: float(when) for name, when in msgspec.json.decode(found)}
         return {name: due.get(name, NEVER) for name in names}
+
+
+def drop_messages(connection: sqlite3.Connection, messages: Iterable[int], in_files: list[int]) -> list[int]:
+    """Removes messages of which no delivery is queued or can be brought back; gives those among ``in_files``, whose
+    bodies are."""
+    connection.execute(
+        "DELETE FROM message WHERE id IN (SELECT value FROM json_each(?)) AND NOT EXISTS ("
+        "SELECT 1 FROM delivery d WHERE d.id > message.id AND d.id <= message.id + message.recipients) AND NOT EXISTS ("
+        "SELECT 1 FROM recycled r WHERE r.id > message.id AND r.id <= message.id + message.recipients)",
+        (encode_json(list(messages)).decode(),),
+    )
+    if not in_files:
+        return []
+    kept = connection.execute(
+        "SELECT json_group_array(id) FROM message WHERE id IN (SELECT value FROM json_each(?))",
+        (encode_json(in_files).decode(),),
+    ).fetchone()[0]
+    return sorted(set(in_files) - set(msgspec.json.decode(kept)))
 
 
 def message_row(message: Message, recipients: int, place: int | None = None) -> tuple[Any, ...]:
