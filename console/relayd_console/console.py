@@ -391,7 +391,7 @@ class Console:
             self._confirm(action.label, calls)
             return
         name, *left = wanted
-        required = any(arg["name"] == name and arg.get("required") for arg in verb["args"])
+        required = name == "reason" or any(arg["name"] == name and arg.get("required") for arg in verb["args"])
 
         def done(text: str) -> None:
             if not text and required:

@@ -66,6 +66,9 @@ def _state(value: Any) -> str:
     return "warn" if text not in ("", "-", "queued") else ""
 
 
+_QUEUE = {"account": "{account}", "stream": "{stream}", "domain": "{domain}"}
+_AGES = (("5m", 0), ("10m", 100), ("20m", 0), ("40m", 110), ("80m", 0), ("160m", 120), ("320m", 120), ("640m", 130))
+
 VIEWS: tuple[View, ...] = (
     View(
         "queue",
@@ -81,8 +84,66 @@ VIEWS: tuple[View, ...] = (
             Column("why it waits", "why", 12, grow=4),
         ),
         ("account", "stream", "domain"),
-        leads=Leads({"what": "{domain}"}, verb="why"),
+        (
+            Action("t", "try now", "queue retry", _QUEUE, ask=("reason",)),
+            Action("h", "hold", "queue hold", _QUEUE, ask=("reason",)),
+            Action("l", "release", "queue release", _QUEUE, ask=("reason",)),
+            Action("m", "move", "queue move", _QUEUE, ask=("pool", "reason")),
+            Action("c", "cancel", "queue cancel", _QUEUE, ask=("reason",)),
+        ),
+        leads=Leads(_QUEUE, view="deliveries"),
         empty="no mail is queued",
+    ),
+    View(
+        "sites",
+        "What waits, by destination and age",
+        "queue summary",
+        {"by": "site", "limit": "500"},
+        (
+            Column("site", "site", 16, grow=1),
+            Column("all", "deliveries", 9, "count"),
+            Column("held", "held", 7, "count", least=90),
+            *(Column(age, age, 7, "count", least=least) for age, least in _AGES),
+            Column("older", "older", 7, "count"),
+        ),
+        ("site",),
+        (
+            Action("t", "try now", "queue retry", {"site": "{site}"}, ask=("reason",)),
+            Action("h", "hold", "queue hold", {"site": "{site}"}, ask=("reason",)),
+            Action("l", "release", "queue release", {"site": "{site}"}, ask=("reason",)),
+            Action("c", "cancel", "queue cancel", {"site": "{site}"}, ask=("reason",)),
+        ),
+        leads=Leads({"site": "{site}"}, view="deliveries"),
+        empty="no mail is queued",
+        every=3.0,
+    ),
+    View(
+        "deliveries",
+        "Deliveries",
+        "queue deliveries",
+        {"limit": "200"},
+        (
+            Column("id", "id", 16),
+            Column("recipient", "recipient", 18, grow=2),
+            Column("tries", "attempts", 5, "count"),
+            Column("due", "due", 8, "when"),
+            Column("sender", "sender", 14, grow=1, least=110),
+            Column("state", "state", 7, tint=_state, least=70),
+            Column("last reply", "last", 12, grow=4),
+        ),
+        ("id",),
+        (
+            Action("t", "try now", "queue retry", {"id": "{id}"}, ask=("reason",)),
+            Action("h", "hold", "queue hold", {"id": "{id}"}, ask=("reason",)),
+            Action("l", "release", "queue release", {"id": "{id}"}, ask=("reason",)),
+            Action("m", "move", "queue move", {"id": "{id}"}, ask=("pool", "reason")),
+            Action("c", "cancel", "queue cancel", {"id": "{id}"}, ask=("reason",)),
+        ),
+        leads=Leads({"id": "{id}"}, verb="inspect"),
+        rows="deliveries",
+        pages=True,
+        empty="no delivery of these is queued",
+        top=False,
     ),
     View(
         "sources",
@@ -342,6 +403,37 @@ VIEWS: tuple[View, ...] = (
     ),
     View(
         "jobs",
+        "Jobs",
+        "job list",
+        {"limit": "100"},
+        (
+            Column("job", "job", 5, "count"),
+            Column("action", "action", 8),
+            Column("state", "state", 9, tint=_state),
+            Column("done", "done", 9, "count"),
+            Column("of", "about", 9, "count"),
+            Column("who", "who", 10, least=90),
+            Column("ended", "ended", 9, "when", least=80),
+            Column("undo until", "undo_until", 10, "when"),
+            Column("reason", "reason", 12, grow=3),
+        ),
+        ("job",),
+        (
+            Action("c", "cancel", "job cancel", {"id": "{job}"}, ask=("reason",)),
+            Action(
+                "u",
+                "undo",
+                "job undo",
+                {"id": "{job}"},
+                lambda row: "" if row.get("undo_until") else "it cannot be undone, or not any more",
+                ("reason",),
+            ),
+        ),
+        leads=Leads({"id": "{job}"}, verb="job show"),
+        empty="no job changes the queue",
+    ),
+    View(
+        "exports",
         "Exports",
         "export list",
         {},
