@@ -57,6 +57,9 @@ def _is_not(field: str, value: str, why: str) -> Callable[[Row], str]:
     return lambda row: why if str(row.get(field, "")) == value else ""
 
 
+_ONE_SITE = _is_not("site", "all", "it is the sum of the rows below")
+
+
 def _state(value: Any) -> str:
     text = str(value)
     if text in ("in use", "active", "good", "verified", "delivered", "done", "warm"):
@@ -108,10 +111,10 @@ VIEWS: tuple[View, ...] = (
         ),
         ("site",),
         (
-            Action("t", "try now", "queue retry", {"site": "{site}"}, ask=("reason",)),
-            Action("h", "hold", "queue hold", {"site": "{site}"}, ask=("reason",)),
-            Action("l", "release", "queue release", {"site": "{site}"}, ask=("reason",)),
-            Action("c", "cancel", "queue cancel", {"site": "{site}"}, ask=("reason",)),
+            Action("t", "try now", "queue retry", {"site": "{site}"}, _ONE_SITE, ("reason",)),
+            Action("h", "hold", "queue hold", {"site": "{site}"}, _ONE_SITE, ("reason",)),
+            Action("l", "release", "queue release", {"site": "{site}"}, _ONE_SITE, ("reason",)),
+            Action("c", "cancel", "queue cancel", {"site": "{site}"}, _ONE_SITE, ("reason",)),
         ),
         leads=Leads({"site": "{site}"}, view="deliveries"),
         empty="no mail is queued",
@@ -127,8 +130,8 @@ VIEWS: tuple[View, ...] = (
             Column("recipient", "recipient", 18, grow=2),
             Column("tries", "attempts", 5, "count"),
             Column("due", "due", 8, "when"),
-            Column("sender", "sender", 14, grow=1, least=110),
-            Column("state", "state", 7, tint=_state, least=70),
+            Column("held by job", "held_by_job", 11, least=100),
+            Column("stream", "stream", 13, least=120),
             Column("last reply", "last", 12, grow=4),
         ),
         ("id",),

@@ -6,6 +6,7 @@ from typing import Any
 from relayd.envelope import Delivery
 from relayd.identity import show
 from relayd.records import Record
+from relayd.spool import NEVER
 
 
 def story(
@@ -57,7 +58,12 @@ def _delivery(
     own = [record for record in records if record.delivery == id_ and record.feedback is None]
     row: dict[str, Any] = {"id": id_, "recipient": to, "attempts": own[-1].attempts if own else 0, "due": None}
     if queued is not None:
-        return row | {"state": "queued", "attempts": queued.attempts, "due": queued.due, "why": why(queued)}
+        return row | {
+            "state": "queued",
+            "attempts": queued.attempts,
+            "due": queued.due if queued.due < NEVER else None,
+            "why": why(queued),
+        }
     if own:
         return row | {"state": _STATES.get(own[-1].kind, own[-1].kind), "why": words(own[-1])}
     return row | {"state": "not here", "why": "it has left, and the records about it are not kept any more"}
