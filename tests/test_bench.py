@@ -43,7 +43,8 @@ def test_an_unknown_row_is_refused_and_the_known_ones_are_named() -> None:
 
 
 def test_regress_wants_a_revision() -> None:
-    assert regress.arguments(["HEAD~1"]) == argparse.Namespace(rev="HEAD~1", pairs=7, count=3000, rules=0, domains=0)
+    plain = {"rules": 0, "domains": 0, "feeds": False}
+    assert regress.arguments(["HEAD~1"]) == argparse.Namespace(rev="HEAD~1", pairs=7, count=3000, **plain)
     with redirect_stderr(io.StringIO()), pytest.raises(SystemExit):
         regress.arguments([])
 

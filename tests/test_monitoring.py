@@ -12,10 +12,10 @@ import pytest
 import yaml
 
 from relayd.control.verbs import VERBS
+from relayd.events import NAMES
 from relayd.metrics.collector import FAULTS, Process
 from relayd.metrics.table import METRICS
 from relayd.outcome import Kind
-from relayd.records import RecordKind
 from tests.metrics_kit import Watched, named, samples
 
 ETC = Path(__file__).parent.parent / "etc"
@@ -64,7 +64,7 @@ def _labels(name: str) -> set[str]:
 
 @pytest.mark.parametrize(("title", "expression"), EXPRESSIONS)
 def test_every_event_and_outcome_that_is_named_is_one_that_happens(title: str, expression: str):
-    for label, values in (("event", get_args(RecordKind)), ("outcome", get_args(Kind))):
+    for label, values in (("event", NAMES), ("outcome", get_args(Kind))):
         for found in re.findall(rf'\b{label}=~?"([^"]*)"', expression):
             assert set(found.split("|")) <= set(values)
 

@@ -189,10 +189,10 @@ class Console:
     # What keys do.
 
     def input(self, pressed: list[Any], raw: list[int]) -> list[Any]:
-        """Keys as they come, which may be several at once; those of the mouse are the widgets' own."""
+        """Keys as they come, which may be several at once; the mouse and a new size are urwid's to see to."""
         left = []
         for key in pressed:
-            if isinstance(key, str):
+            if isinstance(key, str) and key != "window resize":
                 self.press(key)
             else:
                 left.append(key)

@@ -416,7 +416,7 @@ class Session:
     def _help(self, *things: Any) -> None:
         if not things:
             nouns = sorted(name for name, value in self._names().items() if isinstance(value, Noun))
-            block = ', block("192.0.2.1", ...) its "add"' if "block" in nouns else ""
+            block = ', called with names its "add"' if "block" in nouns else ""
             print(_HELP.format(nouns=textwrap.fill(", ".join(nouns), 76, **_INDENTED), block=block))
         for thing in things:
             verb = _BY_NAME.get(thing.args[0]) if isinstance(thing, partial) else None

@@ -29,6 +29,11 @@ UNREACHABLE = {
     "SPAM": "takes a content filter (test_filter.py)",
     "NOT_NOW": "takes a content filter (test_reception_intake.py)",
     "UNFILTERED": "takes a content filter (test_reception_intake.py)",
+    "ADDRESS_BLOCKED": "takes an operator's block (test_stops.py)",
+    "ADDRESS_SHUT_OUT": "takes an operator's block (test_stops.py)",
+    "DOMAIN_BLOCKED": "takes an operator's block (test_stops.py)",
+    "SUSPENDED_NOW": "takes an operator's block (test_stops.py)",
+    "ENDED": "takes an operator who drops the session (test_stops.py)",
     "NO_MEMORY": "takes 256 MB of messages under way at once (test_reception.py)",
 }
 
