@@ -723,3 +723,12 @@ def read_until(terminal: int, words: bytes, seconds: float = 20) -> bytes:
             assert error.errno == errno.EIO
             break
     return shown
+
+
+def test_the_page_of_the_console_has_every_view_action_and_key() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "console.md").read_text("utf-8")
+    for n, one in enumerate([one for one in VIEWS if one.top], 2):
+        actions = ", ".join(f"`{action.key}` {action.label}" for action in one.actions) or "-"
+        assert f"| {n} | {one.title} | `{one.verb}` | {actions} |" in text
+    for row in (*keys.KEYS, *keys.MOVES):
+        assert row.help in text

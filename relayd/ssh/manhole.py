@@ -59,7 +59,7 @@ relay                    the running relay: relay.config, relay.directory, ...
 sessions()               who is connected to the listeners now
 verb("NAME", arg=value)  any verb of relayctl, recorded as yours; or a call of
 {nouns}
-queue(limit=5)           a noun called bare is its "list"{block}
+queue(limit=5)           a bare noun is its "list"{block}
 _                        what came last, of a statement or as an answer
 help(thing)              what a function or verb takes
 Answers that come later are shown when they come, as #1, #2, ...
@@ -416,7 +416,7 @@ class Session:
     def _help(self, *things: Any) -> None:
         if not things:
             nouns = sorted(name for name, value in self._names().items() if isinstance(value, Noun))
-            block = ', called with names its "add"' if "block" in nouns else ""
+            block = ', with names its "add"' if "block" in nouns else ""
             print(_HELP.format(nouns=textwrap.fill(", ".join(nouns), 76, **_INDENTED), block=block))
         for thing in things:
             verb = _BY_NAME.get(thing.args[0]) if isinstance(thing, partial) else None
