@@ -22,6 +22,9 @@ _TRIES = 10
 _PATIENCE = 5  # seconds: more means that the address is locked
 
 
+_CLOSED = ssl.SSLEOFError | ssl.SSLZeroReturnError  # in the middle of its greeting, politely or not
+
+
 class Unreachable(Exception):
     """No relayd could be asked; the text says what to do."""
 
@@ -144,13 +147,13 @@ def _words(way: Way, error: Exception) -> str:
             f"{way}: its certificate proves nothing: {error.verify_message}; "
             "ask it by the name that the certificate has, or name the authority's file with --ca"
         )
-    elif isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
+    elif isinstance(error, ssl.SSLError) and not isinstance(error, _CLOSED):
         return f"{way}: no TLS came about ({error.reason or error}): is this the port of [api]?"
     elif isinstance(error, ConnectionRefusedError):
         return f"{way}: nobody listens there; [api] of the relay's configuration says where"
     elif isinstance(error, socket.gaierror):
         return f"{way}: there is no host of this name: {error.strerror}"
-    elif isinstance(error, ConnectionError | ssl.SSLEOFError):
+    elif isinstance(error, ConnectionError | _CLOSED):
         return f"{way}: the connection was closed: [api] allow may not name your network, or too many are open"
     elif isinstance(error, TimeoutError):
         return f"{way}: no answer came in time: is it reachable from here?"

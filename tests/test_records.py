@@ -29,7 +29,7 @@ def test_a_spoilt_line_is_told(line: bytes) -> None:
 
 
 def test_every_kind_adds_to_a_term_but_those_of_no_queued_delivery() -> None:
-    events = {"DomainVerified", "DomainFailing", "OutOfBand", "Complaint", "Unsubscribe", "Notice"}
+    events = {"DomainVerified", "DomainFailing", "OutOfBand", "Complaint", "Unsubscribe", "Notice", "Restoration"}
     assert set(get_args(RecordKind)) - set(TERM_OF) == events
 
 

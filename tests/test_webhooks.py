@@ -21,13 +21,14 @@ from relayd.webhooks.standing import ASKED, FIRST, LONGEST, Place, Standing, jud
 from relayd.webhooks.target import is_public, parse_url, refusal
 from tests.webhook_kit import SECRET, Desk
 
-NOW = datetime.now(UTC).timestamp()  # the oracle takes nothing that is old
+NOW = datetime.now(UTC).timestamp()
 
 
 # Signatures.
 
 
-def signed(keys: tuple[bytes, ...], now: float = NOW) -> tuple[bytes, dict[str, str]]:
+def signed(keys: tuple[bytes, ...]) -> tuple[bytes, dict[str, str]]:
+    now = datetime.now(UTC).timestamp()  # the oracle takes nothing that is old
     body, headers = message(["1-a", "1-b"], [b'{"id":"1-a"}', '{"id":"1-б"}'.encode()], keys, int(now))
     return body, dict(headers)
 
@@ -50,7 +51,7 @@ def test_while_secrets_overlap_either_verifies_and_no_other() -> None:
 def test_nothing_that_is_signed_can_be_changed(header: str) -> None:
     secret = new_secret()
     body, headers = signed((secret,))
-    changed = {"webhook-id": "msg_x", "webhook-timestamp": str(int(NOW) + 1)}.get(header, "")
+    changed = {"webhook-id": "msg_x", "webhook-timestamp": str(int(headers["webhook-timestamp"]) + 1)}.get(header, "")
     body, headers = (body + b" ", headers) if header == "body" else (body, {**headers, header: changed})
     with pytest.raises(WebhookVerificationError):
         Oracle(shown(secret)).verify(body, headers)
