@@ -61,7 +61,7 @@ class Loop(Clock):
             left -= 1
             assert left, "it never comes to rest"
 
-    def until(self, fact: Callable[[], Any], *, within: float = 0.0, patience: float = 15.0) -> None:
+    def until(self, fact: Callable[[], Any], *, within: float = 0.0, patience: float = 60.0) -> None:
         """Goes on until something is so: without time passing, or ``within`` so many seconds of the clock."""
         limit, end = self.rightNow + within, monotonic() + patience
         while not fact():
