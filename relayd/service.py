@@ -655,7 +655,7 @@ class Node(Service):
 
     def _job_ended(self, job: Job) -> None:
         """The trail tells what came of it; who began it is there already."""
-        what = {"job": job.id, "undoes": job.undoes, "done": job.done, "under way": job.busy, "reason": job.reason}
+        what = {"job": job.id, "undoes": job.undoes, "done": job.done, "under_way": job.busy, "reason": job.reason}
         said = {key: value for key, value in what.items() if value is not None}
         verb = "job undo" if job.action == "undo" else f"queue {job.action}"
         noted = self.directory.note(Change(self.now(), job.who, verb, said, job.fault or job.state))

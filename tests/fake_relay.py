@@ -81,6 +81,11 @@ class FakeRelay:
     def queues(self, limit: int, account: str = "") -> Any:
         return [row for row in self.queued if account in ("", row["account"])][:limit]
 
+    jobs: Any = None  # test_jobs.py asks real ones
+
+    def queue_summary(self, by: str, limit: int) -> Any:
+        return [{by: "all", "deliveries": 3, "held": 1}]
+
     def sources(self) -> Any:
         return [{"name": "t1", "address": ["192.0.2.10"], "state": "active"}]
 

@@ -161,7 +161,10 @@ def test_what_is_held_does_not_go_and_does_not_expire_and_goes_when_it_is_releas
     assert (job["state"], job["done"], job["under_way"], job["who"]) == ("done", 1, 0, "anna")
     desk.reactor.wait(5 * 86400)  # more than its life
     assert desk.mx.got == []
-    told = desk.say("inspect", id=show(delivery.id))["deliveries"][0]
+    inspected = desk.say("inspect", id=show(delivery.id))
+    assert inspected["message"]["headers"] == ["Subject: hello", ""]
+    told = inspected["deliveries"][0]
+    assert (told["queue"], told["due"]) == ("crm/bulk/x.example", None)
     assert told["why"] == f"it is held by anna: because (job {job['job']}); relayctl queue release lets it go"
     assert "held by anna" in desk.say("why", what=show(delivery.id))[0]["why"]
     assert desk.say("queue list")[0]["why"].startswith("all of it is held")
@@ -234,6 +237,22 @@ def test_moved_mail_goes_by_the_other_pool_also_at_its_next_try(desk: Desk) -> N
     desk.later(320, lambda: desk.mx.got)
     assert desk.reactor.dialled[-1][1] == "127.0.0.12"
     desk.later(0, lambda: not desk.rows())
+    desk.audited()
+
+
+def test_what_is_overdue_and_moved_or_restored_goes_at_once(desk: Desk) -> None:
+    desk.mx.open = 0
+    desk.put("x.example")
+    desk.later(0, lambda: desk.rows()[0]["attempts"] == 1)
+    desk.fill(50)
+    desk.later(1, lambda: "rests" in desk.say("queue list")[0]["why"])
+    job = desk.act("queue cancel", all=True)
+    undone = desk.ended(desk.say("job undo", id=job["job"])["job"])
+    assert job["done"] == undone["done"] == 51
+    began = desk.reactor.rightNow
+    assert desk.act("queue move", all=True, fallback="big")["done"] == 51
+    desk.later(0, lambda: len(desk.big.got) == 50)
+    assert desk.reactor.rightNow - began < 10
     desk.audited()
 
 

@@ -237,3 +237,37 @@ def test_clear_takes_everything_and_leaves_a_queue_that_works() -> None:
     assert len(ready) == 0
     assert ready.pop() is None and ready.pop(urgent=True) is None
     assert fill(ready, "a") == taken(ready, 1)
+
+
+@pytest.mark.parametrize("parked", [False, True])
+def test_some_of_a_lane_are_taken_out_and_the_rest_keeps_its_order(parked: bool) -> None:
+    ready = ReadyQueue()
+    mine, other = fill(ready, "x", 5), fill(ready, "y", 2)
+    if parked:
+        owner, lane = ready.head() or pytest.fail("it is empty")
+        ready.park(owner, lane, 50)
+    out = {mine[1].id, mine[3].id, other[0].id}
+    assert ready.of_lane("x", "x/news") == mine
+    assert ready.take_out("x", "x/news", out) == [mine[1], mine[3]]
+    assert ready.of_lane("x", "x/news") == [mine[0], mine[2], mine[4]]
+    ready.call_all()
+    assert len(ready) == 5
+    assert [d for d in taken(ready, 9) if d in mine] == [mine[0], mine[2], mine[4]]
+
+
+def test_priority_mail_that_is_taken_out_is_nobodys_turn_any_more() -> None:
+    ready = ReadyQueue()
+    urgent, rest = fill(ready, "x", 2, stream="urgent", priority=90), fill(ready, "x", 1)
+    assert ready.take_out("x", "x/urgent", {d.id for d in urgent}) == urgent
+    assert (ready.urgent, len(ready)) == (False, 1)
+    assert taken(ready, 3, urgent=True) == []
+    assert taken(ready, 3) == rest
+
+
+def test_a_parked_lane_of_which_all_is_taken_out_waits_no_more() -> None:
+    ready = ReadyQueue()
+    mine = fill(ready, "x", 2)
+    owner, lane = ready.head() or pytest.fail("it is empty")
+    ready.park(owner, lane, 50)
+    assert ready.take_out("x", "x/news", {d.id for d in mine}) == mine
+    assert not ready.parked("x/news")

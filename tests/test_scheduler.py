@@ -376,6 +376,32 @@ def test_a_held_delivery_is_nobody_elses(relay: Relay) -> None:
     assert relay.send() == []
 
 
+def test_what_is_ready_can_be_taken_back_and_what_a_session_has_cannot(relay: Relay) -> None:
+    first, second, third = relay.receive("x.example", "x.example", "x.example")
+    relay.settle_down()
+    relay.connect()
+    assert relay.take(relay.open[0]) is first
+    ids = [first.id, second.id, third.id]
+    assert relay.scheduler.under_way(first.queue, ids) == {first.id}
+    assert relay.scheduler.seize(first.queue, ids) == [second.id, third.id]
+    assert relay.take(relay.open[0]) is None
+    del relay.disk[second.queue][second.id]
+    relay.scheduler.let_go(second.queue, [second.id, third.id], relay.now, look=False)
+    assert relay.send() == [third]
+
+
+def test_one_who_wants_mail_tried_now_ends_a_rest_after_failures(relay: Relay) -> None:
+    relay.receive("x.example")
+    relay.settle_down()
+    (path,) = relay.opening
+    (back,) = relay.fail(path)
+    relay.finish(back, again=relay.now)
+    relay.settle_down()
+    assert "rests" in relay.why()
+    relay.scheduler.urge(back.queue, relay.now)
+    assert relay.send() == [back]
+
+
 def test_answers_that_come_twice_or_for_forgotten_queues_do_no_harm(relay: Relay) -> None:
     s = relay.scheduler
     s.pulled("crm/news/x.example", [], 64, NOW)
@@ -1348,6 +1374,7 @@ class Life(RuleBasedStateMachine):
         self.held: list[tuple[Path, Delivery]] = []
         self.late: list[tuple[Pull, list[Delivery]]] = []
         self.made: set[int] = set()
+        self.seized: list[tuple[str, list[int]]] = []
 
     domains = st.sampled_from(["x.example", "y.example", "z.example"])
 
@@ -1431,6 +1458,37 @@ class Life(RuleBasedStateMachine):
                 self.relay.finish(delivery, again=again)
         del self.held[:most]
 
+    @precondition(lambda self: any(self.relay.disk.values()))
+    @rule(data=st.data(), most=st.integers(1, 70))
+    def seize(self, data: st.DataObject, most: int) -> None:
+        name = data.draw(st.sampled_from(sorted(name for name, rows in self.relay.disk.items() if rows)))
+        ids = list(self.relay.disk[name])[:most]
+        busy = self.relay.scheduler.under_way(name, ids)
+        held = {delivery.id for _, delivery in self.held}
+        seized = {identity for _, got in self.seized for identity in got}
+        assert busy == {identity for identity in ids if identity in held | seized}
+        got = self.relay.scheduler.seize(name, ids)
+        assert sorted(got) == sorted(set(ids) - busy)
+        self.seized.append((name, got))
+        self.relay.collect()
+
+    @precondition(lambda self: self.seized)
+    @rule(what=st.sampled_from(["cancelled", "later", "now"]))
+    def let_go(self, what: str) -> None:
+        name, got = self.seized.pop(0)
+        rows = self.relay.disk[name]
+        for identity in got:
+            if what == "cancelled":
+                del rows[identity]
+                self.made.discard(identity)
+            else:
+                rows[identity].due = self.relay.now + (30 if what == "later" else 0)
+                self.relay.next_due[name] = min(self.relay.next_due.get(name, NEVER), rows[identity].due)
+        self.relay.scheduler.let_go(name, got, self.relay.now, look=what == "now")
+        if what == "now":
+            self.relay.scheduler.urge(name, self.relay.now)
+        self.relay.collect()
+
     @precondition(lambda self: self.relay.open)
     @rule()
     def close(self) -> None:
@@ -1457,7 +1515,7 @@ class Life(RuleBasedStateMachine):
         assert s.sessions == len(self.relay.opening) + len(self.relay.open) <= 3
         for queue in s.queues.values():
             assert queue.loaded <= set(self.relay.disk[queue.name])
-            assert len(queue.loaded) <= memory.PULL
+            assert len(queue.loaded) - sum(len(got) for name, got in self.seized if name == queue.name) <= memory.PULL
 
     def teardown(self) -> None:
         relay = self.relay
@@ -1466,6 +1524,8 @@ class Life(RuleBasedStateMachine):
             self.answer_late(False)
         for _, delivery in self.held:
             relay.finish(delivery)
+        while self.seized:
+            self.let_go("later")
         for _ in range(120):
             if not any(relay.disk.values()):
                 break
@@ -1478,6 +1538,7 @@ class Life(RuleBasedStateMachine):
         assert sorted(relay.gone) == sorted(self.made)
         relay.tick(room.LINGER + 1)
         relay.tick(2000)
+        relay.tick(room.LINGER + 1)  # of queues that rested while all they had was cancelled
         assert (relay.scheduler.memory.loaded, relay.scheduler.queues) == (0, {})
 
 

@@ -8,6 +8,8 @@ from relayd.identity import show
 from relayd.records import Record
 from relayd.spool import NEVER
 
+HEADERS = 8192  # bytes of the header section that are shown
+
 
 def story(
     message: str, records: list[Record], queued: list[Delivery], why: Callable[[Delivery], str]
@@ -41,6 +43,12 @@ def _recipients(message: str, records: list[Record], here: dict[str, Delivery]) 
 
 def _message(records: list[Record], queued: list[Delivery]) -> dict[str, Any]:
     known = queued[0].message if queued else records[0]
+    more: dict[str, Any] = {}
+    if queued:
+        envelope, head = queued[0].message.envelope, queued[0].message.head
+        said = {"ret": envelope.ret, "envid": envelope.envid, "smtputf8": envelope.smtputf8, "8bit": envelope.eightbit}
+        more["envelope"] = {key: value for key, value in said.items() if value}
+        more["headers"] = head[:HEADERS].decode("utf-8", "replace").splitlines()
     return {
         "account": known.account,
         "stream": known.stream,
@@ -49,6 +57,7 @@ def _message(records: list[Record], queued: list[Delivery]) -> dict[str, Any]:
         "message_id": known.message_id,
         "size": known.size,
         "received": known.received or records[0].time,
+        **more,
     }
 
 
@@ -60,6 +69,7 @@ def _delivery(
     if queued is not None:
         return row | {
             "state": "queued",
+            "queue": queued.queue,
             "attempts": queued.attempts,
             "due": queued.due if queued.due < NEVER else None,
             "why": why(queued),

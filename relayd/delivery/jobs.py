@@ -89,7 +89,7 @@ class Walk:
                 queues = [name for name, _ in group]
                 page = await asked(read, _full(of_queues, full), wanted, queues, self._most)
                 self.at = Cursor(queues[-1])
-                return page
+                return Page(page.found, sum(count for _, count in group), None)
             self.at = Cursor(group[0][0], whole=False)
         page = await asked(read, _full(within_queue, full), wanted, self.at, self._most, limit)
         self.at = page.next or Cursor(self.at.name)
@@ -209,13 +209,15 @@ class Jobs:
 
     # What is asked.
 
-    async def begin(self, draft: Draft) -> Job:
-        """The job as it is after a moment: small ones have ended.  Raises InputError."""
+    async def begin(self, draft: Draft, about: int | None = None) -> Job:
+        """The job as it is after a moment: small ones have ended.  ``about``: how many it looks at, if that is known.
+        Raises InputError."""
         if len(self._open) >= actions.OPEN:
             raise InputError(
                 "", f"{len(self._open)} jobs are open: wait for them, or end some with relayctl job cancel"
             )
-        about = await asked(self.spool.read, total, draft.filter)
+        if about is None:
+            about = await asked(self.spool.read, total, draft.filter)
         job: Job = await asked(self.spool.change, actions.begin(draft, about, self._courier.wall()))
         waiter = await self._take_up(job)
         with suppress(TimeoutError):
@@ -233,7 +235,7 @@ class Jobs:
             raise InputError("id", f"job {id} can be undone no more: [queue] recycle says for how long")
         if by := next((o.job.id for o in self._open.values() if o.job.undoes == id), 0):
             raise InputError("id", f"job {by} undoes it already")
-        return await self.begin(Draft("undo", who, reason, undone.filter, undone.target, undoes=id))
+        return await self.begin(Draft("undo", who, reason, undone.filter, undone.target, undoes=id), undone.done)
 
     async def cancel(self, id: int) -> Job:
         """Ends a job where it is.  Raises InputError."""
@@ -422,16 +424,25 @@ class Jobs:
             # Who has read these rows before they changed is answered before this.
             await asked(self.spool.read, lambda connection: None)
         finally:
-            now = self._courier.wall()
-            for name, got in seized.items():
-                scheduler.let_go(name, got, now)
-                if job.action == "retry":
-                    scheduler.urge(name, now)
-            self._courier.perform()
+            self._look(one, rows, seized)
         if done > 0 and job.action == "cancel":
             self._courier.outcomes.totals["cancelled"] += done
         if rows and not self._stopping:
             await deferLater(self._reactor, min(1.0, max(0.002, self._reactor.seconds() - began)), lambda: None)
+
+    def _look(self, one: _Open, rows: list[Found], seized: dict[str, list[int]]) -> None:
+        """What was seized is let go, and what may be due by now is looked at."""
+        job, scheduler, now = one.job, self._courier.scheduler, self._courier.wall()
+        for name, got in seized.items():
+            scheduler.let_go(name, got, now, look=job.action in ("retry", "release", "undo"))
+            if job.action == "retry":
+                scheduler.urge(name, now)
+        if job.action == "move" or one.restores:
+            for name in {moved(row, job.target) if job.action == "move" else row.queue for row in rows}:
+                scheduler.let_go(name, (), now, look=True)
+        elif one.undone is not None and one.undone.action == "move":
+            scheduler.look_again(now)
+        self._courier.perform()
 
     def _meant(self, what: Draft | Job, rows: list[Found], now: float) -> tuple[list[Found], int]:
         """Those of a queue's that are to be changed, and how many are due already."""

@@ -247,18 +247,22 @@ class Scheduler:
         self.memory.keep(queue, got)
         return got
 
-    def let_go(self, name: str, ids: Collection[int], now: float) -> None:
-        """What was seized can be had again, as it is on disk now."""
+    def let_go(self, name: str, ids: Collection[int], now: float, *, look: bool) -> None:
+        """What was seized can be had again, as it is on disk now; ``look``: some of the queue may be due there."""
         queue = self._queue(name)
         self.memory.let_go(queue, ids)
         if queue.pulling:
             queue.gone.update(ids)
-        queue.more = True
+        queue.more = queue.more or look
         self._pull(queue, now)
         if queue.site is not None and queue.site.share.waiting and not self.memory.crowds(queue):
             self._feed(queue.site.share.waiting, now)
         self._feed_starved(now)
         self._linger(queue, now)
+
+    def look_again(self, now: float) -> None:
+        """Queues may be due that the walk has passed: it starts over soon."""
+        self._rescan = min(self._rescan, now + RECHECK)
 
     def urge(self, name: str, now: float) -> None:
         """Somebody wants what is due of a queue tried now: it is looked at, and no failure of before keeps it."""
