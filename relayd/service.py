@@ -1023,7 +1023,7 @@ class Node(Service):
         if self.reactions.fault:
             warnings.append(self.reactions.fault)
         warnings += filter(None, (self.suppressions.fault, self.warmup.fault, self.reputation.fault))
-        warnings += filter(None, (self.history_fault, self.export_fault))
+        warnings += filter(None, (self.history_fault, self.export_fault, self.jobs.fault))
         warnings += self.webhooks.warnings()
         warnings += self.feeding.warnings()
         if self.backup is not None and self.backup.progress.fault:

@@ -175,6 +175,7 @@ class Jobs:
         self._loop: Deferred[None] | None = None
         self._purging = False
         self._next_purge = 0.0
+        self.fault = ""  # why a job does not go on
 
     # Life.
 
@@ -205,6 +206,7 @@ class Jobs:
 
     def _broken(self, failure: Any) -> None:
         if not failure.check(CancelledError):
+            self.fault = "what operators do to the queue stands still until a restart; the log says why"
             self.log.failure("Jobs do not go on until a restart", failure)
 
     # What is asked.
@@ -330,11 +332,13 @@ class Jobs:
                 continue
             try:
                 await self._step(one)
-                one.tries = 0
+                one.tries, self.fault = 0, ""
             except Exception as fault:
                 one.tries += 1
-                self.log.error("Job {id}: {fault}", id=one.job.id, fault=words(fault))
+                self.fault = f"job {one.job.id} cannot go on: {words(fault)}"
+                self.log.error("{what}", what=self.fault)
                 if one.tries >= _TRIES:
+                    self.fault = ""  # it is the job's from now on
                     await self._finish(one, "failed", words(fault))
                 else:
                     await deferLater(self._reactor, _AGAIN, lambda: None)
