@@ -574,6 +574,7 @@ class Node(Service):
         self.directory.close()
         if self._beating.running:
             self._beating.stop()
+        gc.unfreeze()  # for a process that goes on without it
         self.log.info("relayd has stopped: everything accepted is on disk")
 
     async def _return_leases(self) -> None:

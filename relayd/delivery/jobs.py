@@ -445,7 +445,7 @@ class Jobs:
             for name in {moved(row, job.target) if job.action == "move" else row.queue for row in rows}:
                 scheduler.let_go(name, (), now, look=True)
         elif one.undone is not None and one.undone.action == "move":
-            scheduler.look_again(now)
+            scheduler.walk_again(now)
         self._courier.perform()
 
     def _meant(self, what: Draft | Job, rows: list[Found], now: float) -> tuple[list[Found], int]:

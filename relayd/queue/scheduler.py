@@ -260,7 +260,7 @@ class Scheduler:
         self._feed_starved(now)
         self._linger(queue, now)
 
-    def look_again(self, now: float) -> None:
+    def walk_again(self, now: float) -> None:
         """Queues may be due that the walk has passed: it starts over soon."""
         self._rescan = min(self._rescan, now + RECHECK)
 
