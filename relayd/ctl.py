@@ -19,7 +19,7 @@ from typing import Any
 
 from relayd import completion
 from relayd.control import sheet
-from relayd.control.verb import MAX_BODY, Arg, Verb, arguments
+from relayd.control.verb import MAX_BODY, REASON, Arg, Verb, arguments
 from relayd.control.verbs import BY_PATH, VERBS
 from relayd.errors import InputError
 from relayd.local import LOCAL
@@ -321,7 +321,9 @@ def _add(command: argparse.ArgumentParser, arg: Arg) -> None:
         more["action"] = argparse.BooleanOptionalAction
     if arg.repeated:
         more["action"], more["help"] = "append", more["help"] + " (may be repeated)"
-    command.add_argument(flag, dest=arg.name, required=arg.required, **more)
+    if arg.name != REASON.name:  # that relayd asks for, unless it is a dry run
+        more["required"] = arg.required
+    command.add_argument(flag, dest=arg.name, **more)
 
 
 def _given(options: argparse.Namespace, verb: Verb) -> dict[str, Any]:

@@ -880,6 +880,15 @@ class Node(Service):
         self.reload_fault = ""
         return {"changed": changed}
 
+    def would_reload(self) -> dict[str, Any]:
+        """What a reload would change.  Raises InputError as it would."""
+        try:
+            loaded = config.load(self.path)
+            assembly.refuse_restart_only(self.config, loaded)
+        except (config.ConfigError, RuntimeError, OSError, ValueError) as error:
+            raise InputError("", str(error)) from None
+        return {"changed": assembly.changed(self.config, loaded)}
+
     def _apply(self, loaded: config.Config) -> None:
         """Whatever can fail comes first."""
         assembly.refuse_restart_only(self.config, loaded)

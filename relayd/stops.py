@@ -219,7 +219,8 @@ class Stops:
         if target.connection:
             return await asked(self._spool.queued_of, target.connection), 0, []
         if target.source:
-            paths = [p for site in self._courier.scheduler.sites.values() for p in site.paths.values()]
+            sites = [s for s in self._courier.scheduler.sites.values() if target.group in ("", s.group)]
+            paths = [path for site in sites for path in site.paths.values()]
             return sum(len(path.ready) for path in paths if path.source == target.source), 0, []
         found: list[dict[str, Any]] = []
         total = unknown = 0

@@ -105,8 +105,8 @@ class Screen:
 
     @property
     def changed(self) -> list[tuple[str, dict[str, Any]]]:
-        """What relayd was asked to do."""
-        return [(verb, given) for verb, given, post in self.asked if post]
+        """What relayd was asked to do, and not only to try."""
+        return [(verb, given) for verb, given, post in self.asked if post and not given.get("dry_run")]
 
 
 @pytest.fixture
@@ -124,6 +124,7 @@ def listing(*rows: dict[str, Any], **settings: Any) -> Screen:
 def of_accounts(*states: str, **settings: Any) -> Screen:
     screen = Screen(**settings)
     screen.answers["account list"] = [{"name": f"a{n}", "state": state} for n, state in enumerate(states)]
+    screen.answers["account suspend"] = {"dry_run": True, "sessions": 3, "connections": 2}
     return screen.type(":", "accounts", "enter")
 
 
@@ -339,7 +340,7 @@ def test_capital_q_quits_at_once_even_in_help(screen: Screen) -> None:
 
 def test_an_action_names_its_exact_effect_and_is_done_only_on_yes() -> None:
     screen = of_accounts("active").type("s")
-    assert screen.lines[-1].strip() == "account suspend a0? (y/n)"
+    assert screen.lines[-1].strip() == "account suspend a0 [sessions 3, connections 2]? (y/n)"
     screen.type("n")
     assert screen.changed == []
     screen.type("s", "y")
@@ -356,7 +357,7 @@ def test_an_action_that_is_not_legal_is_greyed_and_says_why() -> None:
 
 def test_marked_rows_are_acted_on_together() -> None:
     screen = of_accounts("active", "active", "active").type(" ", " ", "s")
-    assert screen.lines[-1].strip() == "account suspend a0 and 1 more? (y/n)"
+    assert screen.lines[-1].strip() == "account suspend a0 and 1 more [sessions 6, connections 4]? (y/n)"
     screen.type("y")
     assert screen.changed == [("account suspend", {"name": "a0"}), ("account suspend", {"name": "a1"})]
 
@@ -373,10 +374,11 @@ def test_marks_can_be_taken_away_and_go_with_their_rows() -> None:
 def test_a_reason_is_asked_for_where_the_verb_wants_one() -> None:
     screen = Screen()
     screen.answers["source list"] = [{"name": "t1", "state": "in use"}]
+    screen.answers["source drain"] = {"dry_run": True, "sessions": 4}
     screen.type(":", "sources", "enter", "d")
     assert screen.lines[-1].startswith(" drain 1 row, reason:")
     screen.type("it is listed", "enter")
-    assert screen.lines[-1].strip() == "source drain t1 --reason 'it is listed'? (y/n)"
+    assert screen.lines[-1].strip() == "source drain t1 --reason 'it is listed' [sessions 4]? (y/n)"
     screen.type("y")
     assert screen.changed == [("source drain", {"name": "t1", "reason": "it is listed"})]
 
@@ -401,7 +403,8 @@ def test_what_can_be_tried_is_tried_first_and_its_counts_are_told() -> None:
     screen.console._verbs = told([*VERBS, trying()])
     screen.answers["queue stop"] = lambda given: {"deliveries": 12345, "queues": 3}
     screen.type(":", "queue stop --domain x.example --reason why", "enter")
-    assert screen.changed == [("queue stop", {"domain": "x.example", "reason": "why", "dry_run": True})]
+    assert screen.asked[-1] == ("queue stop", {"domain": "x.example", "reason": "why", "dry_run": True}, True)
+    assert screen.changed == []
     assert screen.lines[-1].strip().endswith("[deliveries 12,345, queues 3]? (y/n)")
     screen.type("y")
     assert screen.changed[-1] == ("queue stop", {"domain": "x.example", "reason": "why"})
@@ -445,8 +448,8 @@ def test_keys_that_come_many_at_once_are_taken_one_by_one(screen: Screen) -> Non
 
 
 def test_a_verb_that_changes_something_asks_first() -> None:
-    screen = Screen().type(":", "config reload", "enter")
-    assert screen.lines[-1].strip() == "config reload? (y/n)" and screen.changed == []
+    screen = Screen().type(":", "token rotate", "enter")
+    assert screen.lines[-1].strip() == "token rotate? (y/n)" and screen.changed == []
 
 
 def test_tab_completes_verbs_options_and_choices(screen: Screen) -> None:

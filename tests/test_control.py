@@ -21,7 +21,7 @@ from twisted.web.test.requesthelper import DummyRequest
 
 from relayd.config import Auth
 from relayd.control import api
-from relayd.control.verb import ROLES, Arg, Caller, Verb, arguments, run
+from relayd.control.verb import DRY, ROLES, Arg, Caller, Verb, arguments, run
 from relayd.control.verbs import BY_PATH, VERBS
 from relayd.errors import InputError
 from tests.fake_relay import NOW, FakeRelay, opened
@@ -55,7 +55,28 @@ def test_names_and_paths_are_unique_and_health_has_its_fixed_path():
 @pytest.mark.parametrize("row", VERBS, ids=lambda row: row.name)
 def test_handler_takes_exactly_the_arguments_of_its_row(row):
     who = {"who": "anna"} if row.signed else {}
-    inspect.signature(row.handler).bind(None, **dict.fromkeys(arg.name for arg in row.args), **who)  # or TypeError
+    given = dict.fromkeys(arg.name for arg in row.args if not arg.noted and not (row.would and arg == DRY))
+    inspect.signature(row.handler).bind(None, **given, **who)  # or TypeError
+    if row.would:
+        inspect.signature(row.would).bind(None, **given)
+
+
+@pytest.mark.parametrize("row", [row for row in VERBS if row.effect == "change"], ids=lambda row: row.name)
+def test_what_changes_something_takes_a_reason(row):
+    assert [arg.name for arg in row.args].count("reason") == 1
+
+
+STOPS = {
+    *("account suspend", "account resume", "connection block", "connection activate", "connection remove"),
+    *("source drain", "source resume", "reputation hold", "reputation block", "reputation release"),
+    *("block add", "block remove", "drain on", "session drop", "config reload", "job cancel", "job undo"),
+    *("shaping suspend", "shaping limit", "shaping resume", "shaping lift"),
+    *("queue retry", "queue hold", "queue release", "queue move", "queue cancel"),
+}
+
+
+def test_what_stops_somebody_or_moves_mail_can_be_tried_without_doing_it():
+    assert {row.name for row in VERBS if DRY in row.args} == STOPS
 
 
 @pytest.mark.parametrize("row", VERBS, ids=lambda row: row.name)

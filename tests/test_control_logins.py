@@ -40,7 +40,7 @@ def test_who_is_forgiven_may_try_at_once(relay):
     assert relay.guard.refuse("198.51.100.7", "crm-1", NOW) == 0
 
 
-@pytest.mark.parametrize("who", ["crm-2", "203.0.113.1", ""])
+@pytest.mark.parametrize("who", ["crm-2", "203.0.113.1"])
 def test_forgiving_somebody_who_did_not_fail_is_a_slip(relay, who):
     relay.guard.failed("198.51.100.7", "crm-1", NOW)
     with pytest.raises(InputError, match="has failed lately: write an IP address or a login"):

@@ -337,6 +337,16 @@ def test_a_dry_run_says_exactly_what_would_be_done_and_does_nothing(desk: Desk) 
     assert desk.act("queue cancel", recipient="*@x.example")["done"] == 150
 
 
+def test_an_undoing_tells_how_many_it_would_bring_back(desk: Desk) -> None:
+    desk.fill(50, "x.example", later=60)
+    for action in ("hold", "cancel"):
+        job = desk.act(f"queue {action}", recipient="*@x.example")
+        dry = desk.say("job undo", id=job["job"], dry_run=True)
+        assert (dry["undoes"], dry["deliveries"], len(dry["sample"])) == (action, 50, 10)
+    assert len(desk.say("job list")) == 2
+    assert desk.say("job undo", id=1, dry_run=True)["deliveries"] == 0  # the second job has had them since
+
+
 @pytest.mark.parametrize(
     ("verb", "given", "words"),
     [

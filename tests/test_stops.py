@@ -166,6 +166,70 @@ def test_a_dry_run_counts_and_changes_nothing(relay: Stopping):
     assert not client.closed and relay.node.directory.blocks.all() == [] and relay.node.reactions.all() == []
 
 
+def test_who_submits_is_counted_before_he_is_stopped_and_what_is_queued_is_not_meant(relay: Stopping):
+    relay.say("shaping/suspend", all=True)
+    relay.submit()
+    client = relay.call()
+    hit = relay.say("account/suspend", name="crm", dry_run=True)
+    assert hit == {
+        "dry_run": True,
+        "sessions": 2,
+        "connections": 0,
+        "sample": {"sessions": hit["sample"]["sessions"], "connections": []},
+    }
+    assert [row["account"] for row in hit["sample"]["sessions"]] == ["crm", "crm"] and not client.closed
+    assert relay.node.directory.account("crm").state == "active"
+
+
+def test_a_drain_of_a_source_tells_which_pools_have_no_other(relay: Stopping):
+    for source, alone in (("s1", ["one"]), ("s2", [])):
+        assert relay.say("source/drain", name=source, dry_run=True)["pools_of_it_alone"] == alone
+    assert [row["state"] for row in relay.node.sources()] == ["in use", "in use"]
+    relay.say("source/drain", name="s2")
+    assert relay.say("source/drain", name="s1", dry_run=True)["pools_of_it_alone"] == ["one", "two"]
+    with pytest.raises(InputError, match="no source 's3'"):
+        relay.say("source/drain", name="s3", dry_run=True)
+
+
+@pytest.mark.parametrize(
+    ("subject", "queued"), [("account:crm", "queued"), ("domain:crm.example", "deliveries"), ("domain:x", "deliveries")]
+)
+def test_a_hold_tells_how_much_is_queued_for_whom_it_holds(relay: Stopping, subject: str, queued: str):
+    relay.say("shaping/suspend", all=True)
+    relay.submit()
+    assert relay.say("reputation/hold", subject=subject, dry_run=True)[queued] == (0 if subject == "domain:x" else 1)
+    assert relay.node.reputation.all(bad=True) == []
+
+
+def test_what_a_login_submitted_is_held_by_its_name(relay: Stopping):
+    relay.say("shaping/suspend", all=True)
+    relay.submit()
+    assert relay.say("queue/hold", connection="elsewhere", dry_run=True)["deliveries"] == 0
+    assert relay.say("queue/hold", connection="relay:198.51.100.0/24", dry_run=True)["deliveries"] == 1
+
+
+def test_a_reaction_is_lifted_after_a_look_at_what_it_holds(relay: Stopping):
+    relay.say("shaping/suspend", at="x.example")
+    relay.submit()
+    (active,) = relay.node.reactions.all()
+    dry = relay.say("shaping/lift", id=active.id, dry_run=True)
+    assert (dry["lifts"][0]["reply"], dry["queued"]) == ("a test", 1) and relay.node.reactions.all()
+    with pytest.raises(InputError, match="there is no reaction 99"):
+        relay.say("shaping/lift", id=99, dry_run=True)
+
+
+def test_a_reload_is_tried_before_it_is_done(relay: Stopping, tmp_path: Path):
+    file = tmp_path / "relayd.toml"
+    assert relay.say("config/reload", dry_run=True) == {"dry_run": True, "changed": []}
+    file.write_text(file.read_text().replace('pool = "two"', 'pool = "one"'))
+    assert relay.say("config/reload", dry_run=True)["changed"] == ["stream"]
+    assert relay.node.config.stream["other"].pool == "two"
+    file.write_text(file.read_text().replace('pool = "one"', 'pool = "onc"'))
+    with pytest.raises(InputError, match="onc"):
+        relay.say("config/reload", dry_run=True)
+    assert relay.node.reload_fault == ""
+
+
 def test_a_drain_is_told_and_finishes_the_message_that_is_coming_in(relay: Stopping):
     client = relay.call()
     client.say(MAIL)

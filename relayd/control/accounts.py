@@ -99,6 +99,18 @@ def _state(state: Literal["active", "suspended"]) -> Any:
     return handler
 
 
+async def _would_turn(relay: Relay, name: str) -> dict[str, Any]:
+    """Whom it stops or lets in; what is queued goes out all the same."""
+    known(relay, name, "name")
+    return submitting(await relay.hit(account=name))
+
+
+def submitting(hit: dict[str, Any]) -> dict[str, Any]:
+    """Of whom a stop would hit, those who submit."""
+    names = ("sessions", "connections")
+    return {**{name: hit[name] for name in names}, "sample": {name: hit["sample"][name] for name in names}}
+
+
 def _shape(relay: Relay, name: str, at: str | None, set: list[str]) -> "Future[dict[str, Any]]":
     account = known(relay, name, "name")
     where = _destination(relay, at)
@@ -279,17 +291,19 @@ VERBS: tuple[Verb, ...] = (
     ),
     Verb(
         name="account suspend",
-        help="take no more mail from an account",
+        help="take no more mail from an account; what is queued goes out",
         handler=_state("suspended"),
+        would=_would_turn,
         args=(_NAME,),
         role="operate",
         effect="change",
-        example="account suspend crm",
+        example='account suspend --reason "the invoice is not paid" crm',
     ),
     Verb(
         name="account resume",
         help="take mail from a suspended account again",
         handler=_state("active"),
+        would=_would_turn,
         args=(_NAME,),
         role="operate",
         effect="change",

@@ -30,7 +30,7 @@ from twisted.web.server import NOT_DONE_YET, Request, Site
 from relayd import notation
 from relayd.control import live
 from relayd.control.scope import NotFound, perform, shown
-from relayd.control.verb import MAX_BODY, ROLES, Caller, Relay, Role, Verb, without_secrets
+from relayd.control.verb import MAX_BODY, ROLES, Caller, Relay, Role, Verb, changes, without_secrets
 from relayd.control.verbs import BY_PATH
 from relayd.directory import Change
 from relayd.errors import InputError
@@ -238,7 +238,7 @@ class VerbResource(Resource):
         from without."""
 
         def done(value: Any) -> Any:
-            if verb.effect == "change":
+            if changes(verb, given):
                 self._note(verb, caller, given, value)
             return value
 
@@ -258,7 +258,7 @@ class VerbResource(Resource):
             status, body = _failed(value) if isinstance(value, Failure) else _succeeded(verb, value, caller)
             if status == 500:
                 self._log.failure("control: {verb} failed", failure=value, verb=verb.name)
-            if verb.effect == "change":
+            if changes(verb, given):
                 self._note(verb, caller, given, value)
             if not gone:
                 _answer(request, status, body, finish=True)

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from relayd.backup import Backup, Progress
-from relayd.control.verb import Arg, Relay, Verb
+from relayd.control.verb import REASON, Arg, Relay, Verb
 from relayd.errors import InputError
 
 
@@ -27,7 +27,7 @@ def _show(relay: Relay) -> dict[str, Any]:
     return shown(_last(relay).progress)
 
 
-def _stop(relay: Relay, reason: str | None) -> dict[str, Any]:
+def _stop(relay: Relay) -> dict[str, Any]:
     last = _last(relay)
     if not last.is_alive():
         raise InputError("", f"the last one is not under way: it is {last.progress.state}")
@@ -53,7 +53,7 @@ VERBS: tuple[Verb, ...] = (
                 positional=True,
                 required=True,
             ),
-            Arg("reason", "why, for those who wonder later", required=True),
+            REASON,
         ),
         role="admin",
         effect="change",
@@ -70,7 +70,6 @@ VERBS: tuple[Verb, ...] = (
         name="backup stop",
         help="end the backup that is under way; what it copied is removed",
         handler=_stop,
-        args=(Arg("reason", "why, for the trail of changes"),),
         role="admin",
         effect="change",
         example="backup stop",

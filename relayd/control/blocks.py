@@ -11,7 +11,7 @@ import msgspec
 from relayd import notation
 from relayd.control import shaping
 from relayd.control.accounts import known
-from relayd.control.verb import Arg, Relay, Verb, then
+from relayd.control.verb import REASON, Arg, Relay, Verb, then
 from relayd.directory import Block
 from relayd.directory.blocks import WHOLE, value_of
 from relayd.errors import InputError
@@ -23,30 +23,36 @@ def shown(row: Block) -> dict[str, Any]:
     return {**msgspec.structs.asdict(row), "until": row.until or None}
 
 
-async def _add(
-    relay: Relay, kind: str, value: str, reason: str, dry_run: bool, who: str, **given: Any
-) -> dict[str, Any] | Any:
-    seconds = given["for"]
+async def _add(relay: Relay, kind: str, value: str, reason: str, who: str, **given: Any) -> dict[str, Any] | Any:
     if kind == "site":
-        return await shaping.suspend(relay, value, None, None, None, False, reason, dry_run, who, **given)
+        return await shaping.suspend(relay, shaping.Whom(at=value), reason, who, given["for"])
     name = _value(relay, kind, value)
-    if dry_run:
-        return {"dry_run": True, "kind": kind, "value": name, **await relay.hit(**{kind: name})}
-    now = relay.now()
+    now, seconds = relay.now(), given["for"]
     row = Block(kind, name, reason, who, now, now + seconds if seconds else 0.0)  # type: ignore[arg-type]
     return then(relay.directory.blocks.add(row), shown)
 
 
-async def _remove(relay: Relay, kind: str, value: str, reason: str | None, dry_run: bool) -> dict[str, Any] | Any:
+async def _would_add(relay: Relay, kind: str, value: str, **given: Any) -> dict[str, Any]:
     if kind == "site":
-        return await shaping.resume(relay, value, None, None, None, False, reason, dry_run)
+        return await shaping.would_stop(relay, shaping.Whom(at=value))
+    name = _value(relay, kind, value)
+    return {"kind": kind, "value": name, **await relay.hit(**{kind: name})}
+
+
+async def _remove(relay: Relay, kind: str, value: str) -> dict[str, Any] | Any:
+    if kind == "site":
+        return await shaping.resume(relay, shaping.Whom(at=value))
+    return then(relay.directory.blocks.remove(kind, _parsed(kind, value)), shown)
+
+
+async def _would_remove(relay: Relay, kind: str, value: str) -> dict[str, Any]:
+    if kind == "site":
+        return await shaping.would_resume(relay, shaping.Whom(at=value))
     name = _parsed(kind, value)
-    if dry_run:
-        found = relay.directory.blocks.get(kind, name)
-        if found is None:
-            raise InputError("value", f"{kind} {name} is not blocked: relayctl block list shows what is")
-        return {"dry_run": True, **shown(found), **await relay.hit(**{kind: name})}
-    return then(relay.directory.blocks.remove(kind, name), shown)
+    found = relay.directory.blocks.get(kind, name)
+    if found is None:
+        raise InputError("value", f"{kind} {name} is not blocked: relayctl block list shows what is")
+    return {**shown(found), **await relay.hit(**{kind: name})}
 
 
 def _list(relay: Relay, kind: str | None) -> list[dict[str, Any]]:
@@ -94,38 +100,38 @@ def _parsed(kind: str, value: str) -> str:
         raise InputError("value", str(error)) from None
 
 
-async def _drain(relay: Relay, reason: str, dry_run: bool, who: str, **given: Any) -> dict[str, Any] | Any:
-    if dry_run:
-        return {"dry_run": True, **await relay.hit(relay=WHOLE)}
+def _drain(relay: Relay, reason: str, who: str, **given: Any) -> Any:
     now, seconds = relay.now(), given["for"]
     row = Block("relay", WHOLE, reason, who, now, now + seconds if seconds else 0.0)
     return then(relay.directory.blocks.add(row), shown)
 
 
-def _undrain(relay: Relay, reason: str | None) -> Any:
+def _would_drain(relay: Relay, **given: Any) -> Any:
+    return relay.hit(relay=WHOLE)
+
+
+def _undrain(relay: Relay) -> Any:
     if relay.directory.blocks.draining is None:
         raise InputError("", "relayd is not draining")
     return then(relay.directory.blocks.remove("relay", WHOLE), shown)
 
 
-KIND = Arg("kind", "the kind of what is stopped", positional=True, required=True, choices=_KINDS)
+_KIND = Arg("kind", "the kind of what is stopped", positional=True, required=True, choices=_KINDS)
 _VALUE = Arg(
     "value",
     "a client's address or CIDR, the name of an account, login, source or provider, a domain or *.domain of recipients",
     positional=True,
     required=True,
 )
-REASON = Arg("reason", "why, for those who wonder later", required=True)
-WHY = Arg("reason", "why, for the trail of changes")
-FOR = Arg("for", "how long, such as 2h; without it, until it is taken back", "duration")
-DRY = Arg("dry_run", "only show whom it would hit: exact counts and a sample", "bool", default=False)
+_FOR = Arg("for", "how long, such as 2h; without it, until it is taken back", "duration")
 
 VERBS: tuple[Verb, ...] = (
     Verb(
         name="block add",
         help="stop somebody at once: nothing is taken in, live sessions are cut, what is queued waits",
         handler=_add,
-        args=(KIND, _VALUE, REASON, FOR, DRY),
+        would=_would_add,
+        args=(_KIND, _VALUE, REASON, _FOR),
         role="operate",
         effect="change",
         signed=True,
@@ -135,7 +141,8 @@ VERBS: tuple[Verb, ...] = (
         name="block remove",
         help="take a block back: what waited goes on",
         handler=_remove,
-        args=(KIND, _VALUE, WHY, DRY),
+        would=_would_remove,
+        args=(_KIND, _VALUE),
         role="operate",
         effect="change",
         example="block remove ip 198.51.100.0/24",
@@ -158,7 +165,8 @@ VERBS: tuple[Verb, ...] = (
         name="drain on",
         help="take no new mail (421) and deliver what there is; what comes back to us is still taken",
         handler=_drain,
-        args=(REASON, FOR, DRY),
+        would=_would_drain,
+        args=(REASON, _FOR),
         role="operate",
         effect="change",
         signed=True,
@@ -168,7 +176,6 @@ VERBS: tuple[Verb, ...] = (
         name="drain off",
         help="take new mail again",
         handler=_undrain,
-        args=(WHY,),
         role="operate",
         effect="change",
         example="drain off",

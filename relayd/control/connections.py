@@ -4,9 +4,9 @@ from concurrent.futures import Future
 from typing import Any, Literal
 
 from relayd import notation
-from relayd.control.accounts import known, known_streams
+from relayd.control.accounts import known, known_streams, submitting
 from relayd.control.answers import limits_given, shown
-from relayd.control.verb import Arg, Relay, Scope, Verb, then
+from relayd.control.verb import REASON, Arg, Relay, Scope, Verb, then
 from relayd.directory import NewConnection, SubmissionConnection, hashes
 from relayd.errors import InputError
 
@@ -103,6 +103,11 @@ def _show(relay: Relay, login: str) -> dict[str, Any]:
     return _shown(_known(relay, login))
 
 
+async def _would_turn(relay: Relay, login: str, **given: Any) -> dict[str, Any]:
+    """Whom it stops or lets in; what is queued goes out all the same."""
+    return {"state": _known(relay, login).state, **submitting(await relay.hit(connection=login))}
+
+
 def _activate(relay: Relay, login: str, who: str) -> "Future[dict[str, Any]]":
     key = ("connection", login)
     if relay.reputation.share(*key) < 1:
@@ -196,6 +201,7 @@ VERBS: tuple[Verb, ...] = (
         name="connection activate",
         help="let a connection log in that is blocked or was not activated yet",
         handler=_activate,
+        would=_would_turn,
         args=(_LOGIN,),
         role="operate",
         effect="change",
@@ -204,9 +210,10 @@ VERBS: tuple[Verb, ...] = (
     ),
     Verb(
         name="connection block",
-        help="let a connection log in no more",
+        help="let a connection log in no more, and cut its sessions; what is queued goes out",
         handler=_block,
-        args=(_LOGIN, Arg("reason", "why, for those who wonder later", required=True)),
+        would=_would_turn,
+        args=(_LOGIN, REASON),
         role="operate",
         effect="change",
         signed=True,
@@ -225,6 +232,7 @@ VERBS: tuple[Verb, ...] = (
         name="connection remove",
         help="forget a connection",
         handler=_remove,
+        would=_would_turn,
         args=(_LOGIN,),
         role="admin",
         effect="change",

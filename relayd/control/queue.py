@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from relayd import notation
-from relayd.control.verb import Arg, Relay, Verb
+from relayd.control.verb import NOTED, REASON, Arg, Relay, Verb
 from relayd.envelope import FALLBACK, POOL
 from relayd.errors import InputError
 from relayd.identity import show
@@ -56,6 +56,7 @@ def filter_of(relay: Relay, given: Mapping[str, Any]) -> Filter:
             raise InputError(name, f"{text!r} is neither an {what} nor *@ and a domain")
     made = Filter(
         account=given["account"] or "",
+        connection=given["connection"] or "",
         stream=given["stream"] or "",
         domain=(given["domain"] or "").lower(),
         site=given["site"] or "",
@@ -77,45 +78,39 @@ def filter_of(relay: Relay, given: Mapping[str, Any]) -> Filter:
     return made
 
 
-def _act(relay: Relay, action: Action, who: str, given: Mapping[str, Any], **more: Any) -> Any:
-    wanted = filter_of(relay, given)
-    state = {"retry": "waiting", "hold": "waiting", "release": "held"}.get(action) or given.get("state") or ""
-    draft = Draft(action, who, given["reason"] or "", msgspec.structs.replace(wanted, state=state), **more)
-    if given["dry_run"]:
-        return relay.jobs.dry_run(draft)
-    if not draft.reason.strip():
-        raise InputError("reason", "is missing: say why, for those who wonder; or --dry-run to see what it would do")
-    return _begun(relay, draft)
+def _act(action: Action) -> dict[str, Any]:
+    """The handler of an action, and that of its dry run."""
+
+    def do(relay: Relay, who: str, **given: Any) -> Any:
+        return _begun(relay, _draft(relay, action, given, who))
+
+    def would(relay: Relay, **given: Any) -> Any:
+        return relay.jobs.dry_run(_draft(relay, action, given))
+
+    return {"handler": do, "would": would}
 
 
 async def _begun(relay: Relay, draft: Draft) -> dict[str, Any]:
     return shown(await relay.jobs.begin(draft))
 
 
-def _retry(relay: Relay, who: str, **given: Any) -> Any:
-    return _act(relay, "retry", who, given)
+def _draft(relay: Relay, action: Action, given: Mapping[str, Any], who: str = "") -> Draft:
+    wanted = filter_of(relay, given)
+    state = {"retry": "waiting", "hold": "waiting", "release": "held"}.get(action) or given.get("state") or ""
+    more: dict[str, Any] = {}
+    if action == "cancel":
+        more["notify"] = given["notify"]
+    elif action == "move":
+        more["target"] = _target(relay, given["pool"], given["fallback"], given["home"])
+    return Draft(action, who, given["reason"] or "", msgspec.structs.replace(wanted, state=state), **more)
 
 
-def _hold(relay: Relay, who: str, **given: Any) -> Any:
-    return _act(relay, "hold", who, given)
-
-
-def _release(relay: Relay, who: str, **given: Any) -> Any:
-    return _act(relay, "release", who, given)
-
-
-def _cancel(relay: Relay, who: str, **given: Any) -> Any:
-    return _act(relay, "cancel", who, given, notify=given["notify"])
-
-
-def _move(relay: Relay, who: str, **given: Any) -> Any:
-    pool, fallback, home = given["pool"], given["fallback"], given["home"]
+def _target(relay: Relay, pool: str | None, fallback: str | None, home: bool) -> str:
     if sum(map(bool, (pool, fallback, home))) != 1:
         raise InputError("", "say where to: --pool NAME, --fallback NAME, or --home for where it would go by itself")
     _known("pool", pool, relay.config.pool)
     _known("fallback", fallback, relay.config.fallback)
-    target = f"{POOL}{pool}" if pool else f"{FALLBACK}{fallback}" if fallback else "home"
-    return _act(relay, "move", who, given, target=target)
+    return f"{POOL}{pool}" if pool else f"{FALLBACK}{fallback}" if fallback else "home"
 
 
 def _known(what: str, name: str | None, among: Mapping[str, Any]) -> None:
@@ -146,7 +141,7 @@ async def _job_show(relay: Relay, id: int) -> dict[str, Any]:
     return shown(await relay.jobs.get(id))
 
 
-async def _job_cancel(relay: Relay, id: int, reason: str) -> dict[str, Any]:
+async def _job_cancel(relay: Relay, id: int) -> dict[str, Any]:
     return shown(await relay.jobs.cancel(id))
 
 
@@ -154,9 +149,14 @@ async def _job_undo(relay: Relay, id: int, reason: str, who: str) -> dict[str, A
     return shown(await relay.jobs.undo(id, who, reason))
 
 
+def _job_would_undo(relay: Relay, id: int, **given: Any) -> Any:
+    return relay.jobs.would_undo(id)
+
+
 _WHICH = (
     Arg("id", "ids of messages or deliveries", "id", positional=True, repeated=True),
     Arg("account", "of this account", "name"),
+    Arg("connection", "submitted by this login"),
     Arg("stream", "of this stream", "name"),
     Arg("domain", 'to this domain; "fallback:NAME" is what goes by a fallback'),
     Arg("site", "to this site: a provider's name, or that of a site in shaping explain"),
@@ -171,10 +171,8 @@ _WHICH = (
     Arg("reply", "whose last attempt's words hold this, such as a server's reply"),
 )
 _ALL = Arg("all", "the whole queue", "bool", default=False)
-_REASON = Arg("reason", "why, for those who wonder")
-_DRY = Arg("dry_run", "only say what it would do: how many, in which queues, and some of them", "bool", default=False)
 _STATE = Arg("state", "only what is on hold, or what is not", choices=("waiting", "held"))
-_ACT = (*_WHICH, _ALL, _REASON, _DRY)
+_ACT = (*_WHICH, _ALL, REASON)
 _ID = Arg("id", "its number in job list", "int", positional=True, required=True)
 _LONG = 600.0
 
@@ -204,7 +202,7 @@ VERBS: tuple[Verb, ...] = (
     Verb(
         name="queue retry",
         help="try deliveries now instead of at their next time; what rests after failures is tried again too",
-        handler=_retry,
+        **_act("retry"),
         args=_ACT,
         role="operate",
         effect="change",
@@ -215,7 +213,7 @@ VERBS: tuple[Verb, ...] = (
     Verb(
         name="queue hold",
         help="keep deliveries in the queue, untried, until they are released; they do not expire meanwhile",
-        handler=_hold,
+        **_act("hold"),
         args=_ACT,
         role="operate",
         effect="change",
@@ -226,7 +224,7 @@ VERBS: tuple[Verb, ...] = (
     Verb(
         name="queue release",
         help="let held deliveries go: they are due at once",
-        handler=_release,
+        **_act("release"),
         args=_ACT,
         role="operate",
         effect="change",
@@ -237,7 +235,7 @@ VERBS: tuple[Verb, ...] = (
     Verb(
         name="queue move",
         help="send deliveries by another pool or by a fallback",
-        handler=_move,
+        **_act("move"),
         args=(
             *_ACT,
             _STATE,
@@ -254,7 +252,7 @@ VERBS: tuple[Verb, ...] = (
     Verb(
         name="queue cancel",
         help="take deliveries out of the queue for good; for a time it can be undone",
-        handler=_cancel,
+        **_act("cancel"),
         args=(
             *_ACT,
             _STATE,
@@ -278,7 +276,8 @@ VERBS: tuple[Verb, ...] = (
         name="job cancel",
         help="end a job where it is; what it has done stays done, and can be undone",
         handler=_job_cancel,
-        args=(_ID, Arg("reason", "why, for those who wonder", required=True)),
+        would=_job_show,
+        args=(_ID, NOTED),
         role="operate",
         effect="change",
         example='job cancel 7 --reason "that was the wrong account"',
@@ -287,7 +286,8 @@ VERBS: tuple[Verb, ...] = (
         name="job undo",
         help="make undone what a job did, as far as nothing has happened to it since",
         handler=_job_undo,
-        args=(_ID, Arg("reason", "why, for those who wonder", required=True)),
+        would=_job_would_undo,
+        args=(_ID, REASON),
         role="operate",
         effect="change",
         signed=True,

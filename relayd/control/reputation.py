@@ -9,11 +9,13 @@ from typing import Any
 
 from relayd import notation
 from relayd.control.accounts import known
-from relayd.control.verb import Arg, Relay, Scope, Verb, then
+from relayd.control.verb import REASON, Arg, Relay, Scope, Verb, then
 from relayd.directory import Change
 from relayd.errors import InputError
 from relayd.reply import printable
 from relayd.reputation import KINDS, STEPS, Key, Standing, Step, named, near, read
+from relayd.spool.actions import Draft
+from relayd.spool.selection import Filter
 
 _TRAIL = 20  # changes that are shown
 
@@ -75,6 +77,28 @@ def _block(relay: Relay, subject: str, reason: str, who: str, **given: Any) -> "
     return _put(relay, _there(relay, subject), "block", reason, who, given["for"])
 
 
+async def _would_hold(relay: Relay, subject: str, **given: Any) -> dict[str, Any]:
+    return await _hit(relay, _there(relay, subject))
+
+
+async def _would_release(relay: Relay, subject: str, **given: Any) -> dict[str, Any]:
+    return await _hit(relay, _key(subject))
+
+
+async def _hit(relay: Relay, key: Key) -> dict[str, Any]:
+    """Whom it concerns: live sessions of theirs, or what is queued for them."""
+    kind, name = key
+    if kind == "source":
+        source, _, group = name.partition("/")
+        return await relay.hit(source=source, group=group)
+    if kind in ("account", "connection"):
+        return await relay.hit(**{kind: name})
+    account, _, client = name.partition("/")
+    whose = Filter(account=account, client=client) if kind == "client" else Filter(sender=f"*@{name}")
+    found: dict[str, Any] = await relay.jobs.dry_run(Draft("hold", "", "", whose))
+    return found
+
+
 def _put(relay: Relay, key: Key, step: Step, reason: str, who: str, seconds: float | None) -> "Future[dict[str, Any]]":
     until = relay.now() + seconds if seconds else 0.0
     try:
@@ -112,7 +136,6 @@ _SUBJECT = Arg(
     positional=True,
     required=True,
 )
-_REASON = Arg("reason", "why, for those who wonder later", required=True)
 _FOR = Arg("for", "how long; without it, until it is released", "duration")
 
 VERBS: tuple[Verb, ...] = (
@@ -139,7 +162,8 @@ VERBS: tuple[Verb, ...] = (
         name="reputation release",
         help="hold a subject back no more: it is judged by what it sends from now on",
         handler=_release,
-        args=(_SUBJECT, _REASON),
+        would=_would_release,
+        args=(_SUBJECT, REASON),
         role="operate",
         effect="change",
         signed=True,
@@ -149,7 +173,8 @@ VERBS: tuple[Verb, ...] = (
         name="reputation hold",
         help="keep what is queued for a subject, and what comes, until it is released",
         handler=_hold,
-        args=(_SUBJECT, _REASON, _FOR),
+        would=_would_hold,
+        args=(_SUBJECT, REASON, _FOR),
         role="operate",
         effect="change",
         signed=True,
@@ -159,7 +184,8 @@ VERBS: tuple[Verb, ...] = (
         name="reputation block",
         help="take no more mail for a subject, and keep what is queued",
         handler=_block,
-        args=(_SUBJECT, _REASON, _FOR),
+        would=_would_hold,
+        args=(_SUBJECT, REASON, _FOR),
         role="operate",
         effect="change",
         signed=True,

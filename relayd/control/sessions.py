@@ -5,7 +5,7 @@ In: filters.  Out: JSON-able rows, the relay's.
 
 from typing import Any
 
-from relayd.control.verb import Arg, Relay, Verb
+from relayd.control.verb import REASON, Arg, Relay, Verb
 from relayd.errors import InputError
 
 
@@ -25,10 +25,18 @@ def _list(relay: Relay, limit: int, **given: Any) -> Any:
     return relay.live(limit, **_filter(given))
 
 
-def _drop(relay: Relay, id: str | None, reason: str, dry_run: bool, who: str, **given: Any) -> Any:
+def _drop(relay: Relay, id: str | None, reason: str, who: str, **given: Any) -> Any:
+    return relay.drop(who, reason, False, id=_id(id), **_filter(given))
+
+
+def _would_drop(relay: Relay, id: str | None, reason: str | None, **given: Any) -> Any:
+    return relay.drop("", "", True, id=_id(id), **_filter(given))
+
+
+def _id(id: str | None) -> str:
     if id and not (id[0] in "io" and id[1:].isalnum()):
         raise InputError("id", f"{id!r} is no session's id, such as i1f or o2a: relayctl session list shows them")
-    return relay.drop(who, reason, dry_run, id=id or "", **_filter(given))
+    return id or ""
 
 
 FILTERS = (
@@ -53,11 +61,11 @@ VERBS: tuple[Verb, ...] = (
         name="session drop",
         help="end a live session, or all that fit a filter; who is not blocked may come again",
         handler=_drop,
+        would=_would_drop,
         args=(
             Arg("id", "its id in session list", positional=True),
             *FILTERS,
-            Arg("reason", "why, for those who wonder later", required=True),
-            Arg("dry_run", "only show which it would end", "bool", default=False),
+            REASON,
         ),
         role="operate",
         effect="change",

@@ -5,13 +5,15 @@ In: the running relay's reactions and records.  Out: JSON-able rows.
 
 from typing import Any, Literal
 
+import msgspec
+
 from relayd import notation
 from relayd.control.accounts import known, stream_names
-from relayd.control.verb import Arg, Relay, Verb
+from relayd.control.verb import REASON, Arg, Relay, Verb
 from relayd.errors import InputError
 from relayd.identity import DAY
 from relayd.shaping.limits import rate
-from relayd.shaping.reactions import FOREVER, Active
+from relayd.shaping.reactions import FOREVER, Active, Key
 from relayd.shaping.rules import Ceiling
 
 
@@ -67,26 +69,60 @@ def _reactions(relay: Relay) -> list[dict[str, Any]]:
     return [shown(active, relay.now(), relay.reactions.replies(active.id)) for active in relay.reactions.all()]
 
 
-def _lift(relay: Relay, id: int, reason: str | None) -> dict[str, Any]:
+def _lift(relay: Relay, id: int) -> dict[str, Any]:
     replies = relay.reactions.replies(id)
     return shown(relay.lift(id), relay.now(), replies)
 
 
-async def suspend(
-    relay: Relay,
-    at: str | None,
-    source: str | None,
-    account: str | None,
-    pool: str | None,
-    all: bool,
-    reason: str,
-    dry_run: bool,
-    who: str,
-    **given: Any,
-) -> dict[str, Any]:
+async def _would_lift(relay: Relay, id: int) -> dict[str, Any]:
+    active = next((active for active in relay.reactions.all() if active.id == id), None)
+    if active is None:
+        raise InputError("id", f"there is no reaction {id}: relayctl shaping reactions shows those there are")
+    row = shown(active, relay.now(), relay.reactions.replies(id))
+    return {"lifts": [row], **await relay.hit_by(active.key)}
+
+
+class Whom(msgspec.Struct, frozen=True, kw_only=True):
+    """Whose mail, as the arguments say it."""
+
+    at: str | None = None
+    source: str | None = None
+    account: str | None = None
+    pool: str | None = None
+    all: bool = False
+
+
+async def suspend(relay: Relay, whom: Whom, reason: str, who: str, seconds: float | None) -> dict[str, Any]:
     """Also what ``block add site`` does."""
-    on = await _on(relay, at, source, account, pool, all)
-    return await _imposed(relay, "suspend", on, Ceiling(), reason, dry_run, who, given["for"])
+    return await _imposed(relay, "suspend", whom, Ceiling(), reason, who, seconds)
+
+
+async def would_stop(relay: Relay, whom: Whom) -> dict[str, Any]:
+    return await relay.hit_by(await _key(relay, whom))
+
+
+async def resume(relay: Relay, whom: Whom) -> dict[str, Any]:
+    """Also what ``block remove site`` does."""
+    found = _imposed_on(relay, await _key(relay, whom))
+    rows = [shown(active, relay.now(), 0) for active in found]
+    for active in found:
+        relay.lift(active.id)
+    return {"lifted": rows}
+
+
+async def would_resume(relay: Relay, whom: Whom) -> dict[str, Any]:
+    key = await _key(relay, whom)
+    found = _imposed_on(relay, key)
+    return {"lifts": [shown(active, relay.now(), 0) for active in found], **await relay.hit_by(key)}
+
+
+def _suspend(relay: Relay, reason: str, who: str, **given: Any) -> Any:
+    seconds = given.pop("for")
+    return suspend(relay, Whom(**given), reason, who, seconds)
+
+
+def _would_suspend(relay: Relay, **given: Any) -> Any:
+    return would_stop(relay, Whom(**{name: given[name] for name in Whom.__struct_fields__}))
 
 
 async def _limit(
@@ -98,15 +134,33 @@ async def _limit(
     connections: int | None,
     connection_rate: str | None,
     reason: str,
-    dry_run: bool,
     who: str,
     **given: Any,
 ) -> dict[str, Any]:
+    limits = _ceiling(rate, connections, connection_rate)
+    whom = Whom(at=at, source=source, account=account)
+    return await _imposed(relay, "limit", whom, limits, reason, who, given["for"])
+
+
+async def _would_limit(
+    relay: Relay,
+    at: str | None,
+    source: str | None,
+    account: str | None,
+    rate: str | None,
+    connections: int | None,
+    connection_rate: str | None,
+    **given: Any,
+) -> dict[str, Any]:
+    limits = _ceiling(rate, connections, connection_rate)
+    return {"limit": limits.words(), **await would_stop(relay, Whom(at=at, source=source, account=account))}
+
+
+def _ceiling(rate: str | None, connections: int | None, connection_rate: str | None) -> Ceiling:
     limits = Ceiling(_rate("rate", rate), connections or 0, _rate("connection_rate", connection_rate))
     if limits == Ceiling():
         raise InputError("rate", "is missing, and so are connections and connection_rate: say how much is allowed")
-    on = await _on(relay, at, source, account, None, False)
-    return await _imposed(relay, "limit", on, limits, reason, dry_run, who, given["for"])
+    return limits
 
 
 def _rate(field: str, text: str | None) -> Any:
@@ -116,53 +170,43 @@ def _rate(field: str, text: str | None) -> Any:
         raise InputError(field, str(error)) from None
 
 
-async def resume(
-    relay: Relay,
-    at: str | None,
-    source: str | None,
-    account: str | None,
-    pool: str | None,
-    all: bool,
-    reason: str | None,
-    dry_run: bool,
-) -> dict[str, Any]:
-    """Also what ``block remove site`` does."""
-    key = await relay.key_of(at or "", source or "", account or "", pool or "", everything=all)
-    found = relay.reactions.imposed(key)
-    if not found:
-        raise InputError("at", "nothing is imposed on this by hand: relayctl shaping reactions shows what is")
-    rows = [shown(active, relay.now(), 0) for active in found]
-    if dry_run:
-        return {"dry_run": True, "lifts": rows, **await relay.hit_by(key)}
-    for active in found:
-        relay.lift(active.id)
-    return {"lifted": rows}
+def _resume(relay: Relay, **given: Any) -> Any:
+    return resume(relay, Whom(**given))
 
 
-async def _on(
-    relay: Relay, at: str | None, source: str | None, account: str | None, pool: str | None, everything: bool
-) -> Any:
+def _would_go_on(relay: Relay, **given: Any) -> Any:
+    return would_resume(relay, Whom(**given))
+
+
+async def _key(relay: Relay, whom: Whom) -> Key:
+    """Raises InputError."""
+    source, pool = whom.source, whom.pool
     if source and source not in relay.config.source:
         raise InputError("source", f"there is no source {source!r}{notation.nearest(source, relay.config.source)}")
     if pool and pool not in relay.config.pool:
         raise InputError("pool", f"there is no pool {pool!r}{notation.nearest(pool, relay.config.pool)}")
-    if account:
-        known(relay, account)
-    return await relay.key_of(at or "", source or "", account or "", pool or "", everything=everything)
+    if whom.account:
+        known(relay, whom.account)
+    return await relay.key_of(whom.at or "", source or "", whom.account or "", pool or "", everything=whom.all)
+
+
+def _imposed_on(relay: Relay, key: Key) -> list[Active]:
+    found: list[Active] = list(relay.reactions.imposed(key))
+    if not found:
+        raise InputError("at", "nothing is imposed on this by hand: relayctl shaping reactions shows what is")
+    return found
 
 
 async def _imposed(
     relay: Relay,
     action: Literal["suspend", "limit"],
-    key: Any,
+    whom: Whom,
     limits: Ceiling,
     reason: str,
-    dry_run: bool,
     who: str,
     seconds: float | None,
 ) -> dict[str, Any]:
-    if dry_run:
-        return {"dry_run": True, **await relay.hit_by(key)}
+    key = await _key(relay, whom)
     until = relay.now() + seconds if seconds else FOREVER
     try:
         active = relay.reactions.impose(action, key, until, reason=reason, by=who, now=relay.now(), limits=limits)
@@ -187,9 +231,7 @@ _ON = (
 )
 _POOL = Arg("pool", "mail of this pool, by whichever source", "name")
 _ALL = Arg("all", "all that goes out", "bool", default=False)
-_REASON = Arg("reason", "why, for those who wonder later", required=True)
 _FOR = Arg("for", "how long, such as 2h; without it, until it is resumed", "duration")
-_DRY = Arg("dry_run", "only show whom it would hit: exact counts and a sample", "bool", default=False)
 
 VERBS: tuple[Verb, ...] = (
     Verb(
@@ -219,8 +261,9 @@ VERBS: tuple[Verb, ...] = (
     Verb(
         name="shaping suspend",
         help="let nothing go out to a site, by a source, of a pool or account: mail is taken all the same, and waits",
-        handler=suspend,
-        args=(*_ON, _POOL, _ALL, _REASON, _FOR, _DRY),
+        handler=_suspend,
+        would=_would_suspend,
+        args=(*_ON, _POOL, _ALL, REASON, _FOR),
         role="operate",
         effect="change",
         signed=True,
@@ -230,14 +273,14 @@ VERBS: tuple[Verb, ...] = (
         name="shaping limit",
         help="let no more than so much go out to a site, by a source or of an account for a time",
         handler=_limit,
+        would=_would_limit,
         args=(
             *_ON,
             Arg("rate", 'the most deliveries in a time, "10/min"'),
             Arg("connections", "the most at once", "int"),
             Arg("connection_rate", 'the most new connections in a time, "5/min"'),
-            _REASON,
+            REASON,
             _FOR,
-            _DRY,
         ),
         role="operate",
         effect="change",
@@ -247,8 +290,9 @@ VERBS: tuple[Verb, ...] = (
     Verb(
         name="shaping resume",
         help="end what was suspended or limited by hand: what it held goes on",
-        handler=resume,
-        args=(*_ON, _POOL, _ALL, Arg("reason", "why, for the trail of changes"), _DRY),
+        handler=_resume,
+        would=_would_go_on,
+        args=(*_ON, _POOL, _ALL),
         role="operate",
         effect="change",
         example="shaping resume --at gmail",
@@ -257,10 +301,8 @@ VERBS: tuple[Verb, ...] = (
         name="shaping lift",
         help="end a reaction now: what it held goes on",
         handler=_lift,
-        args=(
-            Arg("id", "its number in shaping reactions", "int", positional=True, required=True),
-            Arg("reason", "why, for the trail of changes"),
-        ),
+        would=_would_lift,
+        args=(Arg("id", "its number in shaping reactions", "int", positional=True, required=True),),
         role="operate",
         effect="change",
         example="shaping lift 7",

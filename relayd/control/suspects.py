@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from relayd.control.accounts import known
-from relayd.control.verb import Arg, Relay, Scope, Verb, then
+from relayd.control.verb import REASON, Arg, Relay, Scope, Verb, then
 from relayd.errors import InputError
 from relayd.identity import DAY
 from relayd.suspicion import Dismissal, Finding, Suspicion
@@ -95,7 +95,7 @@ VERBS: tuple[Verb, ...] = (
         args=(
             _ACCOUNT,
             Arg("client", "only this one of its clients"),
-            Arg("reason", "why, for those who wonder", required=True),
+            REASON,
             Arg("for", "how long; without it, a week", "duration"),
         ),
         role="operate",

@@ -6,7 +6,7 @@ In: filters.  Out: JSON-able rows, the relay's.
 from typing import Any
 
 from relayd.control.sessions import FILTERS, way
-from relayd.control.verb import Arg, Relay, Verb
+from relayd.control.verb import REASON, Arg, Relay, Verb
 from relayd.errors import InputError
 
 LONGEST = 86400.0  # seconds that a trace may take
@@ -40,7 +40,7 @@ def _tail(relay: Relay, id: int, after: int) -> Any:
     return relay.traces.tail(id, after)
 
 
-def _stop(relay: Relay, id: int, reason: str | None) -> Any:
+def _stop(relay: Relay, id: int) -> Any:
     return relay.traces.stop(id)
 
 
@@ -57,7 +57,7 @@ VERBS: tuple[Verb, ...] = (
             Arg("recipient", "that name this recipient"),
             Arg("for", "how long, such as 10m", "duration", default=600),
             Arg("limit", "how many sessions at most", "int", default=20),
-            Arg("reason", "why, for those who wonder later", required=True),
+            REASON,
         ),
         role="operate",
         effect="change",
@@ -84,7 +84,7 @@ VERBS: tuple[Verb, ...] = (
         name="trace stop",
         help="listen no more; what was heard stays for a while",
         handler=_stop,
-        args=(_ID, Arg("reason", "why, for the trail of changes")),
+        args=(_ID,),
         role="operate",
         effect="change",
         example="trace stop 1",

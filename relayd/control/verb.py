@@ -7,6 +7,7 @@ or later, is the caller's fault and names the argument.
 
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
+from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import msgspec
@@ -152,6 +153,7 @@ class Relay(Protocol):
     def dismiss(self, row: Dismissal) -> Any: ...
     def replay(self, rules: list[str], seconds: float) -> Any: ...
     def reload(self) -> Any: ...
+    def would_reload(self) -> dict[str, Any]: ...
     async def hit(self, **whom: str) -> dict[str, Any]: ...
     async def hit_by(self, key: Key) -> dict[str, Any]: ...
     async def key_of(self, at: str, source: str, account: str, pool: str, *, everything: bool) -> Key: ...
@@ -171,7 +173,8 @@ class Relay(Protocol):
 
 class Arg(msgspec.Struct, frozen=True):
     """One argument.  In relayctl a positional one stands bare, others are options; ``repeated`` ones give a list,
-    and of a "secret", "pem" or "text" the name of its file is given, of "row" ones that of a CSV file."""
+    and of a "secret", "pem" or "text" the name of its file is given, of "row" ones that of a CSV file.  What is
+    ``noted`` is for the trail of changes: the handler is not given it."""
 
     name: str
     help: str
@@ -181,6 +184,13 @@ class Arg(msgspec.Struct, frozen=True):
     repeated: bool = False
     default: str | int | bool | None = None
     choices: tuple[str, ...] = ()
+    noted: bool = False
+
+
+REASON = Arg("reason", "why, for those who wonder later", required=True)
+NOTE = Arg("reason", "why, for those who wonder later", noted=True)
+NOTED = msgspec.structs.replace(NOTE, required=True)
+DRY = Arg("dry_run", "only tell what it would do: exact counts and a sample", "bool", default=False)
 
 
 class Scope(msgspec.Struct, frozen=True):
@@ -207,6 +217,9 @@ class Verb(msgspec.Struct, frozen=True, kw_only=True):
     seconds; ``example`` follows "relayctl".  ``scope``: None is not for customers at all; else they may use it,
     whatever its role.
 
+    ``would`` tells what the handler would do and does nothing: it takes the same arguments, and gives a dict or a
+    coroutine of one.  What changes something has a reason, and what ``would`` can tell of a dry run (``whole``).
+
     ``lines``: what relayctl prints of an answer, where that is not simply what it holds.
     ``columns`` are those of a CSV file.  For an argument of rows relayctl reads it, sends it in pieces and adds up the
     answers; else it writes the answer's "rows", and if that has a "next", asks again, ``after`` it.
@@ -223,6 +236,7 @@ class Verb(msgspec.Struct, frozen=True, kw_only=True):
     example: str
     scope: Scope | None = None
     signed: bool = False
+    would: Callable[..., Any] | None = None
     verdict: str = ""
     unwell: int = 200
     timeout: float = 60.0
@@ -248,9 +262,30 @@ def run(verb: Verb, relay: Relay, given: Mapping[str, object], who: str = "") ->
 
 
 def called(verb: Verb, relay: Relay, given: Mapping[str, Any], who: str) -> Any:
-    """The handler's answer to arguments as ``arguments`` gives them."""
-    signature = {"who": who} if verb.signed else {}
-    return verb.handler(relay, **given, **signature)
+    """The handler's answer to arguments as ``arguments`` gives them; of a dry run, what it would do."""
+    noted = {arg.name for arg in verb.args if arg.noted}
+    taken = {name: value for name, value in given.items() if name not in noted}
+    if verb.would is not None and taken.pop(DRY.name):
+        return _tried(verb.would(relay, **taken))
+    return verb.handler(relay, **taken, **({"who": who} if verb.signed else {}))
+
+
+async def _tried(found: Any) -> dict[str, Any]:
+    return {"dry_run": True, **(await found if isawaitable(found) else found)}
+
+
+def whole(verb: Verb) -> Verb:
+    """The row with what every one that changes something has: a reason, and where that can be told, a dry run."""
+    if verb.effect == "read":
+        return verb
+    reason = () if any(arg.name == NOTE.name for arg in verb.args) else (NOTE,)
+    return msgspec.structs.replace(verb, args=(*verb.args, *reason, *((DRY,) if verb.would else ())))
+
+
+def changes(verb: Verb, given: Mapping[str, object]) -> bool:
+    """Whether something is to be changed by it: a dry run changes nothing."""
+    dry = verb.would is not None and str(given.get(DRY.name)).lower() == "true"
+    return verb.effect == "change" and not dry
 
 
 def without_secrets(verb: Verb, given: Mapping[str, object]) -> dict[str, object]:
@@ -277,7 +312,11 @@ def arguments(verb: Verb, given: Mapping[str, object]) -> dict[str, Any]:
     names = [arg.name for arg in verb.args]
     for name in (name for name in given if name not in names):
         raise InputError(name, f"{verb.name} has no such argument{notation.nearest(name, names)}")
-    return {arg.name: _argument(arg, given.get(arg.name)) for arg in verb.args}
+    tried = DRY in verb.args and _argument(DRY, given.get(DRY.name), needed=False)
+    unasked = REASON.name if tried else ""  # nobody will wonder
+    return {
+        arg.name: _argument(arg, given.get(arg.name), needed=arg.required and arg.name != unasked) for arg in verb.args
+    }
 
 
 def then(future: "Future[T]", shape: Callable[[T], Any]) -> "Future[Any]":
@@ -299,19 +338,17 @@ def then(future: "Future[T]", shape: Callable[[T], Any]) -> "Future[Any]":
     return shaped
 
 
-def _argument(arg: Arg, value: object) -> Any:
+def _argument(arg: Arg, value: object, *, needed: bool) -> Any:
     if arg.repeated:
         items = value if isinstance(value, list) else [] if value is None else [value]
-        if arg.required and not items:
+        if needed and not items:
             raise InputError(arg.name, "is missing")
         return [_parsed(arg, item) for item in items]
     if isinstance(value, list):
         raise InputError(arg.name, "is given more than once")
-    if value is None:
-        if arg.required:
-            raise InputError(arg.name, "is missing")
-        return arg.default
-    return _parsed(arg, value)
+    if needed and (value is None or (isinstance(value, str) and not value.strip())):
+        raise InputError(arg.name, "is missing")
+    return arg.default if value is None else _parsed(arg, value)
 
 
 def _parsed(arg: Arg, value: object) -> Any:

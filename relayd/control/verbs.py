@@ -39,7 +39,7 @@ from relayd.control import (
     warmup,
     webhooks,
 )
-from relayd.control.verb import Arg, Relay, Scope, Verb, then
+from relayd.control.verb import Arg, Relay, Scope, Verb, then, whole
 from relayd.directory import Change
 from relayd.errors import InputError
 from relayd.suppression import COLUMNS, KINDS, REASONS
@@ -159,7 +159,7 @@ _LIST = Arg(
 )
 _OF_LIST = Scope("list", "list", hides=("by",))
 
-VERBS: tuple[Verb, ...] = (
+_VERBS: tuple[Verb, ...] = (
     Verb(
         name="health",
         help="whether relayd is well, and what is wrong if not",
@@ -444,6 +444,7 @@ VERBS: tuple[Verb, ...] = (
         name="config reload",
         help="read the configuration again; a faulty one changes nothing",
         handler=_config_reload,
+        would=lambda relay: relay.would_reload(),
         role="operate",
         effect="change",
         example="config reload",
@@ -452,4 +453,5 @@ VERBS: tuple[Verb, ...] = (
     *backups.VERBS,
 )
 
+VERBS: tuple[Verb, ...] = tuple(map(whole, _VERBS))
 BY_PATH: dict[str, Verb] = {verb.path: verb for verb in VERBS}

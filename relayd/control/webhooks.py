@@ -11,7 +11,7 @@ import msgspec
 
 from relayd import notation
 from relayd.control.accounts import known
-from relayd.control.verb import Arg, Relay, Verb, then
+from relayd.control.verb import REASON, Arg, Relay, Verb, then
 from relayd.directory import Webhook
 from relayd.directory.webhooks import LONGEST_BATCH, MOST_LANES
 from relayd.errors import InputError
@@ -242,7 +242,7 @@ VERBS: tuple[Verb, ...] = (
         name="webhook pause",
         help="post nothing until it is resumed; events are kept as long as records are",
         handler=_pause,
-        args=(_NAME, Arg("reason", "why, for those who wonder", required=True)),
+        args=(_NAME, REASON),
         role="operate",
         effect="change",
         signed=True,

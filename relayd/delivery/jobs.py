@@ -228,6 +228,15 @@ class Jobs:
 
     async def undo(self, id: int, who: str, reason: str) -> Job:
         """Raises InputError."""
+        undone = await self._undoable(id)
+        return await self.begin(Draft("undo", who, reason, undone.filter, undone.target, undoes=id), undone.done)
+
+    async def would_undo(self, id: int) -> dict[str, Any]:
+        """As ``dry_run``.  Raises InputError as ``undo`` would."""
+        undone = await self._undoable(id)
+        return {"undoes": undone.action, **await self._tell(_Undoing(self, undone, START), Draft("undo", "", ""))}
+
+    async def _undoable(self, id: int) -> Job:
         undone = await self.get(id)
         if undone.action == "undo":
             raise InputError("id", f"job {id} undid job {undone.undoes}: do again what that did")
@@ -237,7 +246,7 @@ class Jobs:
             raise InputError("id", f"job {id} can be undone no more: [queue] recycle says for how long")
         if by := next((o.job.id for o in self._open.values() if o.job.undoes == id), 0):
             raise InputError("id", f"job {by} undoes it already")
-        return await self.begin(Draft("undo", who, reason, undone.filter, undone.target, undoes=id), undone.done)
+        return undone
 
     async def cancel(self, id: int) -> Job:
         """Ends a job where it is.  Raises InputError."""
@@ -264,7 +273,10 @@ class Jobs:
     async def dry_run(self, draft: Draft) -> dict[str, Any]:
         """What a job would do: counted exactly, with some of them; nothing is changed."""
         most = await asked(self.spool.read, reader.last_identity)
-        walk, now = Walk(self, draft.filter, most), self._courier.wall()
+        return await self._tell(Walk(self, draft.filter, most), draft)
+
+    async def _tell(self, walk: "Walk | _Undoing", draft: Draft) -> dict[str, Any]:
+        now = self._courier.wall()
         queues: Counter[str] = Counter()
         sample: list[Found] = []
         busy = due = 0

@@ -29,6 +29,7 @@ class Filter(msgspec.Struct, frozen=True, omit_defaults=True):
     deliveries.  ``site`` is for the caller to judge by a queue's name."""
 
     account: str = ""
+    connection: str = ""
     stream: str = ""
     domain: str = ""
     site: str = ""
@@ -193,6 +194,7 @@ def _rows(
         address = getattr(wanted, name)
         asked = f"substr({column}, -length(:{name}))" if address.startswith("*@") else column
         term(f"lower({asked}) = lower(:{name})", name, address.removeprefix("*"))
+    term("m.meta->>'connection' = :connection", "connection", wanted.connection)
     term("m.meta->>'client' = :client", "client", wanted.client)
     term("m.meta->>'$.steering.track_id' = :track", "track", wanted.track_id)
     term("EXISTS (SELECT 1 FROM json_each(m.meta, '$.steering.tags') WHERE value = :tag)", "tag", wanted.tag)

@@ -122,19 +122,19 @@ def test_a_customer_reads_what_is_his_with_relayctl_and_curl_and_nothing_else(re
 
 def test_a_token_is_there_after_a_kill_and_void_once_it_is_revoked(relay: Relay) -> None:
     door = opened(relay)
-    admin, customer = door.token("--role", "admin", "root"), door.token("--account", "crm", "c1")
+    admin, customer = door.token("--role", "admin", "root"), door.token("--account", "crm", "dashboard")
     relay.kill()
     relay.start()
     assert door.ctl(customer, "version")[0] == 0
     connection = door.https()
     assert asked(connection, customer, "/v1/version")[0] == 200
-    assert door.ctl(admin, "apitoken", "revoke", "c1")[0] == 0
+    assert door.ctl(admin, "apitoken", "revoke", "dashboard")[0] == 0
     assert asked(connection, customer, "/v1/version")[0] == 401
     connection.close()
     code, _, err = door.ctl(customer, "version")
     assert (code, err) == (1, "relayctl: this token is not valid, or not any more: ask for another\n")
     code, out, _ = door.ctl(admin, "apitoken", "list")
-    assert code == 0 and "c1" not in out and "root" in out
+    assert code == 0 and "dashboard" not in out and "root" in out
     text = Path(customer).read_text().strip()
     for file in (relay.log_file, *relay.spool.glob("directory.sqlite*")):
         assert text[24:].encode() not in file.read_bytes()
