@@ -28,9 +28,11 @@ from relayd_console.commands import Mistake
 from relayd_console.console import Console
 from relayd_console.detail import lines
 from relayd_console.palette import PALETTE
+from relayd_console.shown import PAGES
 from relayd_console.table import MOST, Column, Table
 from relayd_console.text import fitted, span, spark, visible
-from relayd_console.views import VIEWS, filled
+from relayd_console.view import filled
+from relayd_console.views import OVERVIEW, TOPS, VIEWS, view
 
 from relayd.control.verb import Arg, Verb
 from relayd.control.verbs import VERBS
@@ -80,7 +82,7 @@ class Screen:
 
     def type(self, *pressed: str) -> "Screen":
         """Keys by their names; a longer text is typed letter by letter."""
-        named = {"enter", "esc", "tab", "backspace", "left", "right"}
+        named = {"enter", "esc", "tab", "backspace", "left", "right", "up", "down"}
         named |= {key for row in (*keys.KEYS, *keys.MOVES) for key in row.keys}
         for text in pressed:
             for key in [text] if text in named else list(text):
@@ -90,6 +92,11 @@ class Screen:
     @property
     def lines(self) -> list[str]:
         return [line.decode().rstrip() for line in self.console.frame.render(self.size, focus=True).text]
+
+    @property
+    def bottom(self) -> str:
+        """What is asked or said at the bottom, however many lines it takes."""
+        return "".join(part for part in self.console._bottom.text).strip()
 
     @property
     def text(self) -> str:
@@ -294,14 +301,18 @@ def test_every_key_has_a_command_and_no_key_has_two(screen: Screen) -> None:
 
 def test_every_view_and_every_action_is_a_verb_with_those_arguments() -> None:
     verbs = {verb.name: verb for verb in VERBS}
-    for one in VIEWS:
+    row = dict.fromkeys(("site", "kind", "name", "account"), "x")
+    for one in (OVERVIEW, *VIEWS):
         asked = {arg.name for arg in verbs[one.verb].args}
         assert set(one.args) <= asked, one.name
         for action in one.actions:
-            verb = verbs[action.verb]
-            assert {*action.args, *action.ask} <= {arg.name for arg in verb.args}, (one.name, action.label)
-            required = {arg.name for arg in verb.args if arg.required} - {"reason"}
-            assert required <= {*action.args, *action.ask}, (one.name, action.label)
+            verb, given = verbs[action.verb], {*filled(action.args, row), *action.ask}
+            assert given <= {arg.name for arg in verb.args}, (one.name, action.label)
+            assert {arg.name for arg in verb.args if arg.required} <= given, (one.name, action.label)
+        leads = one.leads(row) if callable(one.leads) else one.leads
+        if leads is not None:
+            where = verbs[leads.verb or view(leads.view).verb]
+            assert set(leads.args) <= {arg.name for arg in where.args}, one.name
 
 
 def test_tab_goes_through_all_views_and_back_to_the_first() -> None:
@@ -335,31 +346,152 @@ def test_capital_q_quits_at_once_even_in_help(screen: Screen) -> None:
         screen.type("?", "Q")
 
 
+def test_enter_on_what_stands_out_leads_to_it() -> None:
+    screen = Screen()
+    rows = [{"name": "t1", "state": "in use"}, {"name": "t2", "state": "out of use", "why": "it is not here"}]
+    screen.answers["source list"] = rows
+    screen.answers["queue list"] = [queue("late.example", 5, due=NOW - 3600)]
+    screen.wait(11)
+    assert screen.focused.startswith("! source t2 is out of use")
+    screen.type("enter")
+    assert screen.lines[0].strip().startswith("Sources") and screen.focused.startswith("t2")
+    screen.type("esc", "j", "enter")
+    assert screen.lines[0].strip().startswith("Deliveries  account crm  stream bulk  domain late.example")
+
+
+def test_the_focus_stays_with_what_it_was_on_when_something_worse_comes() -> None:
+    screen = Screen()
+    screen.answers["queue list"] = [queue("late.example", 5, due=NOW - 3600)]
+    screen.wait(3)
+    screen.type("down", "up")
+    assert "wait in crm/bulk/late.example" in screen.focused
+    screen.answers["source list"] = [{"name": "t2", "state": "out of use", "why": "it is not here"}]
+    screen.wait(6)
+    assert "t2 is out of use" in screen.text and "wait in crm/bulk/late.example" in screen.focused
+
+
+def test_all_views_can_be_chosen_from_a_list() -> None:
+    screen = Screen(height=40).type("v")
+    for one in TOPS:
+        assert one.title in screen.text
+    assert screen.type("j", "enter").lines[0].strip().startswith(TOPS[1].title)
+
+
+def of_a_message(screen: Screen) -> Screen:
+    screen.answers["queue deliveries"] = {"deliveries": [{"id": "1a", "recipient": "b@x.example"}]}
+    screen.answers["inspect"] = {"id": "1a", "message": {"account": "crm"}}
+    return screen.type(":", "deliveries", "enter", "enter")
+
+
+def test_a_message_renews_itself_while_one_looks_at_it(screen: Screen) -> None:
+    of_a_message(screen)
+    assert "crm" in screen.text
+    screen.answers["inspect"] = {"id": "1a", "message": {"account": "crm", "sender": "a@crm.example"}}
+    screen.wait(4)
+    assert "a@crm.example" in screen.text
+
+
+def test_what_can_be_done_with_a_row_can_be_done_where_it_is_shown_whole(screen: Screen) -> None:
+    of_a_message(screen)
+    screen.answers["queue hold"] = {"deliveries": 1}
+    screen.type("h", "odd", "enter", "y")
+    assert screen.changed == [("queue hold", {"id": "1a", "reason": "odd"})]
+
+
+# Pages.
+
+
+class Paged:
+    """A relay with very many deliveries, which tells so many at a time."""
+
+    def __init__(self, total: int, page: int = 200) -> None:
+        self.total, self.page, self.told = total, page, 0
+
+    def __call__(self, given: dict[str, Any]) -> dict[str, Any]:
+        start = int(given.get("after") or 0)
+        end = min(self.total, start + self.page)
+        self.told += 1
+        rows = [{"id": f"{n:06}", "recipient": f"r{n}@x.example"} for n in range(start, end)]
+        return {"deliveries": rows, "next": str(end) if end < self.total else ""}
+
+
+def test_a_million_rows_are_walked_a_page_at_a_time_and_few_are_held() -> None:
+    screen, relay = Screen(), Paged(1_000_000)
+    screen.answers["queue deliveries"] = relay
+    screen.type(":", "deliveries", "enter")
+    for _ in range(400):
+        screen.type("page down")
+    assert int(screen.focused[:6]) > 7000
+    table = screen.console._widget
+    assert len(table.all) <= PAGES * 200 and relay.told < 60
+    for _ in range(400):
+        screen.type("page up")
+    assert screen.focused.startswith("000000") and len(table.all) <= PAGES * 200
+
+
+def test_the_last_page_is_the_end_and_is_not_asked_for_again() -> None:
+    screen, relay = Screen(), Paged(450)
+    screen.answers["queue deliveries"] = relay
+    screen.type(":", "deliveries", "enter")
+    assert "Deliveries  200+" in screen.lines[0]
+    for _ in range(5):
+        screen.type("G")
+    assert relay.told == 3 and screen.focused.startswith("000449") and "Deliveries  450 " in screen.lines[0]
+
+
+def test_who_has_turned_pages_is_left_where_he_is_and_begins_anew_when_he_asks() -> None:
+    screen, relay = Screen(), Paged(450)
+    screen.answers["queue deliveries"] = relay
+    screen.type(":", "deliveries", "enter", "G", "G")
+    before = relay.told
+    screen.wait(10)
+    assert relay.told == before
+    screen.type("r")
+    assert "Deliveries  200+" in screen.lines[0]
+    screen.wait(10)
+    assert relay.told > before + 2
+
+
 # Actions.
 
 
 def test_an_action_names_its_exact_effect_and_is_done_only_on_yes() -> None:
-    screen = of_accounts("active").type("s")
-    assert screen.lines[-1].strip() == "account suspend a0 [sessions 3, connections 2]? (y/n)"
+    screen = of_accounts("active").type("s", "unpaid", "enter")
+    assert screen.bottom == "account suspend a0 --reason unpaid [sessions 3, connections 2]? (y/n, d: details)"
     screen.type("n")
     assert screen.changed == []
-    screen.type("s", "y")
-    assert screen.changed == [("account suspend", {"name": "a0"})]
+    screen.type("s", "unpaid", "enter", "y")
+    assert screen.changed == [("account suspend", {"name": "a0", "reason": "unpaid"})]
     assert "done: account suspend a0" in "".join(screen.console._log)
 
 
+def test_what_an_action_would_do_can_be_looked_at_before_it_is_done() -> None:
+    screen = of_accounts("active")
+    screen.answers["account suspend"] = {
+        "dry_run": True,
+        "sessions": 3,
+        "sample": {"sessions": [{"peer": "192.0.2.1"}]},
+    }
+    screen.type("s", "unpaid", "enter", "d")
+    assert "peer 192.0.2.1" in screen.text and screen.bottom.endswith("[sessions 3]? (y/n, d: details)")
+    assert screen.type("y").changed == [("account suspend", {"name": "a0", "reason": "unpaid"})]
+
+
 def test_an_action_that_is_not_legal_is_greyed_and_says_why() -> None:
-    screen = of_accounts("suspended")
-    assert "s suspend (it is suspended)" in screen.lines[-1]
+    screen = of_accounts("suspended", width=120)
+    assert "s suspend (it is suspended)" in screen.lines[-2]
+    screen.size = (80, 24)
+    screen.wait(0.25)
+    assert "(s suspend)" in screen.lines[-2]
     assert screen.type("s").lines[-1].strip() == "suspend: it is suspended"
     assert screen.changed == []
 
 
 def test_marked_rows_are_acted_on_together() -> None:
-    screen = of_accounts("active", "active", "active").type(" ", " ", "s")
-    assert screen.lines[-1].strip() == "account suspend a0 and 1 more [sessions 6, connections 4]? (y/n)"
+    screen = of_accounts("active", "active", "active").type(" ", " ", "s", "why", "enter")
+    assert "account suspend a0 --reason why and 1 more [sessions 6, connections 4]? (y/n" in screen.bottom
     screen.type("y")
-    assert screen.changed == [("account suspend", {"name": "a0"}), ("account suspend", {"name": "a1"})]
+    assert screen.changed == [("account suspend", {"name": f"a{n}", "reason": "why"}) for n in range(2)]
 
 
 def test_marks_can_be_taken_away_and_go_with_their_rows() -> None:
@@ -376,9 +508,9 @@ def test_a_reason_is_asked_for_where_the_verb_wants_one() -> None:
     screen.answers["source list"] = [{"name": "t1", "state": "in use"}]
     screen.answers["source drain"] = {"dry_run": True, "sessions": 4}
     screen.type(":", "sources", "enter", "d")
-    assert screen.lines[-1].startswith(" drain 1 row, reason:")
+    assert screen.bottom.startswith("drain, reason: ▏   why, for those who wonder")
     screen.type("it is listed", "enter")
-    assert screen.lines[-1].strip() == "source drain t1 --reason 'it is listed' [sessions 4]? (y/n)"
+    assert "source drain t1 --reason 'it is listed' [sessions 4]? (y/n" in screen.bottom
     screen.type("y")
     assert screen.changed == [("source drain", {"name": "t1", "reason": "it is listed"})]
 
@@ -405,14 +537,14 @@ def test_what_can_be_tried_is_tried_first_and_its_counts_are_told() -> None:
     screen.type(":", "queue stop --domain x.example --reason why", "enter")
     assert screen.asked[-1] == ("queue stop", {"domain": "x.example", "reason": "why", "dry_run": True}, True)
     assert screen.changed == []
-    assert screen.lines[-1].strip().endswith("[deliveries 12,345, queues 3]? (y/n)")
+    assert screen.bottom.endswith("[deliveries 12,345, queues 3]? (y/n, d: details)")
     screen.type("y")
     assert screen.changed[-1] == ("queue stop", {"domain": "x.example", "reason": "why"})
 
 
 def test_a_read_only_console_changes_nothing_by_any_key_or_line() -> None:
     screen = of_accounts("active", read_only=True)
-    assert "read-only" in screen.lines[0] and "s suspend (this console is read-only)" in screen.lines[-1]
+    assert "read-only" in screen.lines[0] and "(s suspend)" in screen.lines[-2]
     assert "read-only" in screen.type("s").lines[-1]
     assert "read-only" in screen.type(":", "account suspend a0", "enter").lines[-1]
     assert screen.changed == []
@@ -421,12 +553,51 @@ def test_a_read_only_console_changes_nothing_by_any_key_or_line() -> None:
 def test_what_relayd_refuses_is_said_and_kept_to_be_read() -> None:
     screen = of_accounts("active")
     screen.answers["account suspend"] = Refused("account suspend needs the role operate; yours is view")
-    screen.type("s", "y")
-    assert "needs the role operate" in screen.lines[-1]
+    screen.type("s", "why", "enter")
+    assert "needs the role operate" in screen.bottom
     assert "needs the role operate" in screen.type(":", "log", "enter").text
 
 
+def test_what_may_stay_empty_may_be_left_out_and_choices_are_told_and_completed() -> None:
+    screen = Screen().type(":", "blocks", "enter", "a")
+    assert screen.bottom == "add, kind: ▏   ip, account, connection, source, site, domain"
+    screen.type("conn", "tab", "enter", "login1", "enter")
+    assert screen.bottom.startswith("add, for: ▏   how long") and screen.bottom.endswith("(may stay empty)")
+    screen.type("enter", "phishing", "enter", "y")
+    assert screen.changed == [("block add", {"kind": "connection", "value": "login1", "reason": "phishing"})]
+
+
+def test_what_a_job_did_and_how_it_is_taken_back_is_said() -> None:
+    screen = listing(queue("a.example", 3))
+    job = {"job": 7, "action": "hold", "state": "done", "done": 3, "under_way": 1, "undo_until": NOW + 9}
+    screen.answers["queue hold"] = lambda given: {"deliveries": 3} if given.get("dry_run") else job
+    screen.type("h", "odd", "enter", "y")
+    assert screen.bottom == "job 7, hold: done, 3 done, 1 under way; :job undo 7 takes it back"
+
+
 # The command line.
+
+
+def test_a_line_that_lacks_something_is_asked_for_it() -> None:
+    screen = Screen().type(":", "account suspend", "enter")
+    assert screen.bottom.startswith("account suspend, name: ")
+    screen.type("a0", "enter", "unpaid", "enter", "y")
+    assert screen.changed == [("account suspend", {"name": "a0", "reason": "unpaid"})]
+
+
+def test_a_verb_that_has_a_view_opens_it_narrowed_with_all_that_can_be_done_there() -> None:
+    screen = Screen()
+    screen.answers["queue deliveries"] = lambda given: {"deliveries": [{"id": "1a", "last": given["reply"]}]}
+    screen.type(":", "queue deliveries --account crm --reply '4.7.1 later'", "enter")
+    assert screen.lines[0].strip().startswith("Deliveries  account crm  reply 4.7.1 later  1")
+    assert "t try now" in screen.text and "4.7.1 later" in screen.lines[2]
+
+
+def test_the_up_key_brings_lines_of_before(screen: Screen) -> None:
+    screen.answers["version"] = {"version": "0.1.0"}
+    screen.type(":", "version", "enter", ":", "plan list", "enter", ":", "up", "up")
+    assert screen.bottom.startswith(":version▏")
+    assert screen.type("down").bottom.startswith(":plan list▏")
 
 
 def test_any_verb_can_be_typed_and_its_answer_is_a_table_or_lines() -> None:
@@ -467,7 +638,7 @@ def test_tab_completes_verbs_options_and_choices(screen: Screen) -> None:
         ("queue list --limt 3", "queue list has no --limt"),
         ("queue list --limit", "--limit wants a value"),
         ("queue list extra", "queue list takes no 'extra'"),
-        ("account suspend", "account suspend wants name"),
+        ("account show", "account show wants name"),
         ("account suspend 'a", "the line cannot be read: no closing quotation"),
         ("suppression import crm/all --rows x", "is read from a file"),
     ],
@@ -560,7 +731,8 @@ def test_a_line_of_bars_shows_the_last_values_and_that_there_was_something() -> 
 
 
 def test_a_field_of_a_row_stands_for_itself() -> None:
-    assert filled({"id": "{id}", "text": "a-{name}"}, {"id": 7, "name": "x"}) == {"id": 7, "text": "a-x"}
+    assert filled({"id": "{id}", "kind": "site"}, {"id": 7, "name": "x"}) == {"id": 7, "kind": "site"}
+    assert filled(lambda row: {"name": row["name"]}, {"name": "{id}"}) == {"name": "{id}"}
 
 
 def test_every_meaning_has_a_colour_in_16_and_256_and_a_sign_without_any() -> None:
@@ -730,7 +902,7 @@ def read_until(terminal: int, words: bytes, seconds: float = 20) -> bytes:
 
 def test_the_page_of_the_console_has_every_view_action_and_key() -> None:
     text = (Path(__file__).parent.parent / "docs" / "console.md").read_text("utf-8")
-    for n, one in enumerate([one for one in VIEWS if one.top], 2):
+    for n, one in enumerate(TOPS, 2):
         actions = ", ".join(f"`{action.key}` {action.label}" for action in one.actions) or "-"
         assert f"| {n} | {one.title} | `{one.verb}` | {actions} |" in text
     for row in (*keys.KEYS, *keys.MOVES):

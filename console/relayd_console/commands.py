@@ -48,7 +48,7 @@ class Call(NamedTuple):
 
 
 def parse(line: str, verbs: Iterable[Verb]) -> Call:
-    """Raises Mistake."""
+    """What a verb that changes something still lacks is the caller's to ask for.  Raises Mistake."""
     try:
         words = shlex.split(line)
     except ValueError as error:
@@ -84,13 +84,13 @@ def parse(line: str, verbs: Iterable[Verb]) -> Call:
         else:
             given[arg["name"]] = value
     missing = [arg["name"] for arg in verb["args"] if arg.get("required") and arg["name"] not in given]
-    if missing:
+    if missing and verb["effect"] == "read":
         raise Mistake(f"{verb['name']} wants {', '.join(missing)}")
     return Call(verb, given)
 
 
-def completions(line: str, verbs: Iterable[Verb]) -> list[str]:
-    """What the last word of the line may become, as whole lines."""
+def completions(line: str, verbs: Iterable[Verb], more: Iterable[str] = ()) -> list[str]:
+    """What the last word of the line may become, as whole lines; ``more``: words that are lines by themselves."""
     verbs = list(verbs)
     words = line.split(" ")
     verb, rest = _verb([word for word in words if word], verbs)
@@ -105,7 +105,8 @@ def completions(line: str, verbs: Iterable[Verb]) -> list[str]:
                 return [kept + choice + " " for choice in choices if choice.startswith(last)]
         taken = set(words[:-1])
         return [kept + name + " " for name in names if name.startswith(last) and name not in taken]
-    return [f"{verb['name']} " for verb in verbs if verb["name"].startswith(line)]
+    found = [f"{verb['name']} " for verb in verbs if verb["name"].startswith(line)]
+    return sorted([*found, *(word for word in more if word.startswith(line))])
 
 
 def _verb(words: list[str], verbs: Iterable[Verb]) -> tuple[Verb | None, list[str]]:

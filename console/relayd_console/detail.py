@@ -1,6 +1,7 @@
 """An answer to read: any JSON value as lines, nested ones further in."""
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import urwid
@@ -9,6 +10,8 @@ from relayd_console.text import clock, number, visible
 
 _TIMES = ("time", "since", "until", "due", "received", "started", "at", "added", "expires", "made", "last", "next")
 _MOST = 5000  # lines
+_WIDE = 78  # columns that one line of a list has at most
+_FOCUS = {None: "focus", "heading": "focus"}
 
 
 def lines(value: Any, indent: int = 0) -> Iterator[tuple[str, str]]:
@@ -25,17 +28,24 @@ def lines(value: Any, indent: int = 0) -> Iterator[tuple[str, str]]:
     elif isinstance(value, list):
         for item in value:
             if isinstance(item, dict):
-                parts = [f"{visible(key)} {_plain(str(key), one)}" for key, one in item.items() if _flat(one)]
-                yield "", f"{pad}- {'  '.join(parts)}"
-                for key, one in item.items():
-                    if not _flat(one) and one:
-                        yield "heading", f"{pad}  {visible(key)}"
-                        yield from lines(one, indent + 2)
+                yield from _item(item, pad, indent)
             else:
                 yield "", f"{pad}- {_plain('', item)}"
     else:
         for line in str(value).splitlines() or [""]:
             yield "", pad + visible(line, 2000)
+
+
+def _item(item: dict[str, Any], pad: str, indent: int) -> Iterator[tuple[str, str]]:
+    """One of a list: on a line if that holds it, else a line for each field."""
+    if all(_flat(one) or not one for one in item.values()):
+        line = f"{pad}- {'  '.join(f'{visible(key)} {_plain(str(key), one)}' for key, one in item.items())}"
+        if len(line) <= _WIDE:
+            yield "", line
+            return
+    first, *more = lines(item, indent + 1)
+    yield first[0], f"{pad}- {first[1][len(pad) + 2 :]}"
+    yield from more
 
 
 def _flat(value: object) -> bool:
@@ -53,16 +63,18 @@ def _plain(key: str, value: object) -> str:
 class Detail(urwid.WidgetWrap[Any]):
     """Lines that can be walked."""
 
-    def __init__(self, value: Any) -> None:
+    def __init__(self, value: Any = None) -> None:
+        self._shown: list[tuple[str, str]] = []
         self._rows: Any = urwid.SimpleFocusListWalker([])
         super().__init__(urwid.ListBox(self._rows))
-        self.show(value)
+        if value is not None:
+            self.show(value)
 
     def show(self, value: Any) -> None:
-        focus = self._rows.focus if self._rows else 0
-        found = [
-            urwid.SelectableIcon((tint, text), 0) for (tint, text), _ in zip(lines(value), range(_MOST), strict=False)
-        ]
-        self._rows[:] = [urwid.AttrMap(text, None, "focus") for text in found]
+        found = list(islice(lines(value), _MOST))
+        if found == self._shown:
+            return
+        focus, self._shown = self._rows.focus if self._rows else 0, found
+        self._rows[:] = [urwid.AttrMap(urwid.SelectableIcon(line, 0), None, _FOCUS) for line in found]
         if self._rows:
             self._rows.set_focus(min(focus, len(self._rows) - 1))

@@ -26,6 +26,7 @@ KEYS = (
     Key(("r",), "refresh", "ask relayd now"),
     Key(("tab",), "next", "the next view"),
     Key(("shift tab",), "previous", "the one before"),
+    Key(("v",), "views", "all views"),
 )
 # What a list itself understands; here only to be told.
 MOVES = (

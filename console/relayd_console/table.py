@@ -1,7 +1,7 @@
 """A table that makes only the rows on the screen: ten or a million scroll alike.
 
 In: rows, which are JSON objects, and columns that say how to show them.  Out: a list that can be walked, filtered,
-ordered and marked; the focus stays with its row when new ones come.
+ordered and marked; the focus stays with its row when new ones come, and marks do for as long as their rows are there.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -9,15 +9,16 @@ from typing import Any, NamedTuple
 
 import urwid
 
-from relayd_console.text import clock, count, fitted, number, span, visible, when
+from relayd_console.text import clock, count, fitted, number, short, span, visible, when
 
 Row = dict[str, Any]
-_NEAR_END = 50  # rows before the last at which more are asked for
-MOST = 20_000  # rows that are kept
+_NEAR_END = 50  # rows before either end at which more are asked for
+MOST = 10_000  # rows of one answer
 
 _KINDS: dict[str, Callable[[Any, float], str]] = {
     "text": lambda value, now: visible(_flat(value)) if value not in (None, "", []) else "-",
     "count": lambda value, now: count(value),
+    "short": lambda value, now: short(value),
     "when": when,
     "clock": lambda value, now: clock(value),
     "span": lambda value, now: span(number(value)) if number(value) else "-",
@@ -47,7 +48,7 @@ class Column(NamedTuple):
 
     @property
     def right(self) -> bool:
-        return self.kind in ("count", "share")
+        return self.kind in ("count", "short", "share")
 
     def text(self, row: Row, now: float) -> str:
         return _KINDS[self.kind](row.get(self.field), now)
@@ -114,16 +115,17 @@ class _Walker(urwid.ListWalker[int, _Line]):
 
 
 class Table(urwid.WidgetWrap[Any]):
-    """``key``: the fields that name a row; ``more``: called when the end comes near; ``moved``: the focus is on another
-    row."""
+    """``key``: the fields that name a row; ``more``: called with 1 when the end comes near, with -1 when the beginning
+    does; ``moved``: the focus is on another row; ``find``: the name of the row that is looked for when rows come."""
 
     def __init__(
         self,
         columns: Sequence[Column],
         key: Sequence[str],
-        more: Callable[[], None] = lambda: None,
+        more: Callable[[int], None] = lambda by: None,
         moved: Callable[[], None] = lambda: None,
         empty: str = "nothing here",
+        find: str = "",
     ) -> None:
         self.columns = columns
         self.key = key
@@ -134,7 +136,9 @@ class Table(urwid.WidgetWrap[Any]):
         self.order: int | None = None
         self.backwards = False
         self.now = 0.0
-        self._more = more
+        self.more = more
+        self._find = find
+        self._texts: dict[int, str] = {}  # what a filter looks at, by the row's identity
         self._moved = moved
         self._layouts: dict[int, list[tuple[Column, int]]] = {}
         self._walker = _Walker(self)
@@ -152,29 +156,50 @@ class Table(urwid.WidgetWrap[Any]):
 
     def show(self, rows: list[Row], now: float) -> None:
         """New rows for those of before."""
-        self.all, self.now = rows[:MOST], now
-        self.marks &= {self.name(row) for row in self.all}
-        self._arrange()
+        self.now = now
+        self._hold(rows[:MOST])
 
-    def append(self, rows: list[Row]) -> None:
-        """More of them, behind those that are there."""
-        known = {self.name(row) for row in self.all}
-        self.all = (self.all + [row for row in rows if self.name(row) not in known])[:MOST]
-        self._arrange()
+    def append(self, rows: list[Row]) -> int:
+        """More of them, behind those that are there; gives how many are new."""
+        fresh = self._fresh(rows)
+        self._hold(self.all + fresh)
+        return len(fresh)
 
-    def _arrange(self) -> None:
+    def prepend(self, rows: list[Row]) -> int:
+        """The same before them."""
+        fresh = self._fresh(rows)
+        self._hold(fresh + self.all)
+        return len(fresh)
+
+    def drop(self, first: int = 0, last: int = 0) -> None:
+        """Forgets so many rows at the ends."""
+        self._hold(self.all[first : len(self.all) - last])
+
+    def _fresh(self, rows: list[Row]) -> list[Row]:
+        known = set(map(self.name, self.all))
+        return [row for row in rows if self.name(row) not in known]
+
+    def _hold(self, rows: list[Row]) -> None:
         focused = self.focused
-        name = self.name(focused) if focused else ""
+        self.all, self._texts = rows, {}
+        if self.marks:
+            self.marks &= set(map(self.name, rows))
+        self._arrange(self.name(focused) if focused else "")
+
+    def _arrange(self, name: str) -> None:
+        """``name``: of the row that has the focus, wherever it is now."""
         wanted = [word.lower() for word in self.words.split()]
         shown = [row for row in self.all if _meets(self._text(row), wanted)] if wanted else list(self.all)
         if self.order is not None:
             field = self.columns[self.order].field
             shown.sort(key=lambda row: _rank(row.get(field)), reverse=self.backwards)
         self.shown = shown
-        place = next((i for i, row in enumerate(shown) if self.name(row) == name), None) if name else 0
-        if place is None:
-            place = min(self._walker.focus, max(0, len(shown) - 1))
-        self._walker.focus = place
+        place = self._place(self._find) if self._find else None
+        if place is not None:
+            self._find = ""
+        else:
+            place = self._place(name) if name else 0
+        self._walker.focus = min(self._walker.focus, max(0, len(shown) - 1)) if place is None else place
         self._walker.changed()
         frame: Any = self._w
         if shown:
@@ -183,8 +208,15 @@ class Table(urwid.WidgetWrap[Any]):
             said = f"nothing here has {self.words!r}" if self.words and self.all else self._empty
             frame.body = urwid.Filler(urwid.Text(("dim", said), align="center"))
 
+    def _place(self, name: str) -> int | None:
+        return next((i for i, row in enumerate(self.shown) if self.name(row) == name), None)
+
     def _text(self, row: Row) -> str:
-        return " ".join(column.text(row, self.now) for column in self.columns).lower()
+        text = self._texts.get(id(row))
+        if text is None:
+            text = " ".join(column.text(row, self.now) for column in self.columns).lower()
+            self._texts[id(row)] = text
+        return text
 
     # Where one is.
 
@@ -200,14 +232,19 @@ class Table(urwid.WidgetWrap[Any]):
 
     def moved(self) -> None:
         if self._walker.focus >= len(self.shown) - _NEAR_END:
-            self._more()
+            self.more(1)
+        if self._walker.focus < _NEAR_END:
+            self.more(-1)
         self._moved()
 
     # What is done with it.
 
     def filter(self, words: str) -> None:
         self.words = words
-        self._arrange()
+        self._again()
+
+    def _again(self) -> None:
+        self._arrange(self.name(self.focused) if self.focused else "")
 
     def mark(self) -> None:
         """Turns the mark of the row in focus, and goes on to the next."""
@@ -226,12 +263,12 @@ class Table(urwid.WidgetWrap[Any]):
         """Orders by the next column; gives its title."""
         self.order = 0 if self.order is None else (self.order + 1) % len(self.columns)
         self.backwards = self.columns[self.order].right
-        self._arrange()
+        self._again()
         return self.columns[self.order].title
 
     def reverse(self) -> None:
         self.backwards = not self.backwards
-        self._arrange()
+        self._again()
 
     # How a row looks.
 

@@ -48,6 +48,15 @@ def count(value: object) -> str:
     return f"{int(number(value)):,}"
 
 
+def short(value: object) -> str:
+    """A count in at most four columns: ``999``, ``9.9k``, ``12k``, ``1.2M``."""
+    found = number(value)
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if found >= size:
+            return f"{int(found / size * 10) / 10:.1f}{unit}" if found < 10 * size else f"{int(found / size)}{unit}"
+    return str(int(found))
+
+
 def when(value: object, now: float) -> str:
     """A moment (unix seconds): ``in 5m``, ``3h ago``, ``-`` for none."""
     moment = number(value)

@@ -8,7 +8,7 @@ import msgspec
 
 from relayd import notation
 from relayd.control.answers import limits_given, shown
-from relayd.control.verb import Arg, Relay, Scope, Verb, then
+from relayd.control.verb import NOTED, Arg, Relay, Scope, Verb, then
 from relayd.directory import Account, AccountStream
 from relayd.errors import InputError
 from relayd.shaping.limits import account_layers, show_layers
@@ -294,7 +294,7 @@ VERBS: tuple[Verb, ...] = (
         help="take no more mail from an account; what is queued goes out",
         handler=_state("suspended"),
         would=_would_turn,
-        args=(_NAME,),
+        args=(_NAME, NOTED),
         role="operate",
         effect="change",
         example='account suspend --reason "the invoice is not paid" crm',

@@ -29,6 +29,12 @@ def _list(relay: Relay, kind: str | None, worst: bool, limit: int) -> list[dict[
     return [_row(relay, at) for at in nlargest(limit, relay.reputation.all(kind or "", bad=not worst), key=rank)]
 
 
+def of_source(relay: Relay, source: str) -> list[dict[str, Any]]:
+    """How a source stands with every provider that it sent to, the worst first."""
+    rows = [(at.step, _row(relay, at)) for at in relay.reputation.all("source") if at.key[1].startswith(f"{source}/")]
+    return [row for _, row in sorted(rows, key=lambda ranked: -ranked[0])]
+
+
 def _row(relay: Relay, at: Standing) -> dict[str, Any]:
     """``acts`` is the step that it is held to, where that is not as far as its counts would put it; ``near``: how much
     of the share that is allowed it has reached today."""

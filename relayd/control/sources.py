@@ -1,4 +1,4 @@
-"""The verbs of sources.
+"""The verbs of sources and pools.
 
 In: the running relay's sources, and the directory's drains.  Out: JSON-able rows.
 """
@@ -7,14 +7,65 @@ from concurrent.futures import Future
 from typing import Any
 
 from relayd import notation
+from relayd.control import reputation, shaping, warmup
 from relayd.control.verb import REASON, Arg, Relay, Verb
 from relayd.directory import Drain
 from relayd.errors import InputError
 
 
 def _list(relay: Relay) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = relay.sources()
-    return found
+    """The worst of each source's warm-up and reputation beside it; ``source show`` has all."""
+    rows: list[dict[str, Any]] = relay.sources()
+    return [_summed(relay, row) for row in rows]
+
+
+def _summed(relay: Relay, row: dict[str, Any]) -> dict[str, Any]:
+    warming = warmup.of_source(relay, row["name"])
+    stands = reputation.of_source(relay, row["name"])
+    worst = next((at for at in warming if at["state"] != "warm"), None)
+    return {
+        **row,
+        "warmup": f"{worst['group']} day {worst['day']}: {worst['state']}" if worst else "warm" if warming else "",
+        "reputation": stands[0]["step"] if stands else "",
+    }
+
+
+def _show(relay: Relay, name: str) -> dict[str, Any]:
+    row = next((row for row in relay.sources() if row["name"] == name), None)
+    if row is None:
+        raise InputError("name", f"there is no source {name!r}{notation.nearest(name, relay.config.source)}")
+    now, all_ = relay.now(), relay.reactions.all()
+    return {
+        **row,
+        "warmup": warmup.of_source(relay, name),
+        "reputation": reputation.of_source(relay, name),
+        "throttles": [shaping.shown(at, now, relay.reactions.replies(at.id)) for at in all_ if at.source == name],
+    }
+
+
+async def _pools(relay: Relay) -> list[dict[str, Any]]:
+    """Each pool, how many of its sources are in use, what waits for it, and whether it is suspended."""
+    state = {row["name"]: row["state"] for row in _list(relay)}
+    waits = {row["pool"]: row for row in await relay.queue_summary("pool", len(relay.config.pool))}
+    imposed = (active for active in relay.reactions.all() if active.action == "suspend" and not active.group)
+    suspended = {active.pool: active.reason for active in imposed if active.pool}
+    rows = []
+    for name, pool in relay.config.pool.items():
+        used = [source for source in pool.sources if state.get(source) == "in use"]
+        why = suspended.get(name, "")
+        rows.append(
+            {
+                "name": name,
+                "state": "suspended" if why else "in use" if used else "no source",
+                "sources": [f"{source} x{weight}" for source, weight in pool.sources.items()],
+                "in_use": f"{len(used)} of {len(pool.sources)}",
+                "queued": waits.get(name, {}).get("deliveries", 0),
+                "held": waits.get(name, {}).get("held", 0),
+                "overflow": pool.overflow,
+                "why": why,
+            }
+        )
+    return rows
 
 
 def _drain(relay: Relay, name: str, reason: str, who: str) -> "Future[Drain]":
@@ -48,6 +99,19 @@ VERBS: tuple[Verb, ...] = (
         help="the egress addresses and whether each is in use",
         handler=_list,
         example="source list",
+    ),
+    Verb(
+        name="source show",
+        help="an egress address: its state, warm-up and reputation with each provider, and what holds it back",
+        handler=_show,
+        args=(_SOURCE,),
+        example="source show t1",
+    ),
+    Verb(
+        name="pool list",
+        help="the pools: their sources and how many are in use, what waits for each, whether it is suspended",
+        handler=_pools,
+        example="pool list",
     ),
     Verb(
         name="source drain",

@@ -48,7 +48,7 @@ def _message(records: list[Record], queued: list[Delivery]) -> dict[str, Any]:
         envelope, head = queued[0].message.envelope, queued[0].message.head
         said = {"ret": envelope.ret, "envid": envelope.envid, "smtputf8": envelope.smtputf8, "8bit": envelope.eightbit}
         more["envelope"] = {key: value for key, value in said.items() if value}
-        more["headers"] = head[:HEADERS].decode("utf-8", "replace").splitlines()
+        more["headers"] = head[:HEADERS].decode("utf-8", "replace").rstrip().splitlines()
     return {
         "account": known.account,
         "stream": known.stream,

@@ -47,6 +47,12 @@ def _rows(places: list[tuple[Standing, Plan]], limit: int) -> list[dict[str, Any
 _RANKS = {"advancing": 1, "warm": 2}
 
 
+def of_source(relay: Relay, source: str) -> list[dict[str, Any]]:
+    """How the warm-up of a source goes, everywhere; [] if it has no plan or has sent nothing."""
+    plan = relay.warmup.plan_of(source)
+    return _rows([(at, plan) for at in relay.warmup.standings(source, relay.now())], 1000) if plan else []
+
+
 def _set(relay: Relay, source: str, group: str, day: int) -> "Future[dict[str, Any]]":
     plan = _plan_of(relay, source)
     if day < 1:
