@@ -32,6 +32,7 @@ from relayd.suppression import entry
 from relayd.verification import Question
 from tests.dkim_kit import rsa
 from tests.harness import HANG, START, Host, Reactor, pair
+from tests.spool_kit import find_records
 from tests.test_listener import Client
 from tests.verification_kit import Zone
 from tests.webhook_kit import Server
@@ -495,7 +496,7 @@ def test_a_domain_that_the_dns_bears_out_is_verified_and_recorded_and_the_books_
     relay.reactor.advance(5)
     relay.reactor.until(lambda: relay.node.directory.senders.state("acme", "news.crm.example") == "verified")
     found: list[Any] = []
-    relay.node.spool.find_records(b"DomainVerified", 0, found.append)
+    find_records(relay.node.spool, b"DomainVerified", found.append)
     relay.reactor.until(lambda: found)
     (record,) = map(decode, found[0])
     assert (record.account, record.domain, record.note) == ("acme", "crm.example", "")
