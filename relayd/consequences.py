@@ -95,7 +95,7 @@ class Consequences:
         for reaction in began:
             self.log.warn("{whom}: {what}", whom=reaction.whom, what=reaction.words(now))
         self.keep_reactions(began, ended)
-        self._scheduler.reshaped((*began, *ended), now)
+        self._scheduler.restraints.reshaped((*began, *ended), now)
 
     def keep_reactions(self, began: tuple[Active, ...], ended: tuple[Active, ...]) -> None:
         """Those that began or went on and those that ended, to the directory: after a restart they hold still."""
@@ -110,12 +110,12 @@ class Consequences:
 
     def _relimited(self) -> None:
         """An account's own limits have changed."""
-        self._scheduler.relimited(self._now())
+        self._scheduler.restraints.relimited(self._now())
         self._courier.perform()
 
     def _warmed(self, places: list[tuple[str, str]]) -> None:
         """Sources in warm-up may send more to these groups."""
-        self._scheduler.warmed(places, self._now())
+        self._scheduler.restraints.warmed(places, self._now())
         self._reactor.callLater(0, self._courier.perform)
 
     # What reputation says of somebody.
@@ -137,10 +137,10 @@ class Consequences:
             self._heed_connection(name, turn)
         elif kind == "source":
             source, _, group = name.partition("/")
-            self._scheduler.reshape(source, group, self._now())
+            self._scheduler.restraints.reshape(source, group, self._now())
         elif kind == "account":
             below = {row.name for row in self._directory.accounts() if name in self._directory.lineage(row.name)}
-            self._scheduler.restrain(below, self._now())
+            self._scheduler.restraints.restrain(below, self._now())
         self._reactor.callLater(0, self._courier.perform)
 
     def _heed_connection(self, login: str, turn: Turn) -> None:

@@ -245,7 +245,7 @@ class Operations:
 
     async def imposed(self, active: Active) -> None:
         self.log.warn("{whom}: {what}", whom=active.whom, what=active.words(self.now()))
-        self.inside.courier.scheduler.reshaped((active,), self.now())
+        self.inside.courier.scheduler.restraints.reshaped((active,), self.now())
         self.inside.courier.perform()
         await ended(self.directory.reactions.keep((active,), ()))
 

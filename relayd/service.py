@@ -176,8 +176,8 @@ class Node(Service):
         self.scheduler = Scheduler(
             self.streams.scheduling, self.pools, loaded.egress.sessions, self.reactions, self.warmup
         )
-        self.scheduler.rest = loaded.egress.rest
-        self.scheduler.limiter.left = self.reputation.of_source
+        self.scheduler.restraints.rests = loaded.egress.rest
+        self.scheduler.restraints.limiter.left = self.reputation.of_source
         self.courier = Courier(
             reactor,
             self.spool,
@@ -557,10 +557,10 @@ class Node(Service):
         pools.drained = self.stops.drained()
         check_sources(pools)
         self.courier.reconfigure(pools, router, settings)
-        self.scheduler.rest = loaded.egress.rest
+        self.scheduler.restraints.rests = loaded.egress.rest
         self.warmup.configure(loaded.warming())
         self.scheduler.reconfigure(self.streams.scheduling, self.pools, loaded.egress.sessions, self.now())
-        self.scheduler.restrain({row.name for row in self.directory.accounts()}, self.now())
+        self.scheduler.restraints.restrain({row.name for row in self.directory.accounts()}, self.now())
         if assembly.other_sessions(self.config, loaded):
             self.courier.renew()
         self.courier.perform()

@@ -78,8 +78,8 @@ class Stops:
         directory.touched = self.look
         directory.drains.changed = blocklists.changed = self.heed_drains
         courier.stopped = self._stopped
-        courier.scheduler.held = self._held
-        courier.scheduler.lineage = directory.lineage
+        courier.scheduler.restraints.held = self._held
+        courier.scheduler.restraints.lineage = directory.lineage
 
     def tick(self) -> None:
         """Call about once a second."""
@@ -108,7 +108,7 @@ class Stops:
                     session.cut(catalogue.UNAVAILABLE)
             return
         if row.kind in ("account", "domain"):
-            self._courier.scheduler.look_again(lambda queue: self._concerns(row, queue), self._now())
+            self._courier.scheduler.restraints.look_again(lambda queue: self._concerns(row, queue), self._now())
         elif row.kind == "source":
             self.heed_drains()
             if on:
@@ -178,7 +178,8 @@ class Stops:
     async def _group_of(self, at: str) -> str:
         """The provider or site that somebody means: by its name, or by a domain of it.  Raises InputError."""
         scheduler, router, providers = self._courier.scheduler, self._courier.router, self._providers()
-        known = {site.group for site in scheduler.sites.values()} | {row.group for row in scheduler.reactions.all()}
+        known = {site.group for site in scheduler.sites.values()}
+        known |= {row.group for row in scheduler.restraints.reactions.all()}
         if at in providers or at in known:
             return at
         try:

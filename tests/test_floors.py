@@ -92,8 +92,10 @@ TESTED_BY = {
     "queue/decisions.py": "test_scheduler.py",
     "queue/limiter.py": "test_scheduler.py",
     "queue/line.py": "test_meter.py",
+    "queue/loading.py": "test_scheduler.py",
     "queue/memory.py": "test_scheduler.py",
     "queue/reasons.py": "test_scheduler.py",
+    "queue/restraints.py": "test_scheduler_shaping.py",
     "queue/state.py": "test_scheduler.py",
     "tables.py": "test_config.py",
 }
