@@ -4,7 +4,7 @@ Enter: a ``Config``.  Leave: sources and pools, streams, routes, doors and limit
 """
 
 import ipaddress
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ from relayd.delivery.outcomes import Settings as OutcomeSettings
 from relayd.delivery.routing import Router, StaticRoute
 from relayd.delivery.session import Timeouts
 from relayd.destinations import Destinations
-from relayd.directory import Directory, SenderDomain
+from relayd.directory import Directory
 from relayd.egress.pools import Pools, Source
 from relayd.envelope import FALLBACK
 from relayd.exports import Settings as ExportSettings
@@ -39,6 +39,7 @@ from relayd.mailroom import Mailroom
 from relayd.message.dkim import Key, load_key
 from relayd.quotas import Limits
 from relayd.reception import Allowed, Relay, RelayDoor, ReturnsDoor
+from relayd.reputation import Reputation
 from relayd.resolver import Resolver, ResolverSettings
 from relayd.sandbox import Sandbox
 from relayd.shaping.limits import rate
@@ -49,9 +50,8 @@ from relayd.statistics import Settings as Counting
 from relayd.streams import Streams
 from relayd.suspicion import Settings as SuspicionSettings
 from relayd.tls import ClientTLS, ServerTLS, trust
-from relayd.validation import Lists, read_lists
-from relayd.verification import Source as Seen
-from relayd.verification import Subject, returning
+from relayd.validation import Lists, read_lists, read_traps
+from relayd.verification import returning
 from relayd.webhooks.post import Settings as WebhookSettings
 
 if TYPE_CHECKING:
@@ -131,54 +131,20 @@ def webhook_settings(loaded: config.Config) -> tuple[WebhookSettings, Any]:
     return WebhookSettings(asked.allow, asked.timeout, asked.give_up), trust(asked.authorities)
 
 
-def subject(
-    loaded: config.Config, directory: Directory, streams: Streams, row: SenderDomain, keys: Iterable[Key]
-) -> Subject:
-    """What the DNS has to agree with for a sender domain: the keys that sign it, the addresses it is sent from, and the
-    zone of the nearest account that has one."""
-    aligned = tuple(key for key in keys if f".{row.domain}".endswith(f".{key.domain}"))
-    sources = sender_sources(loaded, _pools_of(loaded, directory, streams, row.account))
-    returns = loaded.feedback.domain if aligned else ""
-    zone = zone_of(directory, row.account)
-    return Subject(row.domain, loaded.node.name, aligned, sources, loaded.node.spf, zone, returns=returns)
-
-
-def zone_of(directory: Directory, account: str) -> str:
-    """The zone of the nearest account that has one, "" if none has."""
-    owners = map(directory.account, directory.lineage(account))
-    return next((owner.zone for owner in owners if owner and owner.zone), "")
-
-
-def _pools_of(loaded: config.Config, directory: Directory, streams: Streams, account: str) -> set[str]:
-    """The pools that mail of an account, or of one below it, may leave by; all, while there is no way in."""
-    ways = [(row.account, row.streams) for row in directory.connections()]
-    ways += [(entry.account, (entry.stream,)) for door in loaded.listener for entry in door.allow]
-    pools = {
-        pool
-        for owner, names in ways
-        if account in directory.lineage(owner)
-        for stream in streams.named(owner, names)
-        for pool in streams.scheduling(owner, stream).all_pools()
-    }
-    return pools or {pool for name in loaded.stream for pool in streams.scheduling(account, name).all_pools()}
-
-
-def sender_sources(loaded: config.Config, pools: Iterable[str]) -> tuple[Seen, ...]:
-    """The addresses, as the world sees them, that mail leaves from by these pools or their overflows; local ones it
-    does not see."""
-    used = {name for pool in pools for name in (pool, loaded.pool[pool].overflow) if name}
-    names = sorted({name for pool in used for name in loaded.pool[pool].sources})
-    sources = [(name, loaded.source[name]) for name in names]
-    return tuple(Seen(name, address, source.ehlo) for name, source in sources for address in _seen(source))
-
-
-def _seen(source: config.Source) -> list[str]:
+def seen(source: config.Source) -> list[str]:
+    """Its addresses as the world sees them; those that it does not see, it is not told."""
     return [address for address in source.public or source.address if not notation.within(address, _LOCAL)]
 
 
 def configure_blocklists(blocklists: Blocklists, loaded: config.Config) -> None:
-    sources = {name: _seen(source) for name, source in loaded.source.items()}
+    sources = {name: seen(source) for name, source in loaded.source.items()}
     blocklists.configure(loaded.blocklists.zones, loaded.blocklists.drain, sources)
+
+
+def configure_reputation(reputation: Reputation, loaded: config.Config) -> None:
+    """What is too much from now on."""
+    reputation.configure(loaded.reputation)
+    reputation.traps = read_traps(loaded.reputation.traps)
 
 
 def validation_lists(loaded: config.Config) -> Lists:
@@ -362,7 +328,7 @@ def sandbox(reactor: Any, loaded: config.Config) -> ListenerService:
     return ListenerService(reactor, f"sandbox {loaded.sandbox.listen}", loaded.sandbox.listen, factory)
 
 
-def ssh(reactor: Any, loaded: config.Config, relay: Any) -> "SSHService | None":
+def ssh(reactor: Any, loaded: config.Config, relay: Controlled) -> "SSHService | None":
     """The console over SSH, if there is to be one; not open yet.  Raises OSError or ValueError for a host key that
     cannot be used."""
     asked = loaded.ssh

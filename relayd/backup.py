@@ -22,9 +22,14 @@ from typing import Literal
 
 import msgspec
 
+from relayd import __version__
+from relayd.database import Pause
+from relayd.directory import Directory
+from relayd.errors import InputError
 from relayd.identity import show
 from relayd.shaping.reactions import FOREVER, Active, Reactions
 from relayd.shaping.rules import Rules
+from relayd.spool import Spool
 from relayd.spool.files import sync_directory
 
 MANIFEST = "manifest.json"
@@ -32,6 +37,7 @@ _STEP = 256  # pages of a database in one step
 _BREATH = 0.002  # seconds between steps, in which mail has the disk
 _PIECE = 1 << 20
 _ROOM = 64 << 20  # bytes that have to be free besides
+_STILL = 30.0  # seconds that a backup waits for the moment in which nothing is committed
 _LEFT_OUT = {"lock", "landing", "bodies", "records"}  # by name; the last three are copied with care
 _ENDINGS = ("-wal", "-shm", "-journal", ".index")
 _DATABASE = b"SQLite format 3\0"
@@ -74,6 +80,54 @@ class Progress(msgspec.Struct):
     files: int = 0
     queued: int = 0
     fault: str = ""
+
+
+class Backups:
+    """Backups of one relay, one at a time.  ``last``: the latest, if there was one since the start."""
+
+    def __init__(self, spool: Spool, directory: Directory, place: Path, node: str, clock: Callable[[], float]) -> None:
+        """``place``: the spool's directory."""
+        self._spool, self._directory = spool, directory
+        self._place, self._node, self._clock = place, node, clock
+        self.last: Backup | None = None
+
+    def begin(self, target: str, who: str) -> Progress:
+        """Raises InputError."""
+        if self.last is not None and self.last.is_alive():
+            raise InputError("", f"one is under way, to {self.last.progress.directory}: relayctl backup show")
+        hold = self._spool.hold_contents
+        made = {"version": __version__, "node": self._node, "by": who}
+        try:
+            self.last = Backup(self._place, Path(target), self._frozen, hold, self._clock, **made)
+        except BackupError as error:
+            raise InputError("directory", str(error)) from None
+        self.last.start()
+        return self.last.progress
+
+    def _frozen(self, work: Callable[[], None]) -> None:
+        """On the backup's thread: does it while nothing is committed."""
+        pauses = Pause(), Pause()
+        self._spool.pause(pauses[0])
+        self._directory.pause(pauses[1])
+        try:
+            if not all(pause.reached.wait(_STILL) for pause in pauses):
+                raise BackupError(f"the spool was busy for {_STILL:.0f} s: try again")
+            work()
+        finally:
+            for pause in pauses:
+                pause.end()
+        if any(pause.late for pause in pauses):
+            raise BackupError("the spool could not be kept still for so long: try again")
+
+    def warnings(self) -> list[str]:
+        fault = self.last.progress.fault if self.last else ""
+        return [f"the last backup failed: {fault}"] if fault else []
+
+    def stop(self) -> None:
+        """Ends the one under way.  Blocks until it has."""
+        if self.last is not None:
+            self.last.stop()
+            self.last.join()
 
 
 class Backup(threading.Thread):

@@ -46,11 +46,11 @@ class Blocklists(Service):
     name = "blocklists"
     log = Logger()
 
-    def __init__(self, reactor: Any, resolver: Resolver, changed: Callable[[], None]) -> None:
+    def __init__(self, reactor: Any, resolver: Resolver) -> None:
+        self.changed: Callable[[], None] = lambda: None
         self.faults: dict[str, str] = {}  # of zones
         self._listings: dict[tuple[str, str], Listing] = {}  # by address and zone
         self._resolver = resolver
-        self._changed = changed
         self._zones: Sequence[str] = ()
         self._drain = False
         self._sources: Mapping[str, Sequence[str]] = {}
@@ -157,7 +157,7 @@ class Blocklists(Service):
             self.log.warn("{what}", what=listing.words())
         else:
             self.log.info("{address} is not listed by {zone} any more", address=address, zone=zone)
-        self._changed()
+        self.changed()
 
 
 def _asked(address: str, zone: str) -> str:

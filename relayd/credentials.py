@@ -1,4 +1,4 @@
-"""Logins that another system decides: a ``twisted.cred`` checker that asks an HTTP endpoint.
+"""Logins: who proves one, the directory's hashes or another system by a ``twisted.cred`` checker over HTTP.
 
 POST of {"login", "password", "client": IP address, "service": "smtp"}.  200 with {"ok": true} is yes; 200 with
 {"ok": false}, 401 and 403 are no; whatever else, late answers included, is no answer and lets nobody in.
@@ -7,6 +7,8 @@ exists, and what it may do, is always the directory's to say.
 """
 
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -19,7 +21,7 @@ from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers
 from zope.interface import implementer
 
-from relayd.directory import Ask, Done, Verdict
+from relayd.directory import Ask, Directory, Done, Verdict, Verifier
 from relayd.webclient import NoAnswer, WebClient, words
 
 _NO = (401, 403)
@@ -113,3 +115,52 @@ def asking(checker: ICredentialsChecker | None, heard: Callable[[str], None]) ->
         asked.addErrback(lambda failure: _log.failure("A login could not be answered", failure=failure))
 
     return ask
+
+
+class Logins:
+    """Those of the directory, and what they are proved by.  ``post`` brings a call to the main thread.  ``fault``: why
+    the other system decides none, "" while it does."""
+
+    def __init__(self, directory: Directory, post: Callable[..., Any], seconds: Callable[[], float]) -> None:
+        self._directory = directory
+        self._threads = ThreadPoolExecutor(2, "scrypt")
+        self.verifier = Verifier(self._password_of, self._threads.submit, post, seconds, self._renew_hash)
+        self.checker: HTTPChecker | None = None
+        self.fault = ""
+
+    def ask_at(self, checker: HTTPChecker | None, cache: float) -> None:
+        """Whom logins that another system decides are asked of from now on; answers count for ``cache`` seconds."""
+        self.close()
+        self.checker = checker
+        self.fault = ""
+        self.verifier.ask_externally(asking(checker, partial(self._heard, checker)), cache)
+
+    def warnings(self) -> list[str]:
+        return [f"logins that another system decides: {self.fault}"] if self.fault else []
+
+    def close(self) -> None:
+        """Asks nobody any more.  Not waited for: that would be for the other side to say when."""
+        if self.checker is not None:
+            self.checker.close()
+
+    def stop(self) -> None:
+        """Blocks until the hashes under way are made."""
+        self._threads.shutdown()
+
+    def _heard(self, checker: HTTPChecker | None, fault: str) -> None:
+        if checker is not self.checker:
+            return  # an answer to what was asked before a reload
+        if bool(fault) != bool(self.fault):
+            _log.warn("Logins that another system decides: {what}", what=fault or "it answers again")
+        self.fault = fault
+
+    def _password_of(self, login: str) -> str:
+        connection = self._directory.connection(login)
+        return connection.password if connection else ""
+
+    def _renew_hash(self, login: str, old: str, new: str) -> None:
+        def done(renewed: "Future[Any]") -> None:
+            if fault := renewed.exception():
+                _log.error("The imported hash of {login} stays: {fault}", login=login, fault=str(fault))
+
+        self._directory.renew_hash(login, old, new).add_done_callback(done)

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from relayd.config import Config, Limited, NextHop
+from relayd.config import Config, Limited, NextHop, Routes
 from relayd.delivery.routing import Policy
 from relayd.shaping.limits import LIMITS, NONE, Layer, Limits, Terms, show_limits
 from relayd.shaping.rules import Providers
@@ -23,6 +23,7 @@ class Destinations:
 
     def __init__(self, loaded: Config) -> None:
         self._config = loaded
+        self._routes = Routes(loaded.route)
         self._providers = Providers({name: table.match for name, table in loaded.provider.items()})
         self._known: dict[tuple[str, str], Policy] = {}
 
@@ -41,6 +42,10 @@ class Destinations:
         names = (name,) if own != NONE else ()
         terms = msgspec.structs.replace(general.terms, limits=own.over(general.terms.limits), names=names)
         return Policy(hop.tls, terms)
+
+    def is_routed(self, domain: str) -> bool:
+        """Whether its mail goes by a static route, and nothing is looked up."""
+        return self._routes.find(domain) is not None
 
     def provider(self, hosts: tuple[str, ...]) -> str:
         """The provider that runs a domain with these mail hosts, "" for none that has a name."""

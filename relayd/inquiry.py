@@ -303,7 +303,7 @@ async def explain(
         for limit, value in show_limits(getattr(layer, scope)).items()
     ]
     sources = sorted(scheduler.pools.sources_of(pool))
-    warmup = scheduler.warmup
+    warmup = scheduler.restraints.warmup
     return {
         "domain": queue.domain,
         "hosts": list(hosts),
@@ -316,7 +316,7 @@ async def explain(
         "reactions": [
             f"{reaction.whom}: {reaction.words(now)}"
             for source in sources
-            for reaction in scheduler.reactions.holds(source, group, queue.account, now)
+            for reaction in scheduler.restraints.reactions.holds(source, group, queue.account, now)
         ],
         "warmup": list(filter(None, (warmup.words(source, group, now) if warmup else "" for source in sources))),
     }

@@ -1,6 +1,7 @@
 """What operators stop: blocks, suspensions and limits by hand, the drain of the whole relay; each bears at once.
 
-In: blocks that begin or end (``directory.blocks``), accounts and connections that change, what an operator imposes.
+In: blocks that begin or end (``directory.blocks``), drains, accounts and connections that change, what an operator
+imposes; and sources that blocklists list, where the configuration wants them drained for that.
 Out: sessions cut, queues held or let go, sources taken out of use; of any of it, beforehand, whom it would hit.
 """
 
@@ -14,6 +15,7 @@ from twisted.logger import Logger
 
 from relayd import catalogue, notation
 from relayd.address import domain_of
+from relayd.blocklists import Blocklists
 from relayd.delivery import Courier
 from relayd.directory import Block, Directory
 from relayd.envelope import Delivery, queue_parts
@@ -45,7 +47,7 @@ class Target(msgspec.Struct, frozen=True):
 
 
 class Stops:
-    """See the module.  ``heed_drains``: other sources are drained now; ``providers``: those known by name."""
+    """See the module.  ``providers``: those known by name."""
 
     log = Logger()
 
@@ -57,7 +59,7 @@ class Stops:
         courier: Courier,
         sessions: Sessions,
         reputation: Reputation,
-        heed_drains: Callable[[], None],
+        blocklists: Blocklists,
         providers: Callable[[], Collection[str]],
         now: Callable[[], float],
     ) -> None:
@@ -68,15 +70,16 @@ class Stops:
         self._courier = courier
         self._sessions = sessions
         self._reputation = reputation
-        self._heed_drains = heed_drains
+        self._blocklists = blocklists
         self._providers = providers
         self._now = now
         self._looking = False
         directory.blocks.changed = self._changed
         directory.touched = self.look
+        directory.drains.changed = blocklists.changed = self.heed_drains
         courier.stopped = self._stopped
-        courier.scheduler.held = self._held
-        courier.scheduler.lineage = directory.lineage
+        courier.scheduler.restraints.held = self._held
+        courier.scheduler.restraints.lineage = directory.lineage
 
     def tick(self) -> None:
         """Call about once a second."""
@@ -105,9 +108,9 @@ class Stops:
                     session.cut(catalogue.UNAVAILABLE)
             return
         if row.kind in ("account", "domain"):
-            self._courier.scheduler.look_again(lambda queue: self._concerns(row, queue), self._now())
+            self._courier.scheduler.restraints.look_again(lambda queue: self._concerns(row, queue), self._now())
         elif row.kind == "source":
-            self._heed_drains()
+            self.heed_drains()
             if on:
                 self._courier.end(lambda session: session.path.source == row.value)
         if on:
@@ -118,6 +121,24 @@ class Stops:
         if row.kind == "account":
             return row.value in self._directory.lineage(queue.account)
         return row.value in notation.patterns(queue.domain)
+
+    # What bears on sources.
+
+    def drained(self) -> dict[str, str]:
+        """By operators, who drain or block them, and by blocklists, which know nothing of one another."""
+        asked = {row.source: f"{row.reason} ({row.by})" for row in self._directory.drains.all()}
+        blocked = {name: f"{row.reason} ({row.by})" for name, row in self._blocks.sources.items()}
+        return {**self._blocklists.drained(), **asked, **blocked}
+
+    def heed_drains(self) -> None:
+        """What was ready for a source drained now goes by others; what waited for one drained no more, goes."""
+        pools, scheduler, now = self._courier.pools, self._courier.scheduler, self._now()
+        before, pools.drained = pools.drained, self.drained()
+        for name in sorted(pools.drained.keys() - before.keys()):
+            scheduler.source_gone(name, now)
+        if before.keys() - pools.drained.keys():
+            scheduler.source_back(now)
+        self._courier.perform()
 
     # What bears on what is queued.
 
@@ -157,7 +178,8 @@ class Stops:
     async def _group_of(self, at: str) -> str:
         """The provider or site that somebody means: by its name, or by a domain of it.  Raises InputError."""
         scheduler, router, providers = self._courier.scheduler, self._courier.router, self._providers()
-        known = {site.group for site in scheduler.sites.values()} | {row.group for row in scheduler.reactions.all()}
+        known = {site.group for site in scheduler.sites.values()}
+        known |= {row.group for row in scheduler.restraints.reactions.all()}
         if at in providers or at in known:
             return at
         try:

@@ -11,9 +11,11 @@ import msgspec
 
 from relayd import config
 from relayd.config import Config
+from relayd.delivery.generated import REPORTER
 from relayd.delivery.outcomes import Life, Rules
 from relayd.directory import Account, AccountStream, Directory
 from relayd.echoes import Event
+from relayd.envelope import Message
 from relayd.errors import InputError
 from relayd.notation import show_duration
 from relayd.queue.retry import Schedule
@@ -91,6 +93,12 @@ class Streams:
             short = (*found.incoming.lists, *(connection.lists if connection else ()))
             names = self._lists[key] = list_names(short, self._directory.lineage(account), login)
         return names
+
+    def lists_of(self, message: Message) -> tuple[str, ...]:
+        """The suppression lists that stop a message; a report to its sender is stopped by none."""
+        if message.connection == REPORTER:
+            return ()
+        return self.lists(message.account, message.stream, message.connection)
 
     def finding(self, event: Event) -> Finding | None:
         """What an event says against its recipient, by the stream's policy."""

@@ -66,6 +66,10 @@ class FakeRelay:
         self.directory.close()
         self.suppressions.close()
 
+    @property
+    def inside(self) -> "FakeRelay":
+        return self
+
     def now(self) -> float:
         return NOW
 

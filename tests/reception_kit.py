@@ -25,6 +25,7 @@ from relayd.streams import Streams
 from relayd.suppression import Reason, Suppressions, entry
 from relayd.validation import read_lists
 from tests.harness import Names, Reactor, pair
+from tests.spool_kit import find_records
 from tests.test_listener import Client
 
 MAIL = b"MAIL FROM:<a@crm.example>\r\nRCPT TO:<b@x.example>\r\nRCPT TO:<c@y.example>\r\nDATA\r\n"
@@ -315,5 +316,5 @@ class Receiving:
 
     def records(self) -> list[Record]:
         """All, in the order in which they were kept."""
-        lines = self.answer(self.spool.find_records, b"", 0.0)
+        lines = self.answer(find_records, self.spool, b"")
         return sorted(map(decode, lines), key=lambda record: (record.time, record.delivery))

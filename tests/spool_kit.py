@@ -2,7 +2,7 @@
 
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -11,6 +11,7 @@ from typing import Any
 from relayd.envelope import UNSTEERED, Delivery, Edits, Envelope, Message, Recipient, Steering, queue_name
 from relayd.identity import Identities, day_of, show
 from relayd.records import TERM_OF, Entry, Record, RecordKind, encode
+from relayd.spool import Spool
 from relayd.spool.store import UPGRADES, Departure, Reception, Requeue
 
 NOW = 1_764_000_000.0
@@ -127,3 +128,12 @@ class Mail:
     def requeue(self, delivery: Delivery, due: float) -> Requeue:
         line, entries = self.told("TransientFailure", delivery)
         return Requeue(delivery, due, delivery.attempts + 1, "s1", "451 later", line, entries)
+
+
+def find_records(spool: Spool, text: bytes, done: Callable[[Any], None]) -> None:
+    """``done(lines)``: all record lines that hold the text, oldest first."""
+
+    def read(blocks: Iterator[bytes]) -> list[bytes]:
+        return [line for block in blocks for line in block.splitlines(keepends=True) if text in line]
+
+    spool.read_through(0.0, read, done)

@@ -48,7 +48,7 @@ class Stopping(Running):
         found: list[Any] = []
         row = BY_PATH[f"/v1/{verb}"]
         reason = {"reason": "a test"} if any(arg.name == "reason" for arg in row.args) else {}
-        value = run(row, self.node, {**reason, **given}, "anna")  # type: ignore[arg-type]
+        value = run(row, self.node.operations, {**reason, **given}, "anna")  # type: ignore[arg-type]
         if hasattr(value, "send"):
             Deferred.fromCoroutine(value).addBoth(found.append)
             self.reactor.until(lambda: found)
@@ -69,7 +69,7 @@ class Stopping(Running):
         return client.heard.decode().split()[-1]
 
     def why(self, domain: str) -> str:
-        return self.asked(self.node.why(domain))[0]["why"]
+        return self.asked(self.node.operations.why(domain))[0]["why"]
 
 
 def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stopping]:
@@ -79,6 +79,6 @@ def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stoppin
     (tmp_path / "relayd.toml").write_text(TWO)
     made = Stopping(tmp_path)
     yield made
-    if not made.node.stopping:
+    if not made.node.health.stopping:
         made.stop()
     sys.setswitchinterval(interval)

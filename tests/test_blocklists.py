@@ -28,7 +28,8 @@ class Watching(TestCase):
         self.resolver = Resolver(reactor, settings, random.Random(7), clock=self.clock)
         self.addCleanup(self.resolver.close)
         self.changes: list[dict[str, str]] = []
-        self.watch = Blocklists(self.clock, self.resolver, lambda: self.changes.append(self.watch.drained()))
+        self.watch = Blocklists(self.clock, self.resolver)
+        self.watch.changed = lambda: self.changes.append(self.watch.drained())
         self.watch.configure(("bl.test",), True, SOURCES)
         self.addCleanup(lambda: self.watch.running and self.watch.stopService())
 

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from relayd import config
-from relayd.config import ConfigError, Routes, control_path, load
+from relayd.config import ConfigError, Routes, checks, control_path, load
 from relayd.reputation import Rule
 from relayd.shaping import rules
 from relayd.validation import BULK, OFF, Rules
@@ -677,5 +677,5 @@ def test_first_of_two_routes_for_a_domain_counts():
 )
 def test_a_feed_that_needs_a_package_says_which_one_is_missing(tmp_path, monkeypatch, package, table, key):
     assert load(written(tmp_path, table)).feed
-    monkeypatch.setattr(config, "find_spec", lambda name: None if name == package else object())
+    monkeypatch.setattr(checks, "find_spec", lambda name: None if name == package else object())
     assert "pip install 'relayd[" in faults(written(tmp_path, table))[key]

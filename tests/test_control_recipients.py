@@ -1,7 +1,8 @@
 """The verb that tries out what becomes of recipients, with the resolver's real answers."""
 
 from collections.abc import Iterator
-from pathlib import Path
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,12 +10,13 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import TestCase
 
+from relayd import inquiry
 from relayd.config import Config, Node, Route
 from relayd.control.verb import run
 from relayd.control.verbs import BY_PATH
+from relayd.destinations import Destinations
 from relayd.errors import InputError
 from relayd.resolver import Resolver, ResolverSettings
-from relayd.service import Node as Relay
 from relayd.validation import Lists, Rules
 from tests.dns_server import DnsServer
 from tests.fake_relay import FakeRelay, opened
@@ -94,7 +96,7 @@ def test_what_rules_let_through_without_being_an_address_is_not_looked_up(relay)
 
 
 class RealAnswers(TestCase):
-    """A node's resolver against a real DNS server."""
+    """A resolver against a real DNS server."""
 
     def setUp(self) -> None:
         self.dns = DnsServer(reactor, ZONE)
@@ -107,13 +109,14 @@ class RealAnswers(TestCase):
             stream={},
             route=(Route(domain="*.routed.test", via="127.0.0.1:2600"),),
         )
-        self.node = Relay(reactor, Path("relayd.toml"), loaded)
-        self.node.resolver = Resolver(reactor, ResolverSettings((self.dns.address,), timeout=2.0, tries=1))
-        self.addCleanup(self.node.resolver.close)
+        resolver = Resolver(reactor, ResolverSettings((self.dns.address,), timeout=2.0, tries=1))
+        self.addCleanup(resolver.close)
+        self.faults = partial(inquiry.domain_faults, resolver, Destinations(loaded).is_routed)
+        self.relay: Any = SimpleNamespace(config=loaded, lists=Lists(), domain_faults=self.faults)
 
     async def test_domains_that_take_mail_and_those_that_do_not(self):
         domains = ["firm.test", "bare.test", "null.test", "lost.test", "lost2.test", "gone.test", "broken.test"]
-        assert await self.node.domain_faults([*domains, "a.routed.test"]) == {
+        assert await self.faults([*domains, "a.routed.test"]) == {
             "firm.test": "",
             "bare.test": "",
             "null.test": "NoMail",
@@ -126,9 +129,8 @@ class RealAnswers(TestCase):
         assert not [name for name, _ in self.dns.questions() if name.endswith("routed.test")]
 
     async def test_the_verb_asks_for_a_domain_by_its_a_labels_and_forgives_a_dns_that_fails(self):
-        self.node.lists = Lists()
         given = {"address": ["иван@почта.test", "ivan@broken.test", "ivan@null.test"]}
-        rows = await run(BY_PATH["/v1/recipient/check"], self.node, given)
+        rows = await run(BY_PATH["/v1/recipient/check"], self.relay, given)
         assert [row["verdict"] for row in rows] == ["accept", "accept", "refuse"]
         assert rows[1]["reason"] == "the look-up of its domain ended with LookupFailed, which refuses nobody"
         assert rows[2]["reason"] == "null.test accepts no mail"

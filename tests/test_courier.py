@@ -263,7 +263,7 @@ def test_a_refusal_is_kept_or_bounced_by_what_it_means_and_its_record_says_so(sa
 def test_a_rule_of_reactions_goes_before_what_a_refusal_means():
     rule = rules.parse("known", {"text": "blocklist", "action": "bounce"})
     relay = Delivering()
-    relay.scheduler.reactions.reconfigure(rules.Rules([rule]))
+    relay.scheduler.restraints.reactions.reconfigure(rules.Rules([rule]))
     relay.mx.says["RCPT"] = "550 5.7.1 Your IP address is on a blocklist"
     relay.send()
     assert relay.spool.kinds() == ["Bounce"] and relay.evidence.cls == "ip_blocked"
@@ -1043,7 +1043,7 @@ def test_a_source_without_an_address_of_the_family_says_so():
 def test_warm_up_hears_what_is_said_of_the_source_and_nothing_else(said, bearing):
     relay = Delivering()
     told: list[tuple[str, str, str]] = []
-    relay.scheduler.warmup = Listening(told)
+    relay.scheduler.restraints.warmup = Listening(told)
     relay.mx.says["RCPT"] = said
     relay.send()
     relay.wait(2)

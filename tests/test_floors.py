@@ -23,11 +23,11 @@ FLOORS: dict[str, list[str]] = {
     # Twisted lives only from here on.
     "shell": [
         "pulse resolver tls transport waiting watchdog",
-        "feeds webclient workers",
+        "feeds process webclient workers",
         "exports webhooks",
         "blocklists contentfilter control credentials domainwatch listener",
         "delivery reception sandbox ssh",
-        "mailroom notices",
+        "health mailroom notices",
         "metrics suspects",
     ],
     "assembly": [
@@ -35,7 +35,10 @@ FLOORS: dict[str, list[str]] = {
         "config",
         "destinations local streams ways",
         "assembly ctl inquiry quickstart sessions",
-        "reference stops traces",
+        "options reference stops subjects traces",
+        "consequences",
+        "operations",
+        "doors",
         "service",
     ],
 }
@@ -68,6 +71,11 @@ TYPES_ONLY = {"random": {"Random"}}
 
 # A file's twin is tests/test_FILE.py, test_ROOM_FILE.py or test_ROOM.py; these are tested by others' twins.
 TESTED_BY = {
+    "consequences.py": "test_reputation_at_work.py",
+    "doors.py": "test_service.py",
+    "operations.py": "test_service.py",
+    "options.py": "test_service.py",
+    "process.py": "test_watchdog.py",
     "delivery/generated.py": "test_outcomes.py",
     "notices.py": "test_suspects.py",
     "errors.py": "test_directory.py",
@@ -84,8 +92,10 @@ TESTED_BY = {
     "queue/decisions.py": "test_scheduler.py",
     "queue/limiter.py": "test_scheduler.py",
     "queue/line.py": "test_meter.py",
+    "queue/loading.py": "test_scheduler.py",
     "queue/memory.py": "test_scheduler.py",
     "queue/reasons.py": "test_scheduler.py",
+    "queue/restraints.py": "test_scheduler_shaping.py",
     "queue/state.py": "test_scheduler.py",
     "tables.py": "test_config.py",
 }

@@ -31,7 +31,6 @@ from relayd.history import (
     find,
     index_path,
     indexer,
-    places,
     trace,
 )  # fmt: skip
 from relayd.history.find import lines
@@ -274,21 +273,6 @@ def test_pages_follow_one_another_without_a_gap(mail, limit):
     assert pages == len(ALL) // limit + 1
 
 
-@pytest.mark.parametrize("limit", range(1, 10))
-def test_who_follows_gets_places_the_oldest_first_without_a_gap(mail, limit):
-    got, after = [], Hit("", 0)
-    while hits := places(mail.records, Query(), after, limit):
-        got += [f"{event.event} {event.recipient}" for _, event in lines(mail.records, hits, Query(), "n")]
-        after = hits[-1]
-    assert got == ALL[::-1]
-
-
-def test_who_follows_sees_only_what_is_his(mail):
-    hits = places(mail.records, Query(accounts=("other",)), Hit("", 0), 10)
-    assert [event.account for _, event in lines(mail.records, hits, Query(), "n")] == ["other", "other"]
-    assert places(mail.records, Query(accounts=("other",)), hits[-1], 10) == []
-
-
 def test_a_search_that_takes_too_long_says_where_to_go_on(mail):
     query, got, before = Query(accounts=("crm",), connection="crm-2"), [], None
     for _ in range(2):  # a segment each
@@ -364,7 +348,7 @@ def test_an_index_that_is_just_being_made_has_nothing_yet(mail):
 
 
 def test_a_segment_that_is_deleted_meanwhile_is_as_if_it_were_not_there(mail):
-    hits = places(mail.records, Query(), Hit("", 0), 10)
+    hits = [Hit.of(event.id) for event in reversed(find(mail.records, Query(), "n").events)]
     (mail.records / f"{EARLY}.jsonl").unlink()  # the mover takes away one file after the other
     assert found(mail) == ALL[:3]
     assert len(list(lines(mail.records, hits, Query(), "n"))) == 3

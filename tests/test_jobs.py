@@ -74,7 +74,7 @@ class Desk(Running):
         row = BY_PATH["/v1/" + verb.replace(" ", "/")]
         if row.effect == "change" and "reason" in [arg.name for arg in row.args]:
             given.setdefault("reason", "because")
-        answer = run(row, self.node, given, "anna")
+        answer = run(row, self.node.operations, given, "anna")
         if hasattr(answer, "result"):
             self.reactor.until(answer.done)
             return answer.result()
@@ -128,11 +128,11 @@ class Desk(Running):
         return found
 
     def audited(self) -> None:
-        found = self.asked(self.node.audit())
+        found = self.asked(self.node.operations.audit())
         assert found["odd"] == [], "\n".join(found["odd"])
 
     def queued(self) -> int:
-        return sum(day["queued"] for day in self.asked(self.node.audit())["days"])
+        return sum(day["queued"] for day in self.asked(self.node.operations.audit())["days"])
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
     interval = sys.getswitchinterval()
     made = Desk(tmp_path)
     yield made
-    if not made.node.stopping:
+    if not made.node.health.stopping:
         made.stop()
     sys.setswitchinterval(interval)
 

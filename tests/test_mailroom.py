@@ -25,7 +25,7 @@ from relayd.returnpath import Key, Keys, Role, Token, make
 from relayd.spool import Reception, Spool
 from relayd.streams import Streams
 from relayd.suppression import Suppressions
-from tests.spool_kit import NOW, Mail, Main
+from tests.spool_kit import NOW, Mail, Main, find_records
 
 DOMAIN = "bounce.relay.example"
 NODE = '[node]\nname = "mx1.relay.example"\nspool = "spool"\ncontrol = "c.sock"\n'
@@ -110,7 +110,7 @@ class Room:
         return record
 
     def records(self) -> list[Record]:
-        return [decode(line) for line in self.main.answer(self.spool.find_records, b'"kind"', 0.0)]
+        return [decode(line) for line in self.main.answer(find_records, self.spool, b'"kind"')]
 
     def token(self, delivery: Any = None, purpose: Any = "bounce") -> Token:
         return Token(purpose, (delivery or self.one).id, 60.0)

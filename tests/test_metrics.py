@@ -35,7 +35,7 @@ def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched
     monkeypatch.setattr("signal.signal", lambda *args: None)
     made = Watched(tmp_path)
     yield made
-    if not made.node.stopping:
+    if not made.node.health.stopping:
         made.stop()
 
 
@@ -144,7 +144,7 @@ def test_a_source_out_of_use_is_seen(watched: Watched):
 
 
 def test_feeds_and_events_of_whoever_reads_the_records_are_told(watched: Watched):
-    watched.node.feeds = lambda: [("webhook", 12.5, ""), ("stats", 0.0, "no such table")]
+    watched.node.feeding.faults = lambda: [("webhook", 12.5, ""), ("stats", 0.0, "no such table")]
     watched.node.events.count("delivered", "google", "s1", "", 3.0)
     assert value(watched, "relayd_feed_lag_seconds", feed="webhook") == 12.5
     assert value(watched, "relayd_feed_failing", feed="stats") == 1
@@ -154,18 +154,17 @@ def test_feeds_and_events_of_whoever_reads_the_records_are_told(watched: Watched
 
 def test_a_metric_that_cannot_be_read_costs_no_other(watched: Watched):
     def broken() -> Any:
-        raise RuntimeError("a feed of mine")
+        raise RuntimeError("no counts of mine")
 
-    watched.node.feeds = broken
+    watched.node.events.read = broken  # type: ignore[method-assign]
     collector = Collector(watched.node)
     with capturedLogs() as logs:
         found = {family.name: family for family in collector.collect()}
-    assert {"relayd_feed_lag_seconds", "relayd_feed_failing"} == {
-        metric.name.removesuffix("_total") for metric in METRICS
-    } - set(found)
-    assert found["relayd_metrics_faults"].samples[0].value == 2
-    assert {formatEvent(event) for event in logs} == {
-        f"The metric relayd_feed_{name} cannot be read" for name in ("lag_seconds", "failing")
+    unread = {"relayd_events", "relayd_refusals_by_class", "relayd_delivery_seconds"}
+    assert unread == {metric.name.removesuffix("_total") for metric in METRICS} - set(found)
+    assert found["relayd_metrics_faults"].samples[0].value == 3
+    assert {formatEvent(event).removesuffix(" cannot be read").removesuffix("_total") for event in logs} == {
+        f"The metric {name}" for name in unread
     }
 
 
@@ -255,7 +254,7 @@ def test_alive_ready_and_well(watched: Watched):
 
 @pytest.mark.parametrize(("attribute", "reason"), [("spool_fault", "spool_fault"), ("space_fault", "space_short")])
 def test_what_keeps_mail_out_is_a_reason_not_to_be_ready(watched: Watched, attribute: str, reason: str):
-    setattr(watched.node, attribute, "so it is")
+    setattr(watched.node.health, attribute, "so it is")
     got = watched.ask("/readyz")
     assert got.status == 503 and json.loads(got.body) == {"ready": False, "reasons": {reason: "so it is"}}
     assert value(watched, "relayd_ready") == 0 and value(watched, "relayd_unready", reason=reason) == 1
@@ -358,18 +357,18 @@ def ports(running: Running) -> list[int]:
 def test_a_reload_opens_moves_and_closes_the_port(relay: Running):  # noqa: F811
     configured(relay, '[metrics]\nlisten = "tcp:9100:interface=127.0.0.1"\n')
     assert relay.node.reload() == {"changed": ["metrics"]}
-    first = relay.node.metrics
+    first = relay.node.doors.metrics
     assert 9100 in ports(relay)
     configured(relay, '[metrics]\nlisten = "tcp:9200:interface=127.0.0.1"\n')
     relay.node.reload()
-    assert 9200 in ports(relay) and relay.node.metrics is not first
+    assert 9200 in ports(relay) and relay.node.doors.metrics is not first
     configured(relay, "")
     relay.node.reload()
-    assert relay.node.metrics is None
+    assert relay.node.doors.metrics is None
 
 
 def test_a_reload_with_a_port_that_is_taken_keeps_the_old_one(watched: Watched, monkeypatch: pytest.MonkeyPatch):
-    before, listen = watched.node.metrics, watched.reactor.listenTCP
+    before, listen = watched.node.doors.metrics, watched.reactor.listenTCP
 
     def taken(port: int, *args: Any, **named: Any) -> Any:
         if port == 9200:
@@ -380,7 +379,7 @@ def test_a_reload_with_a_port_that_is_taken_keeps_the_old_one(watched: Watched, 
     configured(watched, '[metrics]\nlisten = "tcp:9200:interface=127.0.0.1"\n')
     with pytest.raises(InputError, match=r"metrics tcp:9200:interface=127\.0\.0\.1 cannot listen"):
         watched.node.reload()
-    assert watched.node.metrics is before and watched.ask("/livez").status == 200
+    assert watched.node.doors.metrics is before and watched.ask("/livez").status == 200
     assert value(watched, "relayd_reload_refused") == 1
 
 

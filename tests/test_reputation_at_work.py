@@ -29,7 +29,7 @@ def relay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
     interval = sys.getswitchinterval()
     made = Running(tmp_path)
     yield made
-    if not made.node.stopping:
+    if not made.node.health.stopping:
         made.stop()
     sys.setswitchinterval(interval)
 
@@ -49,13 +49,15 @@ def spam(relay: Running, who: Who) -> None:
 
 
 def put(relay: Running, verb: str, subject: str, **given: object) -> None:
-    answer = run(BY_PATH[f"/v1/reputation/{verb}"], relay.node, {"subject": subject, "reason": "why", **given}, "ops")
+    answer = run(
+        BY_PATH[f"/v1/reputation/{verb}"], relay.node.operations, {"subject": subject, "reason": "why", **given}, "ops"
+    )
     relay.reactor.until(answer.done)
     answer.result()
 
 
 def queued(relay: Running) -> int:
-    return sum(row["count"] for row in relay.asked(relay.node.queues(10)))
+    return sum(row["count"] for row in relay.asked(relay.node.operations.queues(10)))
 
 
 # Counting.
@@ -133,7 +135,7 @@ def test_mail_of_an_account_that_is_held_waits_and_says_why_and_goes_when_it_is_
     assert relay.send().startswith("250")
     relay.reactor.wait(3600)
     assert not relay.mx.got and queued(relay) == 1
-    (row,) = relay.asked(relay.node.queues(10))
+    (row,) = relay.asked(relay.node.operations.queues(10))
     assert row["why"] == "account:crm is held for review by ops: why"
     put(relay, "release", "account:crm")
     relay.later(0, lambda: relay.mx.got)
@@ -148,7 +150,7 @@ def test_a_hold_outlives_a_restart_and_loses_nothing(relay: Running, tmp_path: P
         again.reactor.wait(3000)
         assert not again.mx.got and queued(again) == 1
         again.later(4300, lambda: again.mx.got)
-        assert again.asked(again.node.audit())["clean"]
+        assert again.asked(again.node.operations.audit())["clean"]
     finally:
         again.stop()
 
@@ -278,7 +280,7 @@ def test_who_is_slowed_hands_in_no_more_than_its_pace(tmp_path: Path):
 )
 def test_what_comes_back_late_counts_against_who_sent_it(relay: Running, kind: Any, cls: Any, counter: str):
     event = Event(kind, relay.node.now(), 7, "b@x.example", "crm", "relay", "shop", "bulk", "crm.example", cls=cls)
-    relay.node.heard(event)
+    relay.node.consequences.heard(event)
     assert relay.node.reputation.show(("account", "crm"), relay.node.now()) is None
-    relay.node.heard(msgspec.structs.replace(event, late=True))
+    relay.node.consequences.heard(msgspec.structs.replace(event, late=True))
     assert counted(relay, "account", "crm")[counter] == counted(relay, "domain", "crm.example")[counter] == 1

@@ -11,8 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from relayd.egress.pools import Pools, Source
 from relayd.envelope import UNSTEERED, Delivery, Steering, queue_name
-from relayd.queue import memory
-from relayd.queue import scheduler as room
+from relayd.queue import loading, memory
 from relayd.queue.decisions import Poll, Pull, Retire, Route, Settle, Work
 from relayd.queue.reasons import why
 from relayd.queue.scheduler import Scheduler
@@ -62,13 +61,13 @@ class Relay:
         self.reactions.rules = Rules([rule])
         seen = Seen("", site, site, source, account, f"mx.{site}", "dot", 451, "", "too much", self.now)
         verdict = self.reactions.seen(seen)
-        self.scheduler.reshaped((*verdict.began, *verdict.ended), self.now)
+        self.scheduler.restraints.reshaped((*verdict.began, *verdict.ended), self.now)
         self.settle_down()
         return verdict.began[0]
 
     def lift(self, reaction: Active) -> None:
         assert self.reactions.lift(reaction.id) == reaction
-        self.scheduler.reshaped([reaction], self.now)
+        self.scheduler.restraints.reshaped([reaction], self.now)
         self.settle_down()
 
     # The disk.
@@ -113,16 +112,16 @@ class Relay:
             case Poll():
                 rows = sorted((due, n) for n, due in self.next_due.items() if (due, n) > decision.after)
                 found = [row for row in rows if row[0] <= self.now][: decision.limit]
-                s.polled(found, decision.limit, self.now)
+                s.loading.polled(found, decision.limit, self.now)
             case Pull():
                 self.reads.append(decision)
-                s.pulled(decision.queue, self.due(decision), decision.limit, self.now)
+                s.loading.pulled(decision.queue, self.due(decision), decision.limit, self.now)
             case Settle():
                 rows = [d.due for d in self.disk[decision.queue].values()]
                 self.next_due[decision.queue] = min(rows, default=NEVER)
                 if not rows:
                     del self.next_due[decision.queue]
-                s.settled(decision.queue, min(rows, default=NEVER), self.now)
+                s.loading.settled(decision.queue, min(rows, default=NEVER), self.now)
             case Route():
                 site = self.sites.get(decision.domain, decision.domain)
                 hosts = self.hosts.get(decision.domain, ())
@@ -244,7 +243,7 @@ def test_new_mail_for_later_is_found_though_its_queue_is_in_memory_all_the_time(
     relay.scheduler.received(made, relay.now)
     sent: list[Delivery] = []
     while made[0] not in sent:
-        assert relay.now < NOW + 100 + room.LOOK + 5
+        assert relay.now < NOW + 100 + loading.LOOK + 5
         relay.receive("x.example")
         sent += relay.send()
         relay.tick(2)
@@ -342,7 +341,7 @@ def test_mail_that_came_while_a_pull_was_under_way_is_pulled_after_it(relay: Rel
     assert isinstance(pull, Pull)
     stale = relay.due(pull)
     relay.receive("x.example")
-    relay.scheduler.pulled(pull.queue, stale, pull.limit, relay.now)
+    relay.scheduler.loading.pulled(pull.queue, stale, pull.limit, relay.now)
     assert len(relay.send()) == 2
 
 
@@ -362,16 +361,16 @@ def test_a_pull_that_read_a_row_just_before_it_left_does_not_bring_it_back(relay
     relay.answer(relay.asked.popleft())
     pull = relay.asked.popleft()
     stale = relay.due(pull)
-    assert relay.scheduler.hold(delivery)
+    assert relay.scheduler.loading.hold(delivery)
     relay.finish(delivery)
-    relay.scheduler.pulled(pull.queue, stale, pull.limit, relay.now)
+    relay.scheduler.loading.pulled(pull.queue, stale, pull.limit, relay.now)
     assert relay.send() == []
 
 
 def test_a_held_delivery_is_nobody_elses(relay: Relay) -> None:
     (delivery,) = relay.store("x.example")
-    assert relay.scheduler.hold(delivery)
-    assert not relay.scheduler.hold(delivery)
+    assert relay.scheduler.loading.hold(delivery)
+    assert not relay.scheduler.loading.hold(delivery)
     relay.tick()
     assert relay.send() == []
 
@@ -382,11 +381,11 @@ def test_what_is_ready_can_be_taken_back_and_what_a_session_has_cannot(relay: Re
     relay.connect()
     assert relay.take(relay.open[0]) is first
     ids = [first.id, second.id, third.id]
-    assert relay.scheduler.under_way(first.queue, ids) == {first.id}
-    assert relay.scheduler.seize(first.queue, ids) == [second.id, third.id]
+    assert relay.scheduler.loading.under_way(first.queue, ids) == {first.id}
+    assert relay.scheduler.loading.seize(first.queue, ids) == [second.id, third.id]
     assert relay.take(relay.open[0]) is None
     del relay.disk[second.queue][second.id]
-    relay.scheduler.let_go(second.queue, [second.id, third.id], relay.now, look=False)
+    relay.scheduler.loading.let_go(second.queue, [second.id, third.id], relay.now, look=False)
     assert relay.send() == [third]
 
 
@@ -398,21 +397,21 @@ def test_one_who_wants_mail_tried_now_ends_a_rest_after_failures(relay: Relay) -
     relay.finish(back, again=relay.now)
     relay.settle_down()
     assert "rests" in relay.why()
-    relay.scheduler.urge(back.queue, relay.now)
+    relay.scheduler.restraints.urge(back.queue, relay.now)
     assert relay.send() == [back]
 
 
 def test_answers_that_come_twice_or_for_forgotten_queues_do_no_harm(relay: Relay) -> None:
     s = relay.scheduler
-    s.pulled("crm/news/x.example", [], 64, NOW)
-    s.pull_failed("crm/news/x.example", 64, NOW)
+    s.loading.pulled("crm/news/x.example", [], 64, NOW)
+    s.loading.pull_failed("crm/news/x.example", 64, NOW)
     s.routed("crm/news/x.example", "x", NOW + 9, NOW)
     assert s.unroutable("crm/news/x.example", "no", NOW, transient=True) == []
-    s.settled("crm/news/x.example", NOW, NOW)
+    s.loading.settled("crm/news/x.example", NOW, NOW)
     (delivery,) = relay.receive("x.example")
     relay.send()
     s.done(delivery, relay.now)
-    relay.tick(room.LINGER + 1)
+    relay.tick(loading.LINGER + 1)
     s.done(delivery, relay.now)
     assert (s.memory.loaded, s.memory.bytes, s.queues) == (0, 0, {})
     made = relay.receive("x.example")
@@ -426,9 +425,9 @@ def test_a_pull_that_fails_is_tried_again(relay: Relay) -> None:
     relay.collect()
     relay.answer(relay.asked.popleft())
     pull = relay.asked.popleft()
-    relay.scheduler.pull_failed(pull.queue, pull.limit, relay.now)
+    relay.scheduler.loading.pull_failed(pull.queue, pull.limit, relay.now)
     assert relay.send() == []
-    relay.tick(room.RECHECK + 1)
+    relay.tick(loading.RECHECK + 1)
     assert len(relay.send()) == 1
 
 
@@ -465,7 +464,7 @@ def test_what_the_walk_missed_is_found_by_the_next_one(relay: Relay) -> None:
     relay.store("y.example", due=NOW - 100)
     relay.tick()
     assert relay.send() == []
-    relay.tick(room.RESCAN)
+    relay.tick(loading.RESCAN)
     assert len(relay.send()) == 1
 
 
@@ -937,7 +936,7 @@ def test_what_leaves_memory_while_its_queue_is_read_is_read_again(relay: Relay) 
     assert isinstance(pull, Pull) and pull.but == [made[0].id]
     relay.asked.clear()
     reaction = relay.react(suspends("account"))
-    relay.scheduler.pulled(pull.queue, [], pull.limit, relay.now)
+    relay.scheduler.loading.pulled(pull.queue, [], pull.limit, relay.now)
     relay.lift(reaction)
     assert relay.send() == made
 
@@ -1025,7 +1024,7 @@ def test_a_site_that_comes_to_belong_to_a_provider_is_forgotten_like_any(relay: 
     relay.tick(3700)
     for path in list(relay.open):
         relay.close(path)
-    relay.tick(room.LINGER + 1)
+    relay.tick(loading.LINGER + 1)
     relay.tick(3600)
     assert relay.scheduler.sites == {}
 
@@ -1065,7 +1064,7 @@ def test_sessions_of_two_sources_that_wait_for_their_connection_rate_cost_no_mor
     for _ in range(12):
         relay.receive("x.example")
         relay.tick(1)
-    assert len(relay.scheduler._resting) < 20
+    assert len(relay.scheduler.restraints.resting) < 20
 
 
 def test_sessions_at_a_source_s_connection_rate_are_opened_in_the_order_in_which_they_were_wanted() -> None:
@@ -1116,7 +1115,7 @@ def test_limits_of_an_account_that_are_taken_away_hold_no_more(relay: Relay) -> 
     assert len(relay.gone) == 1
     relay.layers["slow"] = ()
     relay._streams.clear()
-    relay.scheduler.relimited(relay.now)
+    relay.scheduler.restraints.relimited(relay.now)
     went(relay, 3, 1.0)
     assert len(relay.gone) == 5
 
@@ -1306,7 +1305,7 @@ def test_queues_whose_mail_is_gone_leave_no_trace(relay: Relay) -> None:
     relay.send()
     for path in list(relay.open):
         relay.close(path)
-    relay.tick(room.LINGER + 1)
+    relay.tick(loading.LINGER + 1)
     assert (relay.scheduler.queues, relay.scheduler.sites) == ({}, {})
     for n in range(50):
         relay.receive(f"dead{n}.example")
@@ -1314,7 +1313,7 @@ def test_queues_whose_mail_is_gone_leave_no_trace(relay: Relay) -> None:
     for path in list(relay.opening):
         for delivery in relay.fail(path):
             relay.finish(delivery)
-    relay.tick(room.LINGER + 1)
+    relay.tick(loading.LINGER + 1)
     relay.tick(61)
     assert (relay.scheduler.queues, relay.scheduler.sites) == ({}, {})
     assert relay.scheduler.sessions == 0
@@ -1331,8 +1330,8 @@ def test_a_path_that_failed_is_forgotten_though_its_mail_went_by_another() -> No
     assert len(relay.send()) == 1
     for path in list(relay.open):
         relay.close(path)
-    relay.tick(room.LINGER + 1)
-    relay.tick(room.LINGER + 1)
+    relay.tick(loading.LINGER + 1)
+    relay.tick(loading.LINGER + 1)
     assert relay.scheduler.sites == {}
 
 
@@ -1408,9 +1407,9 @@ class Life(RuleBasedStateMachine):
     def answer_late(self, fails: bool) -> None:
         pull, found = self.late.pop(0)
         if fails:
-            self.relay.scheduler.pull_failed(pull.queue, pull.limit, self.relay.now)
+            self.relay.scheduler.loading.pull_failed(pull.queue, pull.limit, self.relay.now)
         else:
-            self.relay.scheduler.pulled(pull.queue, found, pull.limit, self.relay.now)
+            self.relay.scheduler.loading.pulled(pull.queue, found, pull.limit, self.relay.now)
         self.relay.collect()
 
     @precondition(lambda self: any(isinstance(d, Route) for d in self.relay.asked))
@@ -1463,11 +1462,11 @@ class Life(RuleBasedStateMachine):
     def seize(self, data: st.DataObject, most: int) -> None:
         name = data.draw(st.sampled_from(sorted(name for name, rows in self.relay.disk.items() if rows)))
         ids = list(self.relay.disk[name])[:most]
-        busy = self.relay.scheduler.under_way(name, ids)
+        busy = self.relay.scheduler.loading.under_way(name, ids)
         held = {delivery.id for _, delivery in self.held}
         seized = {identity for _, got in self.seized for identity in got}
         assert busy == {identity for identity in ids if identity in held | seized}
-        got = self.relay.scheduler.seize(name, ids)
+        got = self.relay.scheduler.loading.seize(name, ids)
         assert sorted(got) == sorted(set(ids) - busy)
         self.seized.append((name, got))
         self.relay.collect()
@@ -1484,9 +1483,9 @@ class Life(RuleBasedStateMachine):
             else:
                 rows[identity].due = self.relay.now + (30 if what == "later" else 0)
                 self.relay.next_due[name] = min(self.relay.next_due.get(name, NEVER), rows[identity].due)
-        self.relay.scheduler.let_go(name, got, self.relay.now, look=what == "now")
+        self.relay.scheduler.loading.let_go(name, got, self.relay.now, look=what == "now")
         if what == "now":
-            self.relay.scheduler.urge(name, self.relay.now)
+            self.relay.scheduler.restraints.urge(name, self.relay.now)
         self.relay.collect()
 
     @precondition(lambda self: self.relay.open)
@@ -1536,9 +1535,9 @@ class Life(RuleBasedStateMachine):
         left = {n: (list(q)[:3], why(relay.scheduler, n, relay.now)) for n, q in relay.disk.items() if q}
         assert left == {}
         assert sorted(relay.gone) == sorted(self.made)
-        relay.tick(room.LINGER + 1)
+        relay.tick(loading.LINGER + 1)
         relay.tick(2000)
-        relay.tick(room.LINGER + 1)  # of queues that rested while all they had was cancelled
+        relay.tick(loading.LINGER + 1)  # of queues that rested while all they had was cancelled
         assert (relay.scheduler.memory.loaded, relay.scheduler.queues) == (0, {})
 
 
@@ -1554,7 +1553,7 @@ TestLife.settings = settings(
 
 def test_a_long_random_life_under_small_memory_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "LOADED", 30)
-    monkeypatch.setattr(room, "QUEUES", 40)
+    monkeypatch.setattr(loading, "QUEUES", 40)
     rng = random.Random(7)
     relay = Relay(limit=3, sessions=9)
     made: set[int] = set()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from relayd.envelope import Delivery
-from relayd.queue import scheduler as room
+from relayd.queue import loading
 from relayd.queue.decisions import PutOff, Retire, Work
 from relayd.queue.meter import Meter
 from relayd.queue.reasons import why
@@ -44,7 +44,7 @@ class Strict(Relay):
         self.pools.overflow["p"] = "q"
         self.disk_of_warmup = Disk()
         self.warmup = Warmup([], self.disk_of_warmup.keep)
-        self.warmup.woken = lambda places: self.scheduler.warmed(places, self.now)
+        self.warmup.woken = lambda places: self.scheduler.restraints.warmed(places, self.now)
         self.scheduler = Scheduler(self.stream, self.pools, 6, self.reactions, self.warmup)
         self.sessions: list[Session] = []
         self.starts: dict[str, list[float]] = defaultdict(list)
@@ -92,7 +92,7 @@ class Strict(Relay):
     def take(self, path: Path, beside: int = 0) -> Delivery | None:
         delivery = super().take(path, beside)
         if delivery is not None:
-            assert all(_kept(meter) for meter in self.scheduler.limiter._held.get(delivery.id, ()))
+            assert all(_kept(meter) for meter in self.scheduler.restraints.limiter._held.get(delivery.id, ()))
             self.starts[f"source {path.source}"].append(self.now)
             self.starts[f"account {delivery.message.account}"].append(self.now)
             self.starts[f"{path.site} {path.source}"].append(self.now)
@@ -128,10 +128,10 @@ class Strict(Relay):
         end = self.now + seconds
         turns = 0
         while True:
-            self.scheduler.wake(self.now)
+            self.scheduler.restraints.wake(self.now)
             self.settle_down()
             self.quick()
-            following = min(self.scheduler.wakes_at, (self.now // step + 1) * step)
+            following = min(self.scheduler.restraints.wakes_at, (self.now // step + 1) * step)
             turns = turns + 1 if following <= self.now else 0
             assert turns < 50, "it is woken again and again, and nothing comes of it"
             if following > end:
@@ -377,7 +377,7 @@ class Shaped(RuleBasedStateMachine):
         self.relay._streams.clear()
         self.relay.starts.clear()
         self.rates[f"account {account}"] = own.rate
-        self.relay.scheduler.relimited(self.relay.now)
+        self.relay.scheduler.restraints.relimited(self.relay.now)
         self.relay.settle_down()
 
     @rule(domain=domains, site=st.sampled_from(["x.example", "m.example"]))
@@ -439,15 +439,15 @@ class Shaped(RuleBasedStateMachine):
             )
             assert meter.used >= counted or meter.counts != "sessions"
         under_way = {session.carries.id for session in relay.sessions if session.carries}
-        assert set(s.limiter._held) <= under_way and set(s._warm) <= under_way
-        held = Counter(id(m) for meters in s.limiter._held.values() for m in meters)
-        for meter in s.limiter._meters.values():
+        assert set(s.restraints.limiter._held) <= under_way and set(s.restraints._warm) <= under_way
+        held = Counter(id(m) for meters in s.restraints.limiter._held.values() for m in meters)
+        for meter in s.restraints.limiter._meters.values():
             assert meter.used >= 0
             if meter.counts == "deliveries":
                 assert meter.used == held[id(meter)]
         for queue in s.queues.values():
             assert queue.loaded <= set(relay.disk[queue.name])
-        assert set(s._groups) == {site.group for site in s.sites.values()}
+        assert set(s.groups) == {site.group for site in s.sites.values()}
 
     @invariant()
     def rates_hold(self) -> None:
@@ -468,7 +468,7 @@ class Shaped(RuleBasedStateMachine):
         relay.settle_down()
         rests = [p.rest_until for site in s.sites.values() for p in site.paths.values() if p.failures]
         dues = [delivery.due for queue in relay.disk.values() for delivery in queue.values()]
-        relay.wait(max([relay.now, *rests, *dues]) - relay.now + room.RECHECK + room.LINGER + 5)
+        relay.wait(max([relay.now, *rests, *dues]) - relay.now + loading.RECHECK + loading.LINGER + 5)
         left = {n: (list(q)[:3], why(s, n, relay.now)) for n, q in relay.disk.items() if q}
         assert left == {}
 
@@ -494,9 +494,9 @@ class Shaped(RuleBasedStateMachine):
         for session in list(relay.sessions):
             relay.end(session)
         relay.wait(2 * DAY, 3600.0)
-        s = relay.scheduler
-        assert (s.memory.loaded, s.queues, s.sites, s._groups) == (0, {}, {}, {})
-        assert (s.limiter._held, s._warm, s._waking, s._resting) == ({}, {}, {}, [])
+        s, held = relay.scheduler, relay.scheduler.restraints
+        assert (s.memory.loaded, s.queues, s.sites, s.groups) == (0, {}, {}, {})
+        assert (held.limiter._held, held._warm, held._waking, held.resting) == ({}, {}, {}, [])
 
 
 TestShaped = Shaped.TestCase

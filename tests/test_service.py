@@ -1,6 +1,5 @@
 """A node from its configuration file to its stop, with a real spool, on a clock and connections in memory."""
 
-import re
 import signal
 import sqlite3
 import sys
@@ -33,6 +32,7 @@ from relayd.suppression import entry
 from relayd.verification import Question
 from tests.dkim_kit import rsa
 from tests.harness import HANG, START, Host, Reactor, pair
+from tests.spool_kit import find_records
 from tests.test_listener import Client
 from tests.verification_kit import Zone
 from tests.webhook_kit import Server
@@ -111,7 +111,7 @@ class Running:
             written: list[Any] = []
             self.node.spool.writer.submit(lambda _: None, written.append)
             self.reactor.until(lambda: written)  # noqa: B023
-            self.asked(self.node.queues(1))
+            self.asked(self.node.operations.queues(1))
             written: list[Any] = []
             self.node.spool.writer.submit(lambda connection: True, written.append)
             self.reactor.until(lambda written=written: written)
@@ -129,7 +129,7 @@ class Running:
         while not stopped.called:
             self.reactor.wait(1)
             if self.node.courier._drained is None and not any(
-                listener._stopped for listener in self.node.listeners.values()
+                listener._stopped for listener in self.node.doors.listeners.values()
             ):
                 self.reactor.until(lambda: stopped.called)
 
@@ -140,7 +140,7 @@ def relay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
     interval = sys.getswitchinterval()
     made = Running(tmp_path)
     yield made
-    if not made.node.stopping:
+    if not made.node.health.stopping:
         made.stop()
     sys.setswitchinterval(interval)
 
@@ -158,9 +158,9 @@ def test_a_message_comes_in_is_kept_and_goes_out(relay: Running):
 def test_the_story_of_a_message_can_be_asked_for_and_the_audit_is_clean(relay: Running):
     identity = relay.send().split()[-1]
     relay.reactor.until(lambda: relay.node.courier.scheduler.memory.loaded == 0)
-    told = relay.asked(relay.node.inspect(int(identity, 16)))
+    told = relay.asked(relay.node.operations.inspect(int(identity, 16)))
     assert told["deliveries"][0]["state"] == "delivered" and told["message"]["account"] == "crm"
-    assert relay.asked(relay.node.audit())["clean"]
+    assert relay.asked(relay.node.operations.audit())["clean"]
 
 
 def test_what_became_of_mail_is_counted_and_found(relay: Running):
@@ -173,15 +173,15 @@ def test_what_became_of_mail_is_counted_and_found(relay: Running):
     def told() -> bool:
         relay.reactor.wait(1)
         relay.reactor.callFromThread(relay.node.indexer.wake)
-        events = relay.node.history(query, 10, None).result(10).events
+        events = relay.node.operations.history(query, 10, None).result(10).events
         if [event.event for event in events] != ["delivered", "queued"]:
             return False
-        counted = relay.node.figures(period).result(10)["total"]["counts"]
+        counted = relay.node.operations.figures(period).result(10)["total"]["counts"]
         return bool(counted == {"queued": 1, "delivered": 1})
 
     relay.reactor.until(told)
-    event = relay.node.history(Query(), 1, None).result(10).events[0]
-    assert relay.node.event(Hit.of(event.id), Query()).result(10) == event
+    event = relay.node.operations.history(Query(), 1, None).result(10).events[0]
+    assert relay.node.operations.event(Hit.of(event.id), Query()).result(10) == event
 
 
 def test_a_reload_counts_for_the_providers_that_there_are_now(relay: Running):
@@ -192,7 +192,7 @@ def test_a_reload_counts_for_the_providers_that_there_are_now(relay: Running):
 
 
 def test_an_unknown_message_is_said_to_be_unknown(relay: Running):
-    failure = relay.asked(relay.node.inspect(77))
+    failure = relay.asked(relay.node.operations.inspect(77))
     assert failure.type is InputError
 
 
@@ -240,12 +240,6 @@ def test_a_stop_with_a_hung_peer_ends_after_the_drain_time(relay: Running):
     relay.reactor.until(lambda: stopped.called)
 
 
-def test_health_is_well_until_it_stops(relay: Running):
-    assert relay.node.health() == {"ok": True, "faults": [], "warnings": []}
-    relay.stop()
-    assert "relayd is stopping" in relay.node.health()["faults"]
-
-
 def test_a_valid_change_is_applied_as_a_whole(relay: Running):
     relay.path.write_text(CONFIG.replace("127.0.0.11", "127.0.0.12").replace("tcp:2525", "tcp:2526"))
     assert sorted(relay.node.reload()["changed"]) == ["listener", "source"]
@@ -263,16 +257,16 @@ def test_a_drained_source_holds_its_mail_across_a_reload_and_a_restart_until_it_
     relay.reactor.until(drained.done)
     relay.node.reload()
     relay.send()
-    (row,) = relay.node.sources()
+    (row,) = relay.node.operations.sources()
     assert (row["state"], row["why"], row["by"]) == ("drained", "moving", "anna")
     relay.stop()
     again = Running(tmp_path)
-    again.later(2, lambda: "moving (anna)" in again.asked(again.node.queues(1))[0]["why"])
+    again.later(2, lambda: "moving (anna)" in again.asked(again.node.operations.queues(1))[0]["why"])
     assert not again.reactor.dialled
     resumed = again.node.directory.drains.resume("s1")
     again.reactor.until(resumed.done)
     again.reactor.until(lambda: again.mx.got)
-    assert again.node.sources()[0]["state"] == "in use"
+    assert again.node.operations.sources()[0]["state"] == "in use"
     again.stop()
 
 
@@ -287,16 +281,19 @@ def test_mail_that_fell_back_is_found_after_a_restart_and_the_books_stay_clean(r
     relay.reactor.until(
         lambda: relay.node.courier.outcomes.totals["transient"] and not relay.node.scheduler.memory.loaded
     )
-    (row,) = relay.asked(relay.node.queues(5))
-    assert relay.asked(relay.node.queues(5, "crm")) == [row] and relay.asked(relay.node.queues(5, "cr")) == []
+    (row,) = relay.asked(relay.node.operations.queues(5))
+    assert (
+        relay.asked(relay.node.operations.queues(5, "crm")) == [row]
+        and relay.asked(relay.node.operations.queues(5, "cr")) == []
+    )
     assert (row["domain"], row["count"]) == ("fallback:provider", 1)
-    assert relay.asked(relay.node.audit())["clean"]
+    assert relay.asked(relay.node.operations.audit())["clean"]
     relay.stop()
     again = Running(tmp_path)
     provider = again.reactor.hosts["203.0.113.9"] = Host()
     again.later(30, lambda: provider.got)
     again.reactor.until(lambda: not again.node.scheduler.memory.loaded)
-    assert again.asked(again.node.audit())["clean"]
+    assert again.asked(again.node.operations.audit())["clean"]
     again.stop()
 
 
@@ -315,18 +312,18 @@ def test_a_listed_source_is_drained_until_the_list_lets_go_of_it_whatever_operat
     node.blocklists._resolver = SimpleNamespace(query=query)  # type: ignore[assignment]
     node.reload()
     words = "192.0.2.10 is listed by bl.test"
-    (row,) = node.sources()
+    (row,) = node.operations.sources()
     assert (row["state"], row["why"], row["by"], row["listed"]) == ("drained", words, "blocklists", [words])
-    assert node.health()["warnings"] == [f"source s1: {words}"]
+    assert node.health.report()["warnings"] == [f"source s1: {words}"]
     relay.reactor.until(node.directory.drains.drain("s1", reason="moving", by="anna", now=1.0).done)
-    assert node.sources()[0]["by"] == "anna"
+    assert node.operations.sources()[0]["by"] == "anna"
     relay.reactor.until(node.directory.drains.resume("s1").done)
     relay.send()
-    assert node.sources()[0]["by"] == "blocklists" and not relay.reactor.dialled
+    assert node.operations.sources()[0]["by"] == "blocklists" and not relay.reactor.dialled
     answers.clear()
     relay.reactor.advance(EVERY)
     relay.reactor.until(lambda: relay.mx.got)
-    assert node.sources()[0]["state"] == "in use" and node.health()["warnings"] == []
+    assert node.operations.sources()[0]["state"] == "in use" and node.health.report()["warnings"] == []
 
 
 def test_what_is_said_of_failed_logins_is_applied_and_who_failed_is_remembered(relay: Running):
@@ -351,9 +348,9 @@ def test_an_invalid_change_leaves_the_old_configuration_and_says_why(relay: Runn
     relay.path.write_text(CONFIG.replace(old, new))
     with pytest.raises(InputError, match=words):
         relay.node.reload()
-    assert relay.node.config is before and "the last reload failed" in relay.node.health()["warnings"][0]
+    assert relay.node.config is before and "the last reload failed" in relay.node.health.report()["warnings"][0]
     relay.path.write_text(CONFIG)
-    assert relay.node.reload() == {"changed": []} and relay.node.health()["warnings"] == []
+    assert relay.node.reload() == {"changed": []} and relay.node.health.report()["warnings"] == []
 
 
 def test_a_reload_reads_the_validation_lists_again_or_keeps_the_old_ones(relay: Running):
@@ -410,7 +407,7 @@ def test_authorities_that_cannot_be_read_change_nothing_at_a_reload(relay: Runni
     relay.path.write_text(changed + '\n[egress]\nauthorities = "ca.pem"\n')
     with pytest.raises(InputError):
         relay.node.reload()
-    assert relay.node.pools is pools and list(relay.node.listeners) == ["tcp:2525:interface=127.0.0.1"]
+    assert relay.node.pools is pools and list(relay.node.doors.listeners) == ["tcp:2525:interface=127.0.0.1"]
 
 
 AUTH = '\n[auth]\nurl = "http://127.0.0.1:8080/login"\n'
@@ -421,13 +418,13 @@ def test_a_login_of_another_system_waits_for_the_configuration_to_name_one(relay
     added = relay.node.directory.add_connection("login1", account="crm", now=0.0, external=True)
     relay.reactor.until(added.done)
     said: list[Verdict] = []
-    relay.node.verifier.check("login1", "secret", said.append, "198.51.100.1")
+    relay.node.logins.verifier.check("login1", "secret", said.append, "198.51.100.1")
     assert said == [Verdict.UNSURE]
-    (warning,) = relay.node.health()["warnings"]
+    (warning,) = relay.node.health.report()["warnings"]
     assert "[auth] of the configuration names no url" in warning
     relay.path.write_text(CONFIG + AUTH)
-    assert relay.node.reload() == {"changed": ["auth"]} and relay.node.health()["warnings"] == []
-    relay.node.verifier.check("login1", "secret", said.append, "198.51.100.1")
+    assert relay.node.reload() == {"changed": ["auth"]} and relay.node.health.report()["warnings"] == []
+    relay.node.logins.verifier.check("login1", "secret", said.append, "198.51.100.1")
     relay.reactor.wait(1)
     assert ("127.0.0.1", "") in relay.reactor.dialled
 
@@ -435,21 +432,21 @@ def test_a_login_of_another_system_waits_for_the_configuration_to_name_one(relay
 def test_an_endpoint_that_a_reload_has_replaced_is_not_warned_of_any_more(relay: Running):
     relay.path.write_text(CONFIG + AUTH)
     relay.node.reload()
-    old = relay.node.checker
+    old = relay.node.logins.checker
     relay.path.write_text(CONFIG)
     relay.node.reload()
-    relay.node._auth_heard(old, "it does not answer")
-    assert relay.node.health()["warnings"] == []
+    relay.node.logins._heard(old, "it does not answer")
+    assert relay.node.health.report()["warnings"] == []
 
 
 def test_an_imported_hash_becomes_one_of_ours_with_the_first_right_password(relay: Running):
     added = relay.node.directory.add_connection("login1", account="crm", now=0.0, hash=SSHA)
     relay.reactor.until(added.done)
     said: list[Verdict] = []
-    relay.node.verifier.check("login1", "abcdef", said.append, "198.51.100.1")
-    relay.reactor.until(lambda: relay.node._password_of("login1").startswith("scrypt$"))
-    relay.node.verifier.check("login1", "abcdef", said.append, "198.51.100.1")
-    relay.node.verifier.check("login1", "abcdeg", said.append, "198.51.100.1")
+    relay.node.logins.verifier.check("login1", "abcdef", said.append, "198.51.100.1")
+    relay.reactor.until(lambda: relay.node.logins._password_of("login1").startswith("scrypt$"))
+    relay.node.logins.verifier.check("login1", "abcdef", said.append, "198.51.100.1")
+    relay.node.logins.verifier.check("login1", "abcdeg", said.append, "198.51.100.1")
     relay.reactor.until(lambda: len(said) == 3)
     assert said[0] is Verdict.RIGHT and set(said[1:]) == {Verdict.RIGHT, Verdict.WRONG}
 
@@ -459,7 +456,7 @@ def test_an_imported_hash_that_cannot_be_replaced_is_told_of_in_the_log(relay: R
     failed.set_exception(OSError("the disk is gone"))
     monkeypatch.setattr(relay.node.directory, "renew_hash", lambda *given: failed)
     with capturedLogs() as logged:
-        relay.node._renew_hash("login1", SSHA, "scrypt$new")
+        relay.node.logins._renew_hash("login1", SSHA, "scrypt$new")
     (line,) = [formatEvent(event) for event in logged]
     assert line == "The imported hash of login1 stays: the disk is gone"
 
@@ -499,19 +496,19 @@ def test_a_domain_that_the_dns_bears_out_is_verified_and_recorded_and_the_books_
     relay.reactor.advance(5)
     relay.reactor.until(lambda: relay.node.directory.senders.state("acme", "news.crm.example") == "verified")
     found: list[Any] = []
-    relay.node.spool.find_records(b"DomainVerified", 0, found.append)
+    find_records(relay.node.spool, b"DomainVerified", found.append)
     relay.reactor.until(lambda: found)
     (record,) = map(decode, found[0])
     assert (record.account, record.domain, record.note) == ("acme", "crm.example", "")
     relay.send()
     relay.reactor.until(lambda: relay.mx.got and relay.node.scheduler.memory.loaded == 0)
-    assert relay.asked(relay.node.audit())["clean"]
+    assert relay.asked(relay.node.operations.audit())["clean"]
 
 
 def test_what_a_domain_misses_is_told_by_the_addresses_it_is_sent_from(relay: Running):
     registered(relay, DNS.replace("192.0.2.11", "192.0.2.99"))
     checked: list[Any] = []
-    relay.node.verify("crm.example").addCallback(checked.append)
+    relay.node.operations.verify("crm.example").addCallback(checked.append)
     relay.reactor.until(lambda: checked)
     assert checked[0].state == "unverified" and "mail from 192.0.2.11 gets fail" in checked[0].why
 
@@ -535,16 +532,16 @@ def test_a_domain_is_judged_by_keys_that_align_with_it_and_by_the_streams_it_is_
     relay.reactor.until(own.done)
     row = node.directory.senders.get("crm.example")
     assert row is not None
-    assert [key.domain for key in node.subject(row).keys] == ["crm.example"]
-    assert [source.address for source in node.subject(row).sources] == ["192.0.2.11", "192.0.2.12"]
+    assert [key.domain for key in node.operations.subject(row).keys] == ["crm.example"]
+    assert [source.address for source in node.operations.subject(row).sources] == ["192.0.2.11", "192.0.2.12"]
     login = node.directory.add_connection(
         "login", account="acme", now=START, streams=("news",), password="secret secret"
     )
     relay.reactor.until(login.done)
-    assert [source.address for source in node.subject(row).sources] == ["192.0.2.12"]
+    assert [source.address for source in node.operations.subject(row).sources] == ["192.0.2.12"]
     relay.path.write_text(relay.path.read_text() + 'overflow = "default"\n')
     node.reload()
-    assert [source.address for source in node.subject(row).sources] == ["192.0.2.11", "192.0.2.12"]
+    assert [source.address for source in node.operations.subject(row).sources] == ["192.0.2.11", "192.0.2.12"]
 
 
 def test_check_says_that_all_is_well_or_what_is_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -577,7 +574,7 @@ def leased(relay: Running) -> None:
     relay.node.purse.want("crm", 1, relay.node.now(), got.append)
     relay.reactor.until(lambda: got)
     relay.node.purse.release("crm", 1)
-    assert got == [True] and relay.asked(relay.node.lease("crm")) == (Lease(100), 0)
+    assert got == [True] and relay.asked(relay.node.operations.lease("crm")) == (Lease(100), 0)
 
 
 def test_a_stop_returns_the_leases_of_balances(relay: Running, tmp_path: Path):
@@ -601,9 +598,9 @@ def test_a_stop_does_not_wait_long_for_leases_that_cannot_return(relay: Running)
 def test_the_audit_proves_balances_too(relay: Running):
     balances = prepaid(relay, 1000)
     leased(relay)
-    assert relay.asked(relay.node.audit()) == {"clean": True, "days": [], "odd": []}
+    assert relay.asked(relay.node.operations.audit()) == {"clean": True, "days": [], "odd": []}
     balances.leases["crm"] = Lease(50, 7)
-    assert relay.asked(relay.node.audit())["odd"] == [
+    assert relay.asked(relay.node.operations.audit())["odd"] == [
         "payer crm: 100 units granted, but the other store knows of 50",
         "payer crm: 7 units charged, but the other store knows of 0",
     ]
@@ -615,16 +612,16 @@ def test_balances_that_cannot_be_asked_for_are_a_fault_until_they_can(relay: Run
     relay.node.spool.settle_leases = lambda rows, done: relay.reactor.callFromThread(done, OSError("no"))
     relay.node.purse.want("crm", 1, relay.node.now(), got.append)
     relay.reactor.until(lambda: got)
-    assert got == [None] and relay.node.health()["faults"] == ["balances cannot be asked for: no"]
+    assert got == [None] and relay.node.health.report()["faults"] == ["balances cannot be asked for: no"]
     relay.node.spool.settle_leases = real
     leased(relay)
-    assert relay.node.health()["ok"]
+    assert relay.node.health.report()["ok"]
 
 
 def test_what_was_used_can_be_booked_and_shown_at_once(relay: Running):
     balances = prepaid(relay, 1000)
     leased(relay)
-    assert relay.asked(relay.node.book("crm")) is None
+    assert relay.asked(relay.node.operations.book("crm")) is None
     assert balances.balance("crm").used == 0 and relay.node.courier.outcomes.refunds("crm", "suppressed", 0)
 
 
@@ -638,9 +635,9 @@ def test_suppression_lists_are_open_swept_and_heard_of_when_they_fail(relay: Run
     lists.add([over])
     relay.reactor.until(lambda: lists.suspects(["complaints"], "a@b.example"))
     relay.later(6, lambda: not lists.suspects(["complaints"], "a@b.example"))
-    assert relay.node.health()["warnings"] == []
+    assert relay.node.health.report()["warnings"] == []
     lists.fault = "suppression lists: disk I/O error"
-    assert relay.node.health()["warnings"] == ["suppression lists: disk I/O error"]
+    assert relay.node.health.report()["warnings"] == ["suppression lists: disk I/O error"]
 
 
 REACTION = '[reaction.slow]\ncodes = "450"\naction = "suspend"\nfor = "1h"\n'
@@ -650,7 +647,7 @@ def slowed(node: Node) -> Reaction:
     """What a provider's reply leads to, kept as the courier keeps it."""
     words = ("dot", 450, "4.2.1", "slow down", node.now(), "19a")
     verdict = node.reactions.seen(Seen("", "x.example", "x.example", "s1", "crm", "mx.x.example", *words))
-    node.keep_reactions(verdict.began, verdict.ended)
+    node.consequences.keep_reactions(verdict.began, verdict.ended)
     return verdict
 
 
@@ -675,9 +672,9 @@ def test_a_reaction_ends_when_an_operator_lifts_it_or_switches_its_rule_off(rela
     relay.path.write_text(CONFIG + REACTION)
     relay.node.reload()
     (active,) = slowed(relay.node).began
-    assert relay.node.lift(active.id) == active and relay.node.reactions.all() == []
+    assert relay.node.operations.lift(active.id) == active and relay.node.reactions.all() == []
     with pytest.raises(InputError, match="there is no reaction 1: relayctl shaping reactions lists those"):
-        relay.node.lift(active.id)
+        relay.node.operations.lift(active.id)
     slowed(relay.node)
     relay.path.write_text(CONFIG + REACTION + "enabled = false\n")
     assert relay.node.reload()["changed"] == ["reaction"]
@@ -696,18 +693,18 @@ def test_why_names_the_rule_and_the_very_reply_that_suspends_and_when_that_lifts
     relay.reactor.until(lambda: relay.node.reactions.all())
     relay.reactor.until(lambda: not relay.node.scheduler.memory.loaded)
     second = relay.send().split()[-1]
-    (row,) = relay.asked(relay.node.why(second))
+    (row,) = relay.asked(relay.node.operations.why(second))
     assert row["constraint"] == "pause" and row["until"] == relay.node.reactions.all()[0].until
     assert "suspended for another" in row["why"] and "by the reaction slow: " in row["why"]
     assert "said at rcpt: 450 4.2.1 slow down" in row["why"] and row["lifts"].startswith(("in 59m", "in 1h"))
-    (row,) = relay.asked(relay.node.why(identity))
+    (row,) = relay.asked(relay.node.operations.why(identity))
     assert row["constraint"] == "retry" and "after 1 attempts" in row["why"]
-    rows = relay.asked(relay.node.why("X.example"))
+    rows = relay.asked(relay.node.operations.why("X.example"))
     assert [(row["queue"], row["count"]) for row in rows] == [("crm/bulk/x.example", 2)]
     relay.mx.says.clear()
-    relay.node.lift(relay.node.reactions.all()[0].id)
+    relay.node.operations.lift(relay.node.reactions.all()[0].id)
     relay.reactor.until(lambda: relay.mx.got)
-    assert relay.asked(relay.node.why("nobody.example")).value.text == "no mail to nobody.example is queued"
+    assert relay.asked(relay.node.operations.why("nobody.example")).value.text == "no mail to nobody.example is queued"
 
 
 def test_a_reaction_that_a_clock_set_back_ends_holds_nothing_back_any_more(relay: Running):
@@ -730,7 +727,7 @@ def test_explain_tells_every_limit_with_the_line_it_is_from(relay: Running):
     relay.node.reload()
     layers = account_layers("crm", {"": {"account": {"rate": "10/s"}}})
     relay.reactor.until(relay.node.directory.change_account("crm", shaping=layers).done)
-    told = relay.asked(relay.node.explain("x.example", "crm", "bulk"))
+    told = relay.asked(relay.node.operations.explain("x.example", "crm", "bulk"))
     lines = relay.path.read_text().splitlines()
     found = {(row["scope"], row["limit"]): (row["value"], row["table"], row["where"]) for row in told["limits"]}
     for key, value, text in ((("path", "rate"), "100/s", 'rate = "100/s"'), (("source", "rate"), "1000/h", lines[-1])):
@@ -766,11 +763,11 @@ def test_a_reload_of_shaping_ends_no_session_and_its_limits_hold_at_once(relay: 
     relay.reactor.until(lambda: len(relay.mx.got) == 2)
     assert relay.mx.sessions == [session] and "QUIT" not in session.heard
     relay.send()
-    assert "the rate 1/h of" in relay.asked(relay.node.why("x.example"))[0]["why"]
+    assert "the rate 1/h of" in relay.asked(relay.node.operations.why("x.example"))[0]["why"]
     relay.path.write_text(CONFIG + '[reaction.slow]\ncodes = "4xx"\naction = "suspnd"\n')
     with pytest.raises(InputError, match=rf"{relay.path}: reaction.slow.action: 'suspnd' is none of"):
         relay.node.reload()
-    assert "the rate 1/h of" in relay.asked(relay.node.why("x.example"))[0]["why"]
+    assert "the rate 1/h of" in relay.asked(relay.node.operations.why("x.example"))[0]["why"]
 
 
 def test_a_bad_rule_is_refused_with_its_file_and_the_old_ones_stay(relay: Running):
@@ -793,7 +790,7 @@ def test_rules_are_replayed_over_what_the_relay_has_recorded(relay: Running):
 
     def replayed(*rules: str) -> Any:
         found: list[Any] = []
-        relay.node.replay(list(rules), 3600.0).addBoth(found.append)
+        relay.node.operations.replay(list(rules), 3600.0).addBoth(found.append)
         relay.reactor.until(lambda: found)
         return found[0]
 
@@ -811,18 +808,18 @@ def test_rules_are_replayed_over_what_the_relay_has_recorded(relay: Running):
 
 
 def test_what_is_submitted_is_watched_and_habits_are_written_at_the_stop(relay: Running, tmp_path: Path):
-    assert relay.node.suspicion is not None
+    assert relay.node.operations.suspicion is not None
     assert relay.send().startswith("250")
-    assert {key.account for key in relay.node.suspicion._clients} == {"crm"}
+    assert {key.account for key in relay.node.operations.suspicion._clients} == {"crm"}
     relay.stop()
     assert sorted(path.name for path in (tmp_path / "spool" / "suspicion").iterdir()) == ["habits", "recipients"]
 
 
 def test_thresholds_change_with_a_reload_and_switching_it_off_needs_a_restart(relay: Running):
-    assert relay.node.suspicion is not None
+    assert relay.node.operations.suspicion is not None
     relay.path.write_text(CONFIG + "[suspicion]\nthreshold = 80\n")
     relay.node.reload()
-    assert relay.node.suspicion.settings.threshold == 80
+    assert relay.node.operations.suspicion.settings.threshold == 80
     relay.path.write_text(CONFIG + "[suspicion]\nenabled = false\n")
     with pytest.raises(InputError, match=r"suspicion\.enabled changed: that needs a restart"):
         relay.node.reload()
@@ -834,62 +831,9 @@ def test_switched_off_nobody_is_watched(relay: Running, tmp_path: Path):
         path.unlink()
     relay.path.write_text(CONFIG + "[suspicion]\nenabled = false\n")
     again = Running(tmp_path)
-    assert again.node.suspicion is None and again.send().startswith("250")
+    assert again.node.operations.suspicion is None and again.send().startswith("250")
     again.stop()
     assert list((tmp_path / "spool" / "suspicion").iterdir()) == []
-
-
-# Threads that die, and a loop that stands still.
-
-
-class Fatal(BaseException):
-    """What no thread expects."""
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_writer_that_breaks_down_is_noticed_at_once_and_mail_is_refused_for_good(relay: Running):
-    client = relay.call()
-
-    def fatal(connection: Any) -> None:
-        raise Fatal("unheard of")
-
-    with capturedLogs() as logs:
-        relay.node.spool.writer.submit(fatal, None)
-        relay.reactor.until(lambda: relay.node.spool_fault)
-        assert client.say(MAIL).startswith("421")
-        assert "421" in relay.call().heard.decode()
-        words = "the spool's writer has broken down, restart relayd: Fatal('unheard of')"
-        assert relay.node.health()["faults"] == [words]
-        assert relay.node.unready()["writer_dead"] == relay.node.unready()["spool_fault"] == words
-        relay.node._spool_fault(None)  # as the mover says when it can move records again
-        relay.reactor.wait(2)
-    assert relay.node.health()["faults"] == [words]
-    assert [formatEvent(event) for event in logs if words in str(formatEvent(event))] == [words]
-
-
-def test_a_writer_that_shows_no_sign_of_life_is_a_reason_not_to_be_ready(relay: Running):
-    relay.node.spool.writer.beat = float("-inf")
-    relay.node.spool.writer.is_alive = lambda: False  # type: ignore[method-assign]
-    try:
-        assert relay.node.unready()["writer_dead"] == "the spool's writer shows no sign of life"
-        assert relay.node.health()["faults"] == ["the spool's writer shows no sign of life"]
-    finally:
-        del relay.node.spool.writer.is_alive
-
-
-def test_a_mover_that_has_ended_is_a_fault(relay: Running):
-    relay.node.spool.mover.stop()
-    relay.node.spool.mover.join(10)
-    assert relay.node.health()["faults"] == ["the spool's mover has broken down, restart relayd"]
-
-
-def test_health_tells_of_a_stall_of_the_last_minutes(relay: Running):
-    relay.node.heart.last -= 8
-    with capturedLogs():
-        relay.node.heart.beat()
-    health = relay.node.health()
-    (warning,) = health["warnings"]
-    assert health["ok"] and re.fullmatch(r"the event loop stood still for 7\.\d s, 0 s ago", warning)
 
 
 def test_a_relay_that_stops_reloads_nothing_any_more(relay: Running):

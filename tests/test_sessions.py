@@ -18,7 +18,7 @@ def relay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stopping]
 
 
 def listed(relay: Stopping, **wanted: Any) -> list[dict[str, Any]]:
-    return relay.node.live(100, **wanted)
+    return relay.node.operations.live(100, **wanted)
 
 
 def test_clients_are_shown_with_who_they_are_and_how_far(relay: Stopping):
@@ -57,7 +57,9 @@ def test_mail_servers_are_shown_with_what_is_under_way_and_it_is_tried_again_whe
     assert relay.mx.sessions == [] and listed(relay, way="out") == []
     del relay.mx.says["RCPT"]
     relay.later(300, lambda: relay.mx.got)
-    records = [r for r in relay.asked(relay.node.inspect(int(delivery, 16)))["history"] if "dropped" in r["what"]]
+    records = [
+        r for r in relay.asked(relay.node.operations.inspect(int(delivery, 16)))["history"] if "dropped" in r["what"]
+    ]
     assert "dropped by anna: a test" in records[0]["what"]
 
 
@@ -87,7 +89,7 @@ def test_a_client_in_the_middle_of_a_message_is_dropped_and_one_that_waits_for_i
         client.say(MAIL)
     early.say(b"From: a@crm.example\r\n")
     late.say(MESSAGE)
-    done = relay.node.drop("anna", "floods", False, way="in", peer="198.51.100.1")
+    done = relay.node.operations.drop("anna", "floods", False, way="in", peer="198.51.100.1")
     assert done["in"] == 2
     relay.reactor.until(lambda: late.closed)
     assert early.heard == b"421 4.3.2 This session is ended by the operator\r\n"

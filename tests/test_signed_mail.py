@@ -49,7 +49,7 @@ class Signing(Running):
         return self.say("/v1/domain/add", name=key.domain, account=account, selector=key.selector, key=pem)
 
     def say(self, path: str, **given: Any) -> Any:
-        future = run(BY_PATH[path], self.node, given)
+        future = run(BY_PATH[path], self.node.operations, given)
         if hasattr(future, "result"):
             self.reactor.until(future.done)
             return future.result()
@@ -88,7 +88,7 @@ def started(tmp_path: Path) -> Iterator[Any]:
 
     yield start
     for relay in running:
-        if not relay.node.stopping:
+        if not relay.node.health.stopping:
             relay.stop()
 
 
@@ -213,7 +213,7 @@ def test_mail_that_waits_for_its_key_says_so_and_goes_signed_when_it_is_there(st
     identity = relay.submit("b@x.example", "c@x.example")
     relay.quiet()
     assert relay.mx.got == []
-    (queue,) = relay.asked(relay.node.queues(5))
+    (queue,) = relay.asked(relay.node.operations.queues(5))
     assert queue["count"] == 2
     assert last(relay, identity) == {"queue: no DKIM key for d=crm.example"}
     relay.add(RSA)
@@ -266,7 +266,7 @@ def test_mail_that_waits_goes_unsigned_once_its_stream_says_send(started):
 def test_a_key_file_that_cannot_be_read_is_a_warning_and_the_reload_that_mends_it_signs(started, tmp_path):
     table = '[dkim."crm.example"]\nselector = "s1"\nkey = "s1.pem"\n'
     relay = started(config=CONFIG + table)
-    (warning,) = relay.node.health()["warnings"]
+    (warning,) = relay.node.health.report()["warnings"]
     assert warning.startswith("dkim crm.example: ") and warning.endswith("s1.pem: No such file or directory")
     relay.submit()
     (tmp_path / "s1.pem").write_bytes(to_pem(RSA.private))
@@ -274,7 +274,7 @@ def test_a_key_file_that_cannot_be_read_is_a_warning_and_the_reload_that_mends_i
     relay.submit()
     unsigned, signed = relay.got(2)
     assert b"DKIM" not in unsigned and verifies(signed, [RSA]) == [True]
-    assert relay.node.health()["warnings"] == []
+    assert relay.node.health.report()["warnings"] == []
 
 
 def test_a_waiting_message_names_the_file_that_cannot_be_read(started):
@@ -297,17 +297,17 @@ def test_a_key_that_cannot_sign_does_as_the_stream_says_and_is_a_warning(started
         relay.submit()
         relay.quiet()
         assert len(relay.mx.got) == arrives and not any(b"DKIM" in content for _, _, content in relay.mx.got)
-    (warning,) = relay.node.health()["warnings"]
+    (warning,) = relay.node.health.report()["warnings"]
     assert warning == "the DKIM key s=s1 of d=crm.example cannot sign: bad primes"
     relay.node.reload()
-    assert relay.node.health()["warnings"] == []
+    assert relay.node.health.report()["warnings"] == []
     relay.later(0 if arrives else 400, lambda: relay.mx.got)
     assert verifies(relay.got()[0], [RSA]) == [not arrives]
 
 
 def test_an_own_domain_without_a_key_is_a_warning(started):
     relay = started(config=CONFIG.replace("min_free", 'dkim_domain = "relay.example"\nmin_free'))
-    assert relay.node.health()["warnings"] == ["there is no DKIM key for [node] dkim_domain relay.example"]
+    assert relay.node.health.report()["warnings"] == ["there is no DKIM key for [node] dkim_domain relay.example"]
 
 
 def test_check_calls_an_unreadable_key_a_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -337,7 +337,7 @@ def test_a_client_that_leaves_while_its_message_is_signed_has_sent_nothing(start
         work()
     relay.reactor.pump()
     assert signer.pending == 0 and relay.node.relay.memory == 0
-    assert relay.asked(relay.node.queues(5)) == []
+    assert relay.asked(relay.node.operations.queues(5)) == []
 
 
 def test_a_signer_with_too_much_before_it_takes_no_new_mail(started):

@@ -287,7 +287,8 @@ def test_ctrl_c_gives_up_the_line(console: Console) -> None:
 
 def test_sessions_with_clients_are_listed(console: Console, relay: FakeRelay) -> None:
     session = SimpleNamespace(peer="198.51.100.7", login="crm-1", helo="crm", machine=SimpleNamespace(stage="idle"))
-    relay.listeners = {"tcp:465": SimpleNamespace(factory=SimpleNamespace(sessions=[session]))}  # type: ignore[attr-defined]
+    listeners = {"tcp:465": SimpleNamespace(factory=SimpleNamespace(sessions=[session]))}
+    relay.doors = SimpleNamespace(listeners=listeners)  # type: ignore[attr-defined]
     assert "'peer': '198.51.100.7'" in console.type("sessions()")
 
 

@@ -150,7 +150,10 @@ def test_a_blocked_source_gives_its_mail_to_others_and_its_idle_sessions_end(rel
     assert len(relay.mx.sessions) == 2
     relay.say("block/add", kind="source", value="s2")
     assert len(relay.mx.sessions) == 1
-    assert [(row["state"], row["by"]) for row in relay.node.sources()] == [("in use", ""), ("blocked", "anna")]
+    assert [(row["state"], row["by"]) for row in relay.node.operations.sources()] == [
+        ("in use", ""),
+        ("blocked", "anna"),
+    ]
     for _ in range(3):
         relay.submit(port=2526)
     relay.reactor.until(lambda: len(relay.mx.got) == 5)
@@ -184,7 +187,7 @@ def test_who_submits_is_counted_before_he_is_stopped_and_what_is_queued_is_not_m
 def test_a_drain_of_a_source_tells_which_pools_have_no_other(relay: Stopping):
     for source, alone in (("s1", ["one"]), ("s2", [])):
         assert relay.say("source/drain", name=source, dry_run=True)["pools_of_it_alone"] == alone
-    assert [row["state"] for row in relay.node.sources()] == ["in use", "in use"]
+    assert [row["state"] for row in relay.node.operations.sources()] == ["in use", "in use"]
     relay.say("source/drain", name="s2")
     assert relay.say("source/drain", name="s1", dry_run=True)["pools_of_it_alone"] == ["one", "two"]
     with pytest.raises(InputError, match="no source 's3'"):
@@ -227,21 +230,21 @@ def test_a_reload_is_tried_before_it_is_done(relay: Stopping, tmp_path: Path):
     file.write_text(file.read_text().replace('pool = "one"', 'pool = "onc"'))
     with pytest.raises(InputError, match="onc"):
         relay.say("config/reload", dry_run=True)
-    assert relay.node.reload_fault == ""
+    assert relay.node.health.reload_fault == ""
 
 
 def test_a_drain_is_told_and_finishes_the_message_that_is_coming_in(relay: Stopping):
     client = relay.call()
     client.say(MAIL)
     relay.say("drain/on")
-    assert relay.node.health()["faults"] == ["relayd takes no new mail, anna drains it: a test"]
+    assert relay.node.health.report()["faults"] == ["relayd takes no new mail, anna drains it: a test"]
     client.say(MESSAGE)
     relay.reactor.until(lambda: client.heard)
     assert client.heard.startswith(b"250 ")
     assert client.say(MAIL).startswith("421 4.4.5")
     assert relay.call().heard.startswith(b"421 4.4.5")
     relay.say("drain/off")
-    assert relay.node.health()["ok"] and relay.send().startswith("250 ")
+    assert relay.node.health.report()["ok"] and relay.send().startswith("250 ")
 
 
 @pytest.mark.parametrize(

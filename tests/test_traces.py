@@ -40,7 +40,7 @@ def test_while_nothing_is_traced_sessions_are_as_ever_and_afterwards_again(relay
     assert not isinstance(next(iter(relay.node.courier.sessions)).machine.log, Brief)
     relay.say("trace/stop", id=number)
     assert type(machine(first)) is ServerSession and type(machine(second)) is ServerSession
-    assert all(listener.factory.watch is None for listener in relay.node.listeners.values())
+    assert all(listener.factory.watch is None for listener in relay.node.doors.listeners.values())
     assert relay.node.courier.watch is None
     assert all(isinstance(session.machine.log, Brief) for session in relay.node.courier.sessions)
     before = len(relay.node.traces.get(number).lines)

@@ -40,7 +40,7 @@ def quiet(relay: Running) -> None:
 
 
 def terms(relay: Running) -> Counter[str]:
-    found = relay.asked(relay.node.audit())
+    found = relay.asked(relay.node.operations.audit())
     assert found["clean"], found["odd"]
     sums: Counter[str] = Counter()
     for day in found["days"]:
@@ -116,7 +116,7 @@ def test_mail_for_later_waits_on_disk_over_a_restart_and_goes_at_its_time(tmp_pa
     assert again.node.scheduler.memory.loaded == 0 and again.node.spool.queued_at_start == 1
     again.later(5, lambda: True)
     assert again.mx.got == []
-    waits = again.asked(again.node.inspect(int(identity, 16)))["deliveries"][0]["why"]
+    waits = again.asked(again.node.operations.inspect(int(identity, 16)))["deliveries"][0]["why"]
     assert waits == "it waits 5 s for the time at which its sender wants it sent"
     again.later(6, lambda: again.mx.got)
     assert [got[1] for got in (*relay.mx.got, *again.mx.got)] == ["c@x.example", "b@x.example"]
@@ -136,7 +136,7 @@ def test_mail_that_its_sender_lets_expire_expires_and_is_accounted_for(tmp_path:
     quiet(relay)
     assert b"X-Track-ID: 77\r\n" in relay.mx.got[0][2] and relay.mx.got[0][1] == "a@crm.example"
     assert terms(relay)["expired"] == 1
-    told = relay.asked(relay.node.inspect(int(identity, 16)))
+    told = relay.asked(relay.node.operations.inspect(int(identity, 16)))
     assert told["deliveries"][0]["state"] == "expired"
     relay.stop()
 

@@ -67,7 +67,8 @@ class Configuration(Protocol):
 
 
 class Relay(Protocol):
-    """What handlers ask of the running relay.  All values are JSON-able; ids in them are text (``identity.show``).
+    """What handlers ask of the running relay (``operations.Operations``).  All values are JSON-able; ids in them are
+    text (``identity.show``).
 
     ``health``: {"ok": bool, "faults": [text, ...], ...}
     ``stream_of``: what holds for a stream of an account;  ``stream_fault``: what is wrong with one, "" if nothing
@@ -97,6 +98,7 @@ class Relay(Protocol):
     ``backup``: the last one, if there was one;  ``back_up``: begins one
     ``reload``: {"changed": [text, ...]}; a faulty file: InputError("", its faults); the old configuration stays
     ``domain_faults``: {domain: name of the resolver's fault, "" if the domain takes mail or is routed, ...}
+    ``inside``: all rooms of it, for a prompt within the process
     """
 
     @property
@@ -169,6 +171,8 @@ class Relay(Protocol):
     def live(self, limit: int, **filter: str) -> list[dict[str, Any]]: ...
     def drop(self, who: str, reason: str, dry_run: bool, **filter: str) -> dict[str, Any]: ...
     async def domain_faults(self, domains: Iterable[str]) -> dict[str, str]: ...
+    @property
+    def inside(self) -> Any: ...
 
 
 class Arg(msgspec.Struct, frozen=True):

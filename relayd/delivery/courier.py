@@ -251,7 +251,7 @@ class Courier(Service):
 
     def _set_alarm(self) -> None:
         """Has the scheduler woken when it has something to do, if that is before the next tick."""
-        when = self.scheduler.wakes_at
+        when = self.scheduler.restraints.wakes_at
         if when < self._alarm_at:
             now = self.wall()
             if when < now + 1.0 and self.running:
@@ -262,7 +262,7 @@ class Courier(Service):
 
     def _wake(self) -> None:
         self._alarm_at = NEVER
-        self.scheduler.wake(self.wall())
+        self.scheduler.restraints.wake(self.wall())
         self.perform()
 
     def _tick(self) -> None:
@@ -289,7 +289,7 @@ class Courier(Service):
             if isinstance(found, Exception):
                 self.log.error("The spool cannot be read: {fault}", fault=words(found))
                 found = []
-            self.scheduler.polled(found, poll.limit, now)
+            self.scheduler.loading.polled(found, poll.limit, now)
             self.perform()
 
         self.spool.due_queues(poll.after, now, poll.limit, answered)
@@ -298,9 +298,9 @@ class Courier(Service):
         def answered(found: Any) -> None:
             if isinstance(found, Exception):
                 self.log.error("Queue {queue} cannot be read: {fault}", queue=pull.queue, fault=words(found))
-                self.scheduler.pull_failed(pull.queue, pull.limit, self.wall())
+                self.scheduler.loading.pull_failed(pull.queue, pull.limit, self.wall())
             else:
-                self.scheduler.pulled(pull.queue, found, pull.limit, self.wall())
+                self.scheduler.loading.pulled(pull.queue, found, pull.limit, self.wall())
             self.perform()
 
         self.spool.due_deliveries(pull.queue, self.wall(), pull.limit, pull.but, answered)
@@ -310,7 +310,7 @@ class Courier(Service):
             if isinstance(due, Exception):
                 self.log.error("Queue {queue} cannot be settled: {fault}", queue=settle.queue, fault=words(due))
             else:
-                self.scheduler.settled(settle.queue, due, self.wall())
+                self.scheduler.loading.settled(settle.queue, due, self.wall())
                 self.perform()
 
         self.spool.settle(settle.queue, answered)
@@ -377,7 +377,7 @@ class Courier(Service):
             self.scheduler.session_closed(path, self.wall(), opening=True)
             return
         reachable = [hop for hop in site.hops if source.address(hop.address) is not None]
-        now, reactions = self.wall(), self.scheduler.reactions
+        now, reactions = self.wall(), self.scheduler.restraints.reactions
         hops = self.hosts.order(hop for hop in reachable if reactions.skips(hop.mx, now) is None)[:HOPS]
         opening = Opening(path, site, source, hops)
         if reachable and not hops:
@@ -585,7 +585,7 @@ class Courier(Service):
             path.taken(self.wall())
         if delivery.recipient.address in self.struck:
             self.delivered(delivery)
-        warmup = self.scheduler.warmup
+        warmup = self.scheduler.restraints.warmup
         if warmup is not None and warmup.plan_of(path.source):
             warmup.outcome(path.source, session.site.group, "delivered", self.wall())
         self._count(delivery, path.source, session.site.group, "delivered")
@@ -601,7 +601,7 @@ class Courier(Service):
             outcome, meaning = self._meant(outcome)
         if reply is None or reply.code == 421 or (meaning is not None and meaning.decision.hold):
             path.pushed_back(path.at_work - 1, now + CAP)
-        warmup = self.scheduler.warmup
+        warmup = self.scheduler.restraints.warmup
         if warmup is not None and warmup.plan_of(path.source):
             warmup.outcome(path.source, group, _bearing(reply, verdict, meaning), now)
         if reply is not None and meaning is not None:
@@ -641,7 +641,7 @@ class Courier(Service):
             time=self.wall(),
             delivery=show(delivery.id) if delivery else "",
         )
-        verdict = self.scheduler.reactions.seen(seen)
+        verdict = self.scheduler.restraints.reactions.seen(seen)
         if verdict.began or verdict.ended:
             self.reacted(verdict.began, verdict.ended)
         return verdict

@@ -283,7 +283,7 @@ class Jobs:
         while page := await walk.next():
             for name, rows in _by_queue(page.found):
                 meant, already = self._meant(draft, rows, now)
-                under_way = self._courier.scheduler.under_way(name, {row.id for row in meant})
+                under_way = self._courier.scheduler.loading.under_way(name, {row.id for row in meant})
                 busy += len(under_way)
                 due += already
                 meant = [row for row in meant if row.id not in under_way]
@@ -430,7 +430,7 @@ class Jobs:
                 if one.restores:  # they are in no queue
                     rows += meant
                     continue
-                got = seized[name] = scheduler.seize(name, [row.id for row in meant]) if meant else []
+                got = seized[name] = scheduler.loading.seize(name, [row.id for row in meant]) if meant else []
                 mine = set(got)
                 rows += [row for row in meant if row.id in mine]
                 due += already
@@ -450,14 +450,14 @@ class Jobs:
         """What was seized is let go, and what may be due by now is looked at."""
         job, scheduler, now = one.job, self._courier.scheduler, self._courier.wall()
         for name, got in seized.items():
-            scheduler.let_go(name, got, now, look=job.action in ("retry", "release", "undo"))
+            scheduler.loading.let_go(name, got, now, look=job.action in ("retry", "release", "undo"))
             if job.action == "retry":
-                scheduler.urge(name, now)
+                scheduler.restraints.urge(name, now)
         if job.action == "move" or one.restores:
             for name in {moved(row, job.target) if job.action == "move" else row.queue for row in rows}:
-                scheduler.let_go(name, (), now, look=True)
+                scheduler.loading.let_go(name, (), now, look=True)
         elif one.undone is not None and one.undone.action == "move":
-            scheduler.walk_again(now)
+            scheduler.loading.walk_again(now)
         self._courier.perform()
 
     def _meant(self, what: Draft | Job, rows: list[Found], now: float) -> tuple[list[Found], int]:

@@ -341,7 +341,7 @@ class Outcomes:
             if isinstance(found, Exception):
                 self.log.error("Looking for expired deliveries failed: {fault}", fault=words(found))
                 found = []
-            fresh = [d for d in found if self.scheduler.hold(d)]
+            fresh = [d for d in found if self.scheduler.loading.hold(d)]
             for delivery in fresh:
                 self._give_up(delivery, now)
             again = len(found) >= _EXPIRE_AT_ONCE and fresh

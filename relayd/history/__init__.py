@@ -1,7 +1,7 @@
 """History: what became of every message, found by whose it was, whom it went to, and when."""
 
 from relayd.history.facts import Fact, facts
-from relayd.history.find import Found, Hit, Query, event_at, find, lines, places, trace
+from relayd.history.find import Found, Hit, Query, event_at, find, lines, trace
 from relayd.history.follow import Followed, begin, follow
 from relayd.history.index import Index, index_path
 from relayd.history.indexer import Indexer
@@ -21,6 +21,5 @@ __all__ = [
     "follow",
     "index_path",
     "lines",
-    "places",
     "trace",
 ]

@@ -1,8 +1,7 @@
 """Finding events: which segments may have them, which rows of their indexes, and the lines that those stand for.
 
-In: a query.  Out: events, the newest first, page by page; or their places, the oldest first, for those who follow.  For
-any thread: each call opens what it reads.  An index that is not made yet is as if nothing were there, and so is a
-segment that is deleted meanwhile.
+In: a query.  Out: events, the newest first, page by page.  For any thread: each call opens what it reads.  An index
+that is not made yet is as if nothing were there, and so is a segment that is deleted meanwhile.
 """
 
 import os
@@ -133,19 +132,6 @@ def event_at(records: Path, place: Hit, query: Query, node: str) -> Event | None
     """The event that stands there, if one does and it is what is asked for.  Raises OSError, sqlite3.Error."""
     hits = _hits(records / place.segment, query, "position = ?", place.position, "ASC", 1)
     return next((event for _, event in lines(records, hits, query, node)), None)
-
-
-def places(records: Path, query: Query, after: Hit, limit: int) -> list[Hit]:
-    """Where the events behind this one are, the oldest first; an empty segment's name: from the beginning."""
-    found: list[Hit] = []
-    for segment in segments_of(records, query):
-        if segment.name < after.segment:
-            continue
-        above = after.position if segment.name == after.segment else -1
-        found += _hits(segment, query, "position > ?", above, "ASC", limit - len(found))
-        if len(found) >= limit:
-            break
-    return found
 
 
 def trace(db: sqlite3.Connection, records: Path, identity: int) -> list[Record]:

@@ -33,7 +33,7 @@ def _both(into: float, out: float) -> Numbers:
 
 
 def _sessions(relay: Any) -> Numbers:
-    doors = (service.factory for service in relay.listeners.values())
+    doors = (service.factory for service in relay.doors.listeners.values())
     ours = (len(door.sessions) for door in doors if door.comings is relay.comings)  # not those of the sandbox
     return _both(sum(ours), len(relay.courier.sessions))
 
@@ -87,7 +87,7 @@ def _failed(relay: Any) -> Numbers:
 
 
 def _lag(relay: Any) -> Numbers:
-    return {name: behind for name, behind, _ in relay.feeds()}
+    return {name: behind for name, behind, _ in relay.feeding.faults()}
 
 
 def _silence(thread: Any) -> float:
@@ -114,18 +114,25 @@ def _row(
 SECTIONS: dict[str, tuple[Metric, ...]] = {
     "The relay": (
         _row("gauge", "build_info", "1, with the version of relayd", lambda r: {__version__: 1}, "version"),
-        _row("gauge", "ready", "1 while mail is taken, as /readyz says", lambda r: not any(r.unready().values())),
+        _row(
+            "gauge", "ready", "1 while mail is taken, as /readyz says", lambda r: not any(r.health.unready().values())
+        ),
         _row(
             "gauge",
             "unready",
             "1 for each reason why no mail is taken",
-            lambda r: {reason: bool(why) for reason, why in r.unready().items()},
+            lambda r: {reason: bool(why) for reason, why in r.health.unready().items()},
             "reason",
         ),
-        _row("gauge", "healthy", "1 while relayctl health finds no fault", lambda r: r.health()["ok"]),
-        _row("gauge", "health_faults", "Faults that relayctl health tells", lambda r: len(r.health()["faults"])),
-        _row("gauge", "health_warnings", "Warnings that relayctl health tells", lambda r: len(r.health()["warnings"])),
-        _row("gauge", "reload_refused", "1 if the last reload was refused", lambda r: bool(r.reload_fault)),
+        _row("gauge", "healthy", "1 while relayctl health finds no fault", lambda r: r.health.report()["ok"]),
+        _row("gauge", "health_faults", "Faults that relayctl health tells", lambda r: len(r.health.report()["faults"])),
+        _row(
+            "gauge",
+            "health_warnings",
+            "Warnings that relayctl health tells",
+            lambda r: len(r.health.report()["warnings"]),
+        ),
+        _row("gauge", "reload_refused", "1 if the last reload was refused", lambda r: bool(r.health.reload_fault)),
         _row(
             "gauge",
             "certificate_expiry_timestamp_seconds",
@@ -146,7 +153,7 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
     "The spool": (
         _row("gauge", "queue_deliveries", "Deliveries in the spool", lambda r: _depth(r, 0)),
         _row("gauge", "queue_oldest_seconds", "Since the oldest of them came in", lambda r: _depth(r, 1)),
-        _row("gauge", "spool_free_bytes", "Free where the spool lies", lambda r: r.free),
+        _row("gauge", "spool_free_bytes", "Free where the spool lies", lambda r: r.health.free),
         _row(
             "gauge",
             "spool_min_free_bytes",
@@ -157,7 +164,7 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
             "gauge",
             "spool_failing",
             "1 while the spool cannot be written, or could not last",
-            lambda r: bool(r.spool_fault),
+            lambda r: bool(r.health.spool_fault),
         ),
         _row(
             "gauge",
@@ -275,7 +282,12 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
         _row("gauge", "accounts", "Accounts", lambda r: r.directory.counts[0]),
         _row("gauge", "connections", "Connections: logins", lambda r: r.directory.counts[1]),
         _row("gauge", "reputation_held_back", "Who is held back, by the step", _held_back, "reason"),
-        _row("gauge", "suspects", "Senders under suspicion", lambda r: len(r.suspicion.findings) if r.suspicion else 0),
+        _row(
+            "gauge",
+            "suspects",
+            "Senders under suspicion",
+            lambda r: len(r.suspects.suspicion.findings) if r.suspects else 0,
+        ),
         _row("gauge", "suppressed_addresses", "Entries of all suppression lists", _listed),
         _row("gauge", "suppression_ready", "1 once their filter is in memory", lambda r: r.suppressions.ready),
     ),
@@ -295,7 +307,7 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
             "gauge",
             "feed_failing",
             "1 while a feed cannot go on",
-            lambda r: {name: bool(fault) for name, _, fault in r.feeds()},
+            lambda r: {name: bool(fault) for name, _, fault in r.feeding.faults()},
             "feed",
         ),
     ),

@@ -22,6 +22,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from relayd import notation
+from relayd.health import Health
 from relayd.metrics.collector import Collector, Process, encoded
 from relayd.spool import Spool
 from relayd.waiting import asked
@@ -35,14 +36,12 @@ _TEXT, _JSON = b"text/plain; charset=utf-8", b"application/json"
 
 
 class Watched(Protocol):
-    """What is asked of the relay, besides the metrics.  ``unready``: each reason not to take mail, in words or "";
-    ``depth``: how many deliveries are queued, and when the oldest came in, as it was told last; None: unknown."""
+    """What is asked of the relay, besides the metrics.  ``depth``: how many deliveries are queued, and when the oldest
+    came in, as it was told last; None: unknown."""
 
     spool: Spool
+    health: Health
     depth: tuple[int, float] | None
-
-    def unready(self) -> dict[str, str]: ...
-    def health(self) -> dict[str, Any]: ...
 
 
 class MetricsService(Service):
@@ -196,11 +195,11 @@ class _Page(Resource):
         _answer(request, 200, _TEXT, b"the event loop turns\n")
 
     def _ready(self, request: Request) -> None:
-        reasons = {reason: why for reason, why in self._relay.unready().items() if why}
+        reasons = {reason: why for reason, why in self._relay.health.unready().items() if why}
         _answer(request, 503 if reasons else 200, _JSON, _json({"ready": not reasons, "reasons": reasons}))
 
     def _healthy(self, request: Request) -> None:
-        health = self._relay.health()
+        health = self._relay.health.report()
         _answer(request, 200 if health["ok"] else 503, _JSON, _json(health))
 
     def _metrics(self, request: Request) -> None:

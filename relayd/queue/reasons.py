@@ -35,7 +35,7 @@ def reason(scheduler: Scheduler, name: str, now: float) -> Reason:
     if queue.waiting:
         return Reason("source", scheduler.pools.explain(scheduler.pool_of(queue)))
     paths = scheduler.paths_of(queue, now)
-    if scheduler.blocked(queue, now) and paths:
+    if scheduler.restraints.blocked(queue, now) and paths:
         path = min(paths, key=lambda path: path.rest_until)
         return _rests(scheduler, queue, path, now)
     if queue.starved:

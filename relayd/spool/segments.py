@@ -278,11 +278,6 @@ def read_span(directory: Path, span: Span, at: int, limit: int = 1 << 20) -> byt
     return data
 
 
-def find_lines(connection: sqlite3.Connection, directory: Path, text: bytes, since: float) -> list[bytes]:
-    """The record lines that hold ``text``, oldest first, in the segments that may be of ``since`` or later."""
-    return [line for block in blocks(connection, directory, since) if text in block for line in _with(text, block)]
-
-
 def reception(connection: sqlite3.Connection, directory: Path, identity: int) -> Record | None:
     """The Reception of the message that a delivery is of; with the evidence of its Delivery, if that came soon."""
     # A message and its deliveries are of one millisecond: but for its last bits, the id begins alike.

@@ -27,7 +27,6 @@ from relayd.spool.segments import (
     advance,
     blocks,
     checkpoint_of,
-    find_lines,
     read_records,
     reception,
     retain,
@@ -201,11 +200,6 @@ class Spool:
     def records_since(self, since: Checkpoint, done: Done) -> None:
         """``done((lines, checkpoint))``."""
         self._ask(done, read_records, self._segments, since)
-
-    def find_records(self, text: bytes, since: float, done: Done) -> None:
-        """``done(lines)``: the record lines that hold ``text``, oldest first, looking from
-        about ``since`` (unix seconds) on: for an operator's question."""
-        self._look(lambda connection: find_lines(connection, self._segments, text, since), done)
 
     def find_reception(self, delivery: int, done: Done) -> None:
         """``done(record)``: the Reception of a delivery's message, with the evidence of its Delivery if that came soon;

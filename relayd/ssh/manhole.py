@@ -384,7 +384,7 @@ class Session:
     def _names(self) -> dict[str, Any]:
         first = dict.fromkeys(verb.name.partition(" ")[0] for verb in VERBS)
         verbs = {_identifier(n): partial(self._ask, n) if n in _BY_NAME else Noun(n, self._ask) for n in first}
-        own = {"relay": self._relay, "verb": self._ask, "sessions": self._sessions, "help": self._help}
+        own = {"relay": self._relay.inside, "verb": self._ask, "sessions": self._sessions, "help": self._help}
         return {"__name__": "__manhole__", **verbs, **own}
 
     def _ask(self, name: str, /, *args: object, **given: object) -> Any:
@@ -402,7 +402,7 @@ class Session:
     def _sessions(self) -> list[dict[str, Any]]:
         """Who is connected to the listeners."""
         found = []
-        for name, listener in getattr(self._relay, "listeners", {}).items():
+        for name, listener in self._relay.inside.doors.listeners.items():
             for session in listener.factory.sessions:
                 about = {
                     "peer": session.peer,

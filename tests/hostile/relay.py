@@ -26,6 +26,7 @@ from relayd.tls import ClientTLS
 from tests.harness import outcome_settings
 from tests.hostile import peer
 from tests.hostile.loop import Loop, sockets
+from tests.spool_kit import find_records
 
 STAGE = 20.0  # seconds a peer has for each stage
 TIMEOUTS = Timeouts(**dict.fromkeys(Timeouts.__struct_fields__, STAGE) | {"idle": 2.0, "quit": 3.0, "ended": 3.0})
@@ -191,7 +192,7 @@ class Relay:
 
     def records(self, delivery: Delivery) -> list[Record]:
         """What happened to a delivery, oldest first."""
-        lines = self.asked(self.spool.find_records, show(delivery.id).encode(), delivery.message.received - 5)
+        lines = self.asked(find_records, self.spool, show(delivery.id).encode())
         found = [record for record in map(decode, lines) if record.delivery == show(delivery.id)]
         shown = [record.evidence.words().replace("\n", "") for record in found if record.evidence]
         assert all(words.isprintable() for words in shown), "bytes of a peer's, unescaped"

@@ -185,7 +185,7 @@ class World(Delivering):
 
     def _reacted(self, began: tuple[Active, ...], ended: tuple[Active, ...]) -> None:
         self._hold(began, ended)
-        self.scheduler.reshaped((*began, *ended), self.now)
+        self.scheduler.restraints.reshaped((*began, *ended), self.now)
 
     def _hold(self, began: tuple[Active, ...], ended: tuple[Active, ...]) -> None:
         for active in ended:
@@ -193,7 +193,7 @@ class World(Delivering):
         self.held |= {active.id: active for active in began}
 
     def _warmed(self, places: list[tuple[str, str]]) -> None:
-        self.scheduler.warmed(places, self.now)
+        self.scheduler.restraints.warmed(places, self.now)
         self.reactor.callLater(0, self.courier.perform)
 
     def _keep(self, rows: list[Standing], gone: list[tuple[str, str]]) -> "Future[None]":
