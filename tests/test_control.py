@@ -224,7 +224,7 @@ def test_connection_list_can_be_an_accounts_only(relay):
         ("connection show", {"login": "x"}, "login", "there is no connection 'x'"),
         ("connection block", {"login": "x", "reason": "r"}, "login", "there is no connection 'x'"),
         ("account show", {"name": "cmr"}, "name", 'did you mean "crm"'),
-        ("account suspend", {"name": "x"}, "name", "there is no account 'x'"),
+        ("account suspend", {"name": "x", "reason": "unpaid"}, "name", "there is no account 'x'"),
         ("account add", {"name": "crm"}, "name", "already"),
     ],
 )
@@ -381,7 +381,7 @@ class SocketTests(TestCase):
         assert len(await self.trail(3)) == 3  # reading is no change
 
     async def test_a_change_that_failed_is_noted_with_the_reason_and_one_that_was_not_allowed_is_not(self) -> None:
-        assert await self.change("account/suspend", name="nobody") == 400
+        assert await self.change("account/suspend", name="nobody", reason="unpaid") == 400
         assert await self.change("account/add", name="a b") == 400
         self.relay.reloaded = RuntimeError("the disk is gone")
         assert await self.change("config/reload") == 500
@@ -426,7 +426,7 @@ class SocketTests(TestCase):
     async def test_own_user_is_admin_and_another_user_may_not_administer(self) -> None:
         assert (await self.ask("POST", "/v1/account/add", b'{"name": "crm"}'))[0] == 200
         self.patch(api, "peer_user", lambda request: os.getuid() + 1)
-        assert (await self.ask("POST", "/v1/account/suspend", b'{"name": "crm"}'))[0] == 200
+        assert (await self.ask("POST", "/v1/account/suspend", b'{"name": "crm", "reason": "unpaid"}'))[0] == 200
         status, told, _ = await self.ask("POST", "/v1/account/add", b'{"name": "other"}')
         assert status == 403 and "needs the role admin; yours is operate" in told["error"]
         assert self.relay.directory.account("other") is None

@@ -168,7 +168,7 @@ def test_nothing_is_told_before_the_token_is_looked_at(house):
 def test_a_role_is_what_an_operators_token_may(house):
     view, operate = house.token("v", "view"), house.token("o", "operate")
     assert house.ask(view, "/v1/account/list").status == 200
-    suspend = {"path": "/v1/account/suspend", "body": b'{"name": "crm"}'}
+    suspend = {"path": "/v1/account/suspend", "body": b'{"name": "crm", "reason": "unpaid"}'}
     refused = house.ask(view, **suspend)
     assert (refused.status, refused.error) == (403, "account suspend needs the role operate; yours is view")
     assert house.ask(operate, **suspend).status == 200

@@ -331,6 +331,21 @@ def test_pulls_under_way_are_bounded(relay: Relay) -> None:
     assert len(relay.send()) == 400
 
 
+def test_what_is_ready_can_be_seized_when_its_domain_has_lost_its_site() -> None:
+    relay = Relay(limit=2, sessions=3, s1=1)
+    made = relay.receive(*["x.example"] * 4, stream="other")
+    relay.settle_down()
+    name, ids = made[0].queue, [delivery.id for delivery in made]
+    before = relay.scheduler.loading.under_way(name, ids)
+    relay.tick(700)  # the site is too old, and looked up again
+    relay.scheduler.received(relay.store("x.example", stream="other"), relay.now)
+    relay.collect()
+    assert [asked.queue for asked in relay.asked if isinstance(asked, Route)][-1] == name
+    relay.scheduler.unroutable(name, "there is no such domain", relay.now, transient=False)
+    assert relay.scheduler.loading.under_way(name, ids) == before
+    assert set(relay.scheduler.loading.seize(name, ids)) == set(ids) - before
+
+
 def test_mail_that_came_while_a_pull_was_under_way_is_pulled_after_it(relay: Relay) -> None:
     relay.store("x.example")
     relay.now += 1

@@ -83,7 +83,10 @@ def parse(line: str, verbs: Iterable[Verb]) -> Call:
             given.setdefault(arg["name"], []).append(value)
         else:
             given[arg["name"]] = value
-    missing = [arg["name"] for arg in verb["args"] if arg.get("required") and arg["name"] not in given]
+    wanted = [arg for arg in verb["args"] if arg.get("required") and arg["name"] not in given]
+    for arg in (arg for arg in wanted if arg.get("kind") in _FILES):
+        raise Mistake(f"{arg['name']} is read from a file: relayctl {verb['name']} does that")
+    missing = [arg["name"] for arg in wanted]
     if missing and verb["effect"] == "read":
         raise Mistake(f"{verb['name']} wants {', '.join(missing)}")
     return Call(verb, given)

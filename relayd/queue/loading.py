@@ -16,7 +16,7 @@ from relayd.envelope import Delivery
 from relayd.queue.decisions import Poll, Pull, Settle
 from relayd.queue.memory import RESERVE, TWICE, Memory
 from relayd.queue.ready import PRIORITY
-from relayd.queue.state import Queue, Waiting
+from relayd.queue.state import Path, Queue, Waiting
 
 if TYPE_CHECKING:
     from relayd.queue.scheduler import Scheduler
@@ -203,7 +203,7 @@ class Loading:
         if queue is None or not loaded:
             return set()
         owner = self._scheduler.stream_of(queue).account or queue.account
-        for path in queue.site.paths.values() if queue.site else ():
+        for path in self._paths(queue):
             loaded.difference_update(d.id for d in path.ready.of_lane(owner, queue.lane))
         return loaded.difference(d.id for d in queue.waiting)
 
@@ -217,13 +217,19 @@ class Loading:
             if ready:
                 queue.waiting = [d for d in queue.waiting if d.id not in wanted]
             owner = self._scheduler.stream_of(queue).account or queue.account
-            for path in queue.site.paths.values() if queue.site else ():
+            for path in self._paths(queue):
                 ready += path.ready.take_out(owner, queue.lane, wanted)
             for delivery in ready:
                 self.evict(queue, delivery)
         got = [identity for identity in ids if identity not in queue.loaded]
         self.memory.keep(queue, got)
         return got
+
+    def _paths(self, queue: Queue) -> list[Path]:
+        """Where deliveries of a queue may be ready: they stay where they are when it goes elsewhere."""
+        queue.strayed = queue.strayed and bool(queue.loaded)
+        sites = list(self._scheduler.sites.values()) if queue.strayed else [queue.site] if queue.site else []
+        return [path for site in sites for path in site.paths.values()]
 
     def let_go(self, name: str, ids: Collection[int], now: float, *, look: bool) -> None:
         """What was seized can be had again, as it is on disk now; ``look``: some of the queue may be due there."""

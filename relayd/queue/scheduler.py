@@ -224,6 +224,7 @@ class Scheduler:
         if queue.site is not None:
             del queue.site.queues[queue.name]
             queue.site.share.add(-len(queue.loaded), -queue.bytes)
+            queue.strayed = queue.strayed or bool(queue.loaded)
             site, queue.site = queue.site.name, None
             self.forget_idle(site, now)
 

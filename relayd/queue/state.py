@@ -217,6 +217,7 @@ class Queue:
         "site",
         "site_until",
         "starved",
+        "strayed",
         "stream",
         "waiting",
     )
@@ -235,6 +236,7 @@ class Queue:
         self.look = 0.0
         self.routing = False
         self.starved = False
+        self.strayed = False  # it has left a site that may still have deliveries of it
         self.lingering = False
         self.site: Site | None = None
         self.site_until = 0.0

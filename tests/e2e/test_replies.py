@@ -134,7 +134,7 @@ class House:
         for account in ("strict", "poor", "unpaid", "suspended", "falling"):
             tell("account/add", name=account, domain_check="require" if account == "strict" else "off")
             made(account, ("*",), account=account)
-        tell("account/suspend", name="suspended")
+        tell("account/suspend", name="suspended", reason="unpaid")
         tell("domain/add", name="pending.example", account="strict")
         tell("plan/add", name="nothing", units=0)
         tell("plan/add", name="one", units=1)
@@ -332,7 +332,12 @@ ROWS = [
         ("MAIL FROM:<>", RCPT, "DATA", "From: <me@pending.example>\r\n\r\nHello.\r\n."),
         "strict",
     ),
-    Row("SUSPENDED", "450 4.7.1 The account is suspended", (tell("account/suspend", name="falling"), MAIL), "falling"),
+    Row(
+        "SUSPENDED",
+        "450 4.7.1 The account is suspended",
+        (tell("account/suspend", name="falling", reason="unpaid"), MAIL),
+        "falling",
+    ),
     Row(
         "NOT_ACTIVE",
         "421 4.7.0 The connection is not active any more",
