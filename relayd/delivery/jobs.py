@@ -69,8 +69,9 @@ class Walk:
         self._queues: deque[tuple[str, int]] = deque()
         self._named = at.name  # names up to this one have been asked for
 
-    async def next(self, limit: int = SCANNED, *, apart: bool = False) -> Page | None:
-        """The next page; ``at`` is behind it.  ``apart``: of one queue only."""
+    async def next(self, limit: int = 0, *, apart: bool = False) -> Page | None:
+        """The next page, of so many rows looked at; ``at`` is behind it.  ``apart``: of one queue only."""
+        limit = limit or SCANNED
         read, wanted, full = self._jobs.spool.read, self._wanted, self._full
         page: Page
         if wanted.ids:
