@@ -117,7 +117,7 @@ def problems(answers: Answers, now: float) -> Iterator[Problem]:
             yield Problem("!", words, _to("reputation", row, "subject"))
     for row in _rows(answers.get("reactions")):
         whom = " ".join(str(row[key]) for key in ("source", "at", "account", "pool") if row.get(key)) or "all"
-        until = f" until {when(row.get('until'), now)}" if row.get("until") else ""
+        until = f", over {when(row.get('until'), now)}" if row.get("until") else ""
         words = f"{row.get('action')} {whom}{until}: {row.get('reply') or row.get('rule')}"
         yield Problem("~", words, _to("throttles", row, "id"))
     for row in _rows(answers.get("suspects")):
@@ -184,6 +184,12 @@ class Overview(urwid.WidgetWrap[Any]):
         if targets:
             same = (n for n in targets if self._walked and self._lines[n].leads == leads)
             self._rows.set_focus(next(same, targets[0]))
+
+    def render(self, size: Any, focus: bool = False) -> Any:
+        """Whether all is well stays in sight for as long as what has the focus does."""
+        if self._lines and self._rows.focus < size[1]:
+            self._w.shift_focus(size, self._rows.focus)
+        return super().render(size, focus)
 
     def keypress(self, size: Any, key: str) -> str | None:
         left: str | None = super().keypress(size, key)

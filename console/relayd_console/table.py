@@ -23,6 +23,8 @@ _KINDS: dict[str, Callable[[Any, float], str]] = {
     "clock": lambda value, now: clock(value),
     "span": lambda value, now: span(number(value)) if number(value) else "-",
     "share": lambda value, now: f"{number(value):.0%}" if value is not None else "-",
+    "stamp": lambda value, now: visible(value)[5:19].replace("T", " ") if value else "-",
+    "said": lambda value, now: visible(_said(value)) if value else "-",
 }
 
 
@@ -30,13 +32,22 @@ def _flat(value: object) -> object:
     if isinstance(value, list):
         return ", ".join(str(_flat(item)) for item in value)
     if isinstance(value, dict):
-        return ", ".join(f"{key}={_flat(item)}" for key, item in value.items())
+        return ", ".join(f"{key}={_flat(item)}" for key, item in value.items() if item not in (None, "", [], {}))
     return value
 
 
+def _said(attempt: object) -> object:
+    """What a server said, or why it could not be asked."""
+    if not isinstance(attempt, dict):
+        return attempt
+    words = (attempt.get(name) for name in ("code", "enhanced", "reply", "error"))
+    return f"{attempt.get('stage', '')}: {' '.join(str(word) for word in words if word)}"
+
+
 class Column(NamedTuple):
-    """``field`` of a row, as ``kind`` says.  ``width`` in columns of the terminal, and with ``grow`` a share of what is
-    left; it is left out on a terminal narrower than ``least``.  ``tint`` gives a colour's name for a value."""
+    """``field`` of a row, or else the one after a comma, as ``kind`` says.  ``width`` in columns of the terminal, and
+    with ``grow`` a share of what is left; it is left out on a terminal narrower than ``least``.  ``tint`` gives a
+    colour's name for a value."""
 
     title: str
     field: str
@@ -50,8 +61,12 @@ class Column(NamedTuple):
     def right(self) -> bool:
         return self.kind in ("count", "short", "share")
 
+    def value(self, row: Row) -> Any:
+        first, _, other = self.field.partition(",")
+        return row.get(first) or row.get(other) if other else row.get(first)
+
     def text(self, row: Row, now: float) -> str:
-        return _KINDS[self.kind](row.get(self.field), now)
+        return _KINDS[self.kind](self.value(row), now)
 
 
 class _Line(urwid.Widget):
@@ -191,8 +206,8 @@ class Table(urwid.WidgetWrap[Any]):
         wanted = [word.lower() for word in self.words.split()]
         shown = [row for row in self.all if _meets(self._text(row), wanted)] if wanted else list(self.all)
         if self.order is not None:
-            field = self.columns[self.order].field
-            shown.sort(key=lambda row: _rank(row.get(field)), reverse=self.backwards)
+            column = self.columns[self.order]
+            shown.sort(key=lambda row: _rank(column.value(row)), reverse=self.backwards)
         self.shown = shown
         place = self._place(self._find) if self._find else None
         if place is not None:
@@ -276,7 +291,7 @@ class Table(urwid.WidgetWrap[Any]):
         marked = self.name(row) in self.marks
         found: list[Any] = [("focus" if focus else "mark" if marked else "", "*" if marked else " ")]
         for column, wide in self._layout(width):
-            tint = column.tint(row.get(column.field)) if column.tint else ""
+            tint = column.tint(column.value(row)) if column.tint else ""
             cell = fitted(column.text(row, self.now), wide, right=column.right)
             found.append(("focus" if focus else tint or ("mark" if marked else ""), cell + " "))
         return found

@@ -346,12 +346,12 @@ def _argument(arg: Arg, value: object, *, needed: bool) -> Any:
     if arg.repeated:
         items = value if isinstance(value, list) else [] if value is None else [value]
         if needed and not items:
-            raise InputError(arg.name, "is missing")
+            raise InputError(arg.name, f"is missing: {arg.help}")
         return [_parsed(arg, item) for item in items]
     if isinstance(value, list):
         raise InputError(arg.name, "is given more than once")
     if needed and (value is None or (isinstance(value, str) and not value.strip())):
-        raise InputError(arg.name, "is missing")
+        raise InputError(arg.name, f"is missing: {arg.help}")
     return arg.default if value is None else _parsed(arg, value)
 
 
