@@ -22,7 +22,7 @@ help:
 	@echo "make test-peers  the tests against Postfix, Exim and OpenSMTPD, fetched from Debian but not installed (root)"
 	@echo "make bench   relayd beside Postfix, row by row (as root); ARGS=--short in under 3 minutes"
 	@echo "make bench-regress REV=...   CPU a message of a revision against HEAD"
-	@echo "make docs    write docs/replies.md, docs/metrics.md, docs/events.md and docs/verbs.md from what they tell of"
+	@echo "make docs    write those pages of docs/ that are made from what they tell of"
 	@echo "make lint    ruff, and mypy --strict"
 	@echo "make format  let ruff rewrite what lint would complain of"
 	@echo "make venv    only the virtual environment, $(VENV)"
@@ -63,6 +63,7 @@ docs: $(READY)
 	$(BIN)/python -m relayd.metrics.page > docs/metrics.md
 	$(BIN)/python -m relayd.schema > docs/events.md
 	$(BIN)/python -m relayd.reference > docs/verbs.md
+	$(BIN)/python -m relayd_console.page > docs/keys.md
 
 lint: $(READY)
 	$(BIN)/ruff check

@@ -37,7 +37,8 @@ def run(control: str, options: argparse.Namespace) -> None:
     import urwid
     from twisted.internet import reactor, threads
 
-    client = Client(control, token())
+    session = token()
+    client = Client(control, session)
 
     def ask(verb: str, given: dict[str, Any], post: bool, done: Callable[[Any], None]) -> None:
         def answered(value: Any) -> None:
@@ -53,7 +54,13 @@ def run(control: str, options: argparse.Namespace) -> None:
         threads.deferToThread(client.ask, verb, given, post=post).addCallbacks(answered, failed)
 
     screen = urwid.display.raw.Screen()
-    console = Console(ask, time.time, read_only=options.read_only, size=lambda: screen.get_cols_rows())
+    console = Console(
+        ask,
+        time.time,
+        read_only=options.read_only,
+        files=not session,  # who came over SSH has no rights to relayd's own files
+        size=lambda: screen.get_cols_rows(),
+    )
     colours = {"16": 16, "256": 256, "1": 1}.get(options.colours) or (
         256 if "256" in os.environ.get("TERM", "") else 16
     )

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 Verb = dict[str, Any]
-_FILES = ("secret", "pem", "text", "row")  # arguments that relayctl reads from files
+_FILES = ("secret", "pem", "text", "row")  # arguments that are read from files
+_LONGEST = 32 * 1024  # bytes of one: the rest of a request needs room too
 
 
 class Mistake(Exception):
@@ -38,7 +39,9 @@ class Call(NamedTuple):
             if value is None:
                 continue
             for one in value if isinstance(value, list) else [value]:
-                if arg.get("positional"):
+                if arg.get("kind") in ("secret", "pem", "text"):
+                    words.append(f"--{arg['name'].replace('_', '-')} (a file)")
+                elif arg.get("positional"):
                     words.append(shlex.quote(str(one)))
                 elif arg.get("kind") == "bool":
                     words.append(f"--{arg['name'].replace('_', '-')}")
@@ -47,8 +50,9 @@ class Call(NamedTuple):
         return " ".join(words)
 
 
-def parse(line: str, verbs: Iterable[Verb]) -> Call:
-    """What a verb that changes something still lacks is the caller's to ask for.  Raises Mistake."""
+def parse(line: str, verbs: Iterable[Verb], *, files: bool = False) -> Call:
+    """What a verb that changes something still lacks is the caller's to ask for; ``files``: whether files that the line
+    names are read.  Raises Mistake."""
     try:
         words = shlex.split(line)
     except ValueError as error:
@@ -57,6 +61,7 @@ def parse(line: str, verbs: Iterable[Verb]) -> Call:
     if verb is None:
         raise Mistake(f"there is no verb {' '.join(words[:2])!r}: tab shows what there is")
     args = {arg["name"].replace("_", "-"): arg for arg in verb["args"]}
+    args |= {f"{name}-file": arg for name, arg in args.items() if arg.get("kind") in ("secret", "pem")}  # as relayctl
     bare = [arg for arg in verb["args"] if arg.get("positional")]
     given: dict[str, Any] = {}
     while rest:
@@ -78,7 +83,7 @@ def parse(line: str, verbs: Iterable[Verb]) -> Call:
                 raise Mistake(f"{verb['name']} takes no {word!r}")
             value = word
         if arg.get("kind") in _FILES:
-            raise Mistake(f"{arg['name']} is read from a file: relayctl {verb['name']} does that")
+            value = _read(value, verb["name"], arg, files=files)
         if arg.get("repeated"):
             given.setdefault(arg["name"], []).append(value)
         else:
@@ -90,6 +95,20 @@ def parse(line: str, verbs: Iterable[Verb]) -> Call:
     if missing and verb["effect"] == "read":
         raise Mistake(f"{verb['name']} wants {', '.join(missing)}")
     return Call(verb, given)
+
+
+def _read(path: str, verb: str, arg: dict[str, Any], *, files: bool) -> str:
+    """What is in a file.  Raises Mistake."""
+    if not files or arg["kind"] == "row":
+        raise Mistake(f"{arg['name']} is read from a file: relayctl {verb} does that")
+    try:
+        with open(path, "rb") as file:
+            text = file.read(_LONGEST + 1).decode()
+    except (OSError, ValueError) as error:
+        raise Mistake(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if len(text) > _LONGEST:
+        raise Mistake(f"{path} is longer than {_LONGEST} bytes: relayctl {verb} takes it")
+    return text.partition("\n")[0].rstrip("\r") if arg["kind"] == "secret" else text
 
 
 def completions(line: str, verbs: Iterable[Verb], more: Iterable[str] = ()) -> list[str]:

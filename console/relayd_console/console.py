@@ -34,7 +34,7 @@ _SAID = ("faults", "warnings")
 
 
 class Console:
-    """See the module."""
+    """See the module.  ``files``: whether a line may name files to be read here."""
 
     def __init__(
         self,
@@ -42,11 +42,13 @@ class Console:
         now: Callable[[], float],
         *,
         read_only: bool = False,
+        files: bool = False,
         size: Callable[[], tuple[int, int]] = lambda: (80, 24),
     ) -> None:
         self.ask = ask
         self._now = now
         self._read_only = read_only
+        self._files = files
         self._size = size
         self._verbs: list[Verb] = []
         self._status: dict[str, Any] = {}
@@ -391,7 +393,7 @@ class Console:
             self.show(view(line))
         else:
             try:
-                call = commands.parse(line, self._verbs)
+                call = commands.parse(line, self._verbs, files=self._files)
             except Mistake as mistake:
                 self.say(str(mistake), "bad")
                 return
