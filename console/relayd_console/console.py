@@ -149,6 +149,7 @@ class Console:
 
     def _have_verbs(self, value: Any) -> None:
         self._verbs = [verb for verb in value if isinstance(verb, dict)] if isinstance(value, list) else []
+        self.tick()  # what is known only now may be asked for at once
 
     def _have_answer(self, name: str, value: Any) -> None:
         self._answers[name] = value
