@@ -391,6 +391,16 @@ def test_a_message_renews_itself_while_one_looks_at_it(screen: Screen) -> None:
     assert "a@crm.example" in screen.text
 
 
+def test_what_is_longer_than_the_screen_is_read_a_screen_at_a_time(screen: Screen) -> None:
+    screen.answers["version"] = {f"key{n}": n for n in range(60)}
+    screen.type(":", "version", "enter", "page down")
+    assert screen.lines[1].split() == ["key21", "21"]  # the last of before is still there
+    screen.type("page up")
+    assert screen.lines[1].split() == ["key0", "0"]
+    screen.type("G")
+    assert "key59" in screen.text
+
+
 def test_what_can_be_done_with_a_row_can_be_done_where_it_is_shown_whole(screen: Screen) -> None:
     of_a_message(screen)
     screen.answers["queue hold"] = {"deliveries": 1}

@@ -70,6 +70,17 @@ class Detail(urwid.WidgetWrap[Any]):
         if value is not None:
             self.show(value)
 
+    def keypress(self, size: Any, key: str) -> str | None:
+        if key not in ("page down", "page up") or not self._rows:
+            left: str | None = super().keypress(size, key)
+            return left
+        # A screen further at once: a list would first move the focus through this one.
+        top = self._rows.focus - self._w.get_focus_offset_inset(size)[0]
+        by = size[1] - 1
+        self._rows.set_focus(max(0, min(len(self._rows) - 1, top + (by if key == "page down" else -by))))
+        self._w.shift_focus(size, 0)
+        return None
+
     def show(self, value: Any) -> None:
         found = list(islice(lines(value), _MOST))
         if found == self._shown:
