@@ -8,6 +8,7 @@ from queue import Empty
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
@@ -19,6 +20,7 @@ from relayd.envelope import Delivery
 from relayd.errors import InputError
 from relayd.identity import show
 from relayd.spool import actions
+from relayd.spool.selection import Page
 from tests.harness import HANG, START, Host, Server
 from tests.spool_kit import Mail
 from tests.test_service import CONFIG, Running
@@ -335,6 +337,28 @@ def test_a_dry_run_says_exactly_what_would_be_done_and_does_nothing(desk: Desk) 
     assert desk.rows() == before
     assert desk.say("job list") == []
     assert desk.act("queue cancel", recipient="*@x.example")["done"] == 150
+
+
+@pytest.mark.parametrize("action", ["hold", "cancel", "retry"])
+def test_an_attempt_that_ended_between_the_look_and_the_change_keeps_nobody_from_it(
+    desk: Desk, action: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = desk.put("x.example", "x.example", later=60)
+    read, looks = room.by_ids, []
+
+    def behind(*given: Any, **more: Any) -> Page:
+        """The first look sees one of them as it was an attempt ago."""
+        page = read(*given, **more)
+        looks.append(page)
+        if len(looks) > 1:
+            return page
+        return Page(
+            [r if r.id == first.id else replace(r, attempts=r.attempts + 1) for r in page.found], page.seen, None
+        )
+
+    monkeypatch.setattr(room, "by_ids", behind)
+    job = desk.act(f"queue {action}", id=[show(first.id), show(second.id)])
+    assert (job["done"], len(looks)) == (2, 2)
 
 
 def test_an_undoing_tells_how_many_it_would_bring_back(desk: Desk) -> None:

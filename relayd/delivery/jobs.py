@@ -438,6 +438,8 @@ class Jobs:
                 busy += one.met({row.id for row in meant} - mine, got)
             step, one.seen = Step(one.seen, due, busy, at), 0
             done = await asked(self.spool.change, await self._change(one, rows, step, now))
+            if 0 <= done < len(rows) and one.undone is None:
+                done += await self._catch_up(one, rows, at, now)
             # Who has read these rows before they changed is answered before this.
             await asked(self.spool.read, lambda connection: None)
         finally:
@@ -446,6 +448,15 @@ class Jobs:
             self._courier.outcomes.totals["cancelled"] += done
         if rows and not self._stopping:
             await deferLater(self._reactor, min(1.0, max(0.002, self._reactor.seconds() - began)), lambda: None)
+
+    async def _catch_up(self, one: _Open, rows: list[Found], at: Cursor, now: float) -> int:
+        """An attempt of some had ended in memory and not on disk when they were read: what came of it is there now, and
+        nobody can try them meanwhile."""
+        full = one.job.action == "cancel"
+        page = await asked(self.spool.read, _full(by_ids, full), one.job.filter, [r.id for r in rows], one.job.most)
+        left, _ = self._meant(one.job, page.found, now)
+        change = await self._change(one, left, Step(0, 0, 0, at), now)
+        return max(0, await asked(self.spool.change, change)) if left else 0
 
     def _look(self, one: _Open, rows: list[Found], seized: dict[str, list[int]]) -> None:
         """What was seized is let go, and what may be due by now is looked at."""
