@@ -304,6 +304,8 @@ def _add(command: argparse.ArgumentParser, arg: Arg) -> None:
         command.add_argument(arg.name, metavar="FILE", **more)
         return
     if arg.positional:
+        if arg.repeated:
+            more["help"] += '; "-": the first word of each line of standard input'
         several, one = ("+", None) if arg.required else ("*", "?")
         command.add_argument(arg.name, nargs=several if arg.repeated else one, **more)
         return
@@ -334,6 +336,15 @@ def _given(options: argparse.Namespace, verb: Verb) -> dict[str, Any]:
         elif arg.kind in ("pem", "text") and given[arg.name] is not None:
             found = given[arg.name]
             given[arg.name] = list(map(_read, found)) if arg.repeated else _read(found)
+        elif arg.positional and arg.repeated and arg.kind != "row" and "-" in (given[arg.name] or ()):
+            # What another command has found: the first word of each line.
+            given[arg.name] = [
+                word
+                for value in given[arg.name]
+                for word in ((line.split()[0] for line in sys.stdin if line.strip()) if value == "-" else [value])
+            ]
+            if not given[arg.name]:
+                raise Unreachable(f"standard input names no {arg.name}: nothing is done")
     return {name: value for name, value in given.items() if value is not None}
 
 

@@ -172,6 +172,17 @@ class RunningTests(TestCase):
         code, out, _ = await self.run_ctl("connection", "show", "login1")
         assert code == 0 and "password" not in out and "active" in out
 
+    async def test_what_another_command_found_is_taken_from_standard_input(self) -> None:
+        self.patch(sys, "stdin", io.StringIO("ivan@mail.example   250\n\nnoreply@crm.example\n"))
+        code, out, _ = await self.run_ctl("--json", "recipient", "check", "-", "a@b.example")
+        asked = ["ivan@mail.example", "noreply@crm.example", "a@b.example"]
+        assert code == 0 and [row["address"] for row in json.loads(out)] == asked
+
+    async def test_nothing_on_standard_input_means_nothing_and_not_all(self) -> None:
+        self.patch(sys, "stdin", io.StringIO("\n"))
+        code, _, err = await self.run_ctl("queue", "hold", "--account", "crm", "--reason", "odd", "-")
+        assert (code, err) == (1, "relayctl: standard input names no id: nothing is done\n")
+
     async def test_password_of_ones_own_is_read_from_a_file(self) -> None:
         await self.run_ctl("account", "add", "crm")
         (self.directory / "secret").write_text("correct horse\n")
