@@ -129,7 +129,7 @@ def _told(options: argparse.Namespace, verb: Verb, status: int, value: Any) -> i
         where = f"{value['field']}: " if value.get("field") else ""
         print(f"relayctl: {printable(where + str(value['error']), 8192)}", file=sys.stderr)
     else:
-        print("\n".join(verb.lines(value) if verb.lines else rendered(value)))
+        print("\n".join(verb.prints(value) if verb.prints else rendered(value)))
     sys.stdout.flush()
     return 0 if well else 1
 

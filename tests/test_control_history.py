@@ -140,7 +140,7 @@ def test_nothing_remote_reaches_the_terminal_as_it_is():
         "feedback": {"report": "bounce", "reporter": "\x9b1m"},
     }  # fmt: skip
     for verb in ("list", "show"):
-        told = BY_PATH[f"/v1/history/{verb}"].lines({"events": [event], "next": ""})  # type: ignore[misc]
+        told = BY_PATH[f"/v1/history/{verb}"].prints({"events": [event], "next": ""})  # type: ignore[misc]
         text = "".join(told)
         assert text.isprintable() and "\u202e" not in text
         assert "no / \\x1b]0;x\\x07" in text
@@ -189,7 +189,7 @@ def test_what_is_no_id_is_refused(relay, id):
 
 def test_shown_events_tell_the_attempt(relay):
     verb = BY_PATH["/v1/history/show"]
-    told = verb.lines(ask(relay, "show", id=shown(ONE + 2)))  # type: ignore[misc]
+    told = verb.prints(ask(relay, "show", id=shown(ONE + 2)))  # type: ignore[misc]
     assert told[-1] == "    at dot with mx.x.example 198.51.100.1:25 by source t1 after 0.5 s"
 
 

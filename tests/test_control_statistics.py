@@ -58,7 +58,7 @@ def table(relay: FakeRelay, command: str) -> list[str]:
     options = parser().parse_args(["stats", "show", *command.split()])
     given = {arg.name: getattr(options, arg.name) for arg in options.verb.args}
     answer = run(options.verb, relay, {name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
-    return list(options.verb.lines(answer.result(10)))
+    return list(options.verb.prints(answer.result(10)))
 
 
 @pytest.mark.parametrize(

@@ -191,7 +191,7 @@ VERBS: tuple[Verb, ...] = (
         handler=_list,
         args=(*_ARGS, Arg("limit", f"how many at most, up to {MOST}", "int", default=50), _AFTER),
         example="history list --account crm --status bounced --since 2h",
-        lines=lines,
+        prints=lines,
         scope=Scope("account"),
     ),
     Verb(
@@ -203,7 +203,7 @@ VERBS: tuple[Verb, ...] = (
             Arg("account", "only if it is this account's, or of one below it", "name"),
         ),
         example="history show 1a2031f92a500001",
-        lines=_story,
+        prints=_story,
         scope=Scope("account"),
     ),
     Verb(

@@ -135,6 +135,6 @@ VERBS: tuple[Verb, ...] = (
         ),
         example="stats show --account crm --since 7d --step day",
         scope=Scope("account"),
-        lines=lines,
+        prints=lines,
     ),
 )

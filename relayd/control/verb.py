@@ -224,7 +224,7 @@ class Verb(msgspec.Struct, frozen=True, kw_only=True):
     ``would`` tells what the handler would do and does nothing: it takes the same arguments, and gives a dict or a
     coroutine of one.  What changes something has a reason, and what ``would`` can tell of a dry run (``whole``).
 
-    ``lines``: what relayctl prints of an answer, where that is not simply what it holds.
+    ``prints``: what relayctl prints of an answer, where that is not simply what it holds.
     ``columns`` are those of a CSV file.  For an argument of rows relayctl reads it, sends it in pieces and adds up the
     answers; else it writes the answer's "rows", and if that has a "next", asks again, ``after`` it.
     ``items`` names the list of the answer that it prints an item a line, and tells the answer's "note" beside it.
@@ -245,7 +245,7 @@ class Verb(msgspec.Struct, frozen=True, kw_only=True):
     unwell: int = 200
     timeout: float = 60.0
     columns: tuple[str, ...] = ()
-    lines: Callable[[Any], list[str]] | None = None
+    prints: Callable[[Any], list[str]] | None = None
     items: str = ""
     file: bool = False
     follow: bool = False
