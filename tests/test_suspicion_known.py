@@ -44,6 +44,16 @@ def test_what_is_known_outlives_a_restart(tmp_path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["recipients"]
 
 
+def test_what_is_empty_takes_no_room_on_disk(tmp_path) -> None:
+    known = Known(32 << 20)
+    known.seen("crm", "a@x.example")
+    known.save(tmp_path / "recipients")
+    found = (tmp_path / "recipients").stat()
+    assert found.st_size > 32 << 20 and found.st_blocks * 512 < 1 << 20
+    again = Known(32 << 20)
+    assert again.load(tmp_path / "recipients") and again.seen("crm", "a@x.example")
+
+
 @pytest.mark.parametrize("damage", [lambda raw: raw[:-1], lambda raw: b"", lambda raw: b"x" + raw, lambda raw: raw[9:]])
 def test_a_damaged_file_or_one_of_another_size_is_not_believed(tmp_path, damage) -> None:
     path = tmp_path / "recipients"

@@ -8,6 +8,7 @@ sessions), so that what a provider says is the same text every time.  ``pattern`
 import re
 import unicodedata
 from collections.abc import Iterator
+from functools import lru_cache
 
 _MOST = 2048  # characters of a reply that are read
 _KEPT = 1024  # and of its normal form: a few lines (RFC 5321 section 4.5.3.1.5: 512 octets each)
@@ -50,6 +51,8 @@ def _masked(match: re.Match[str]) -> str:
 
 def fold(text: str) -> str:
     """Without accents: what is written "boîte" here is written "boite" elsewhere."""
+    if text.isascii():
+        return text
     return "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
 
 
@@ -73,9 +76,13 @@ def pattern(source: str, words: dict[str, str]) -> re.Pattern[str]:
     if len(parts) != 1:
         raise ValueError(f'{source!r}: " ~ " stands between two parts')
     try:
-        return re.compile(parts[0])
+        return _compiled(parts[0])
     except re.error as error:
         raise ValueError(f"{source!r} is not a regular expression: {error}") from None
+
+
+# A table is checked as it is read, read again at a reload and then used: each time with the same patterns.
+_compiled = lru_cache(maxsize=4096)(re.compile)
 
 
 _PIECE = re.compile(
@@ -86,6 +93,7 @@ _Literals = frozenset[str]
 _NONE: _Literals = frozenset()
 
 
+@lru_cache(maxsize=4096)
 def needed(source: str) -> _Literals:
     """Literals of which one at least stands in every text that the regular expression matches; none if none is sure."""
     if _UNUSUAL.search(source):

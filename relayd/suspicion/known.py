@@ -6,11 +6,13 @@ forgotten that was not written to while two filled up.  ``save`` may run in a th
 """
 
 import os
+from collections.abc import Iterator
 from hashlib import blake2b
-from mmap import mmap
+from mmap import MAP_PRIVATE, mmap
 from pathlib import Path
 
 _BITS = 10  # of the filter for each address
+_EMPTY = bytes(1 << 16)  # of such pieces, those with nothing in them are neither written nor read into memory
 
 
 class Known:
@@ -23,7 +25,8 @@ class Known:
         self.count = 0  # of addresses in the one that fills
 
     def _fresh(self) -> memoryview:
-        return memoryview(mmap(-1, self._words * 8)).cast("Q")  # memory is taken as it fills
+        # Memory is taken as it fills; that of a shared mapping would be by reading it, too.
+        return memoryview(mmap(-1, self._words * 8, MAP_PRIVATE)).cast("Q")
 
     def seen(self, account: str, address: str) -> bool:
         """Notes it; True if it was known."""
@@ -47,7 +50,13 @@ class Known:
         new = path.with_suffix(".new")
         head = b"%d %d\n" % (self._words, self.count)
         with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.writelines((head, self._now, self._before))
+            file.write(head)
+            for piece in (*_pieces(self._now), *_pieces(self._before)):
+                if bytes(piece) != _EMPTY[: len(piece)]:
+                    file.write(piece)
+                else:
+                    file.seek(len(piece), os.SEEK_CUR)  # a hole
+            file.truncate()
         new.replace(path)
 
     def load(self, path: Path) -> bool:
@@ -56,9 +65,17 @@ class Known:
             head = file.readline(64).split()
             if len(head) != 2 or not all(map(bytes.isdigit, head)) or int(head[0]) != self._words:
                 return False
-            whole = all(file.readinto(part.cast("B")) == part.nbytes for part in (self._now, self._before))
-        if whole:
-            self.count = int(head[1])
-        else:
-            self._now, self._before = self._fresh(), self._fresh()
-        return whole
+            now, before = self._fresh(), self._fresh()
+            for piece in (*_pieces(now), *_pieces(before)):
+                read = file.read(len(piece))
+                if len(read) < len(piece):
+                    return False
+                if read != _EMPTY[: len(read)]:
+                    piece[:] = read
+        self._now, self._before, self.count = now, before, int(head[1])
+        return True
+
+
+def _pieces(part: memoryview) -> Iterator[memoryview]:
+    whole = part.cast("B")
+    return (whole[at : at + len(_EMPTY)] for at in range(0, len(whole), len(_EMPTY)))
