@@ -39,7 +39,11 @@ def hash_password(password: str, salt: bytes | None = None) -> str:
     """The form to store.  About 50 ms of CPU."""
     salt = salt if salt is not None else secrets.token_bytes(16)
     key = hashlib.scrypt(_bytes(password), salt=salt, n=_N, r=_R, p=_P, maxmem=hashes.SCRYPT_MEMORY)
-    return _OURS + "$".join(base64.b64encode(part).decode() for part in (salt, key))
+    return _stored(salt, key)
+
+
+def _stored(*parts: bytes) -> str:
+    return _OURS + "$".join(base64.b64encode(part).decode() for part in parts)
 
 
 def _bytes(password: str) -> bytes:
@@ -51,7 +55,7 @@ def verify_password(password: str, stored: str) -> bool:
     return hashes.verify(_bytes(password), stored)
 
 
-_NOBODY = hash_password(secrets.token_urlsafe(18))
+_NOBODY = _stored(secrets.token_bytes(16), secrets.token_bytes(64))  # of no password that anybody could find
 
 
 def _nobody_to_ask(login: str, password: str, client: str, answered: Done) -> None:
