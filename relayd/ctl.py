@@ -14,6 +14,7 @@ import zlib
 from base64 import b64decode
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +250,7 @@ def _sum(total: dict[str, Any], value: dict[str, Any]) -> dict[str, Any]:
     return added
 
 
+@cache
 def parser() -> argparse.ArgumentParser:
     """The command line: one command for each verb, "connection add" as a command of a command."""
     about = "Watch and steer a running relayd."
