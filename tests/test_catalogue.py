@@ -2,6 +2,7 @@
 
 import ast
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,12 @@ ROWS = [said for replies in TABLE.values() for said in replies]
 
 
 def trees(skip: tuple[str, ...]) -> dict[str, ast.Module]:
-    short = {str(path.relative_to(ROOT / "relayd")): path for path in FILES}
-    return {name: ast.parse(path.read_text("utf-8")) for name, path in short.items() if name not in skip}
+    return {name: tree for name, tree in all_trees().items() if name not in skip}
+
+
+@cache
+def all_trees() -> dict[str, ast.Module]:
+    return {str(path.relative_to(ROOT / "relayd")): ast.parse(path.read_text("utf-8")) for path in FILES}
 
 
 def test_no_other_file_makes_a_reply_of_its_own() -> None:
