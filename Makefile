@@ -32,7 +32,8 @@ run: $(READY)
 	@$(BIN)/python -m relayd.quickstart $(VAR)
 	@exec $(BIN)/twistd -n --pidfile= relayd --config $(VAR)/relayd.toml
 
-# Tests of whole processes mostly wait: they run beside the others.
+# Tests of whole processes mostly wait: they run beside the others.  What hundreds of processes import is compiled once.
+test: export PYTHONDONTWRITEBYTECODE =
 test: $(READY) clients
 ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
