@@ -71,10 +71,13 @@ def test_a_unit_is_reserved_in_microseconds(till):
     till.give(1_000_000_000)
     till.asked(100_000)
     till.purse.release("crm", 100_000)
-    begin = time.perf_counter()
-    for _ in range(10_000):
-        till.purse.reserve("crm", 1, till.now)
-    assert time.perf_counter() - begin < 10_000 * 20e-6  # 0.3 us where it was measured
+    took = []
+    for _ in range(5):  # the least of them: others use the machine as well
+        begin = time.process_time()
+        for _ in range(2_000):
+            till.purse.reserve("crm", 1, till.now)
+        took.append(time.process_time() - begin)
+    assert min(took) < 2_000 * 20e-6  # 0.3 us where it was measured
 
 
 def test_every_unit_of_a_balance_can_be_spent_and_not_one_more(till):

@@ -322,16 +322,20 @@ def test_counts_are_bounded_and_the_least_recent_go_first(monkeypatch):
 
 def test_to_ask_costs_next_to_nothing_while_nothing_holds_and_microseconds_with_thousands():
     reactions = made(x=SUSPEND)
-    begun = time.process_time()
-    for _ in range(10_000):
-        reactions.holds("t1", "site", "crm", NOW)
-    idle = (time.process_time() - begun) / 10_000
+
+    def least() -> float:  # of several rounds: others use the machine as well
+        took = []
+        for _ in range(5):
+            begun = time.process_time()
+            for _ in range(2_000):
+                reactions.holds("t1", "site", "crm", NOW)
+            took.append((time.process_time() - begun) / 2_000)
+        return min(took)
+
+    idle = least()
     for n in range(5000):
         reactions.seen(reply(source=f"s{n}"))
-    begun = time.process_time()
-    for _ in range(10_000):
-        reactions.holds("t1", "site", "crm", NOW)
-    assert idle < 5e-6 and (time.process_time() - begun) / 10_000 < 50e-6
+    assert idle < 5e-6 and least() < 50e-6
 
 
 def test_a_row_on_disk_is_the_reaction_that_was():

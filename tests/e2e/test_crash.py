@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import hashlib
+import math
 import random
 import time
 from bisect import bisect
@@ -29,15 +30,23 @@ def content_of(test: bytes) -> bytes:
 
 
 class Load:
-    """Many kept-open sessions that send one message after another and note every 250."""
+    """Many kept-open sessions that send one message after another and note every 250.  ``most``: of all together."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: float = math.inf) -> None:
+        self.most = most
         self.accepted: set[str] = set()
         self.sent = 0
 
     def run(self, relay: Relay, seconds: float, end: Callable[[], object]) -> None:
         """Sends for so long, then ends the relay in the middle of it."""
         asyncio.run(self._run(relay, seconds, end))
+
+    def send(self, relay: Relay) -> None:
+        """Sends all there is to send."""
+        asyncio.run(self._send_all(relay))
+
+    async def _send_all(self, relay: Relay) -> None:
+        await asyncio.gather(*(self._send(relay.relay) for _ in range(SENDERS)))
 
     async def _run(self, relay: Relay, seconds: float, end: Callable[[], object]) -> None:
         senders = [asyncio.create_task(self._send(relay.relay)) for _ in range(SENDERS)]
@@ -57,7 +66,7 @@ class Load:
             await self._replies(reader, 1)
             writer.write(b"EHLO client.example\r\n")
             await self._replies(reader, 1)
-            while True:
+            while self.sent < self.most:
                 self.sent += 1
                 test = b"t%d" % self.sent
                 writer.write(_ENVELOPE % test)

@@ -30,7 +30,8 @@ class Receiver:
     """A customer's, which may be killed and started again: it has one port and one file."""
 
     def __init__(self, stage: Stage) -> None:
-        self.file = stage.home / "received"
+        self.file = stage.home / f"received{len(list(stage.home.glob('received*')))}"
+        self.file.touch()
         self.port = free_port("127.0.0.1")
         self.secret = ""
         self.pause = 0.0
@@ -165,27 +166,26 @@ def test_a_stop_of_the_relay_repeats_nothing(stage: Stage) -> None:
 
 
 def test_receivers_that_are_dead_or_hang_cost_mail_and_other_receivers_next_to_nothing(stage: Stage) -> None:
-    relay, receiver = house(stage)
-    relay.start()
-    add(relay, receiver)
-    receiver.start()
-    alone = cost(relay, Load())
-    relay.start()
+    alone, beside = Costs(stage), Costs(stage)
     stopped = Peer(str(HERE / "receiver.py"), str(stage.home / "never"), "0", "", "0")
     stage._stack.callback(stopped.stop)
     stopped._process.send_signal(signal.SIGSTOP)  # it takes connections and says nothing
     bad = [f"http://127.0.0.1:{port}/" for port in (free_port("127.0.0.1"), stopped.said.split()[-1])]
+    relay, receiver = beside.relay, beside.receiver
     for n in range(20):
         given = {"account": "crm", "url": bad[n % 2], "event": ["all"], "concurrency": 2}
         made = relay.ask("/v1/webhook/add", name=f"bad{n}", **given)
         assert "error" not in made, made
     relay.send("a@example.net")
     until(lambda: all(row["tries"] for row in relay.ask("/v1/webhook/list")[:20]), 60, "all have been tried")
-    load = Load()
-    beside = cost(relay, load)
-    print(f"\nCPU a message, us: {alone[0] * 1e6:.0f}, beside 40 dead lanes {beside[0] * 1e6:.0f}; ", end="")
-    print(f"MB: {alone[1]:.0f}, {beside[1]:.0f}")
-    assert beside[0] < 1.5 * alone[0] and beside[1] < alone[1] + 40
+    # By turns, and the least of each: what else runs on the machine costs both, and not in every round.
+    rounds = [(alone.measured(), beside.measured()) for _ in range(5)]
+    least = [min(costs) for costs in zip(*rounds, strict=True)]
+    memory = alone.relay.memory(), relay.memory()
+    print(f"\nCPU a message, us: {least[0] * 1e6:.0f}, beside 40 dead lanes {least[1] * 1e6:.0f}; ", end="")
+    print(f"MB: {memory[0]:.0f}, {memory[1]:.0f}")
+    assert least[1] < 1.5 * least[0] and memory[1] < memory[0] + 40
+    relay.kill()
     relay.start()
     before = time.monotonic()
     relay.send("b@example.net")
@@ -193,19 +193,25 @@ def test_receivers_that_are_dead_or_hang_cost_mail_and_other_receivers_next_to_n
     print(f"the one that is well has all after {time.monotonic() - before:.1f} s")
 
 
-def cost(relay: Relay, load: Load) -> tuple[float, float]:
-    """Seconds of CPU a message and megabytes, of a load that ends with the relay's death."""
-    assert relay.process is not None
-    stat = Path(f"/proc/{relay.process.pid}/stat")
-    found: list[float] = []
+class Costs:
+    """What messages cost a relay whose customer's receiver is well."""
 
-    def end() -> None:
-        found.extend((seconds(stat) - before, len(load.accepted), relay.memory()))
-        relay.kill()
+    def __init__(self, stage: Stage) -> None:
+        self.relay, self.receiver = house(stage)
+        self.relay.start()
+        add(self.relay, self.receiver)
+        self.receiver.start()
 
-    before = seconds(stat)
-    load.run(relay, 4.0, end)
-    return found[0] / found[1], found[2]
+    def measured(self, many: int = 600) -> float:
+        """Seconds of CPU a message, from its reception until the receiver has heard of its delivery."""
+        assert self.relay.process is not None
+        stat = Path(f"/proc/{self.relay.process.pid}/stat")
+        heard, before = len(self.receiver.events()), seconds(stat)
+        load = Load(many)
+        load.send(self.relay)
+        assert len(load.accepted) == many
+        until(lambda: len(self.receiver.events()) >= heard + 2 * many, 60, "the receiver has heard of all")
+        return (seconds(stat) - before) / many
 
 
 def seconds(stat: Path) -> float:
