@@ -3,6 +3,14 @@
 import gc
 
 import pytest
+from twisted.logger import LogPublisher, globalLogBeginner
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Nobody begins to log; until somebody does, Twisted keeps 65,536 events, and with them every relay of a test."""
+    waiting = globalLogBeginner._temporaryObserver
+    assert isinstance(waiting, LogPublisher)
+    waiting.removeObserver(globalLogBeginner._initialBuffer)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
