@@ -805,7 +805,9 @@ class Nameservers(Scene):
         self.assertEqual(len((await self.new_resolver(server).hosts("a.test")).hosts), 2)
 
     async def test_server_as_a_process_of_its_own(self):
-        zone = Path(tempfile.mkdtemp()) / "zone"
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        zone = Path(directory.name) / "zone"
         zone.write_text(ZONE)
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.dns_server", zone, "0"],

@@ -375,9 +375,9 @@ def test_suspended_account_sends_no_more_until_it_is_resumed(house: House) -> No
     with Wire(house.relay.submissions, tls=True) as wire:
         wire.hello()
         assert wire.ask(b"AUTH PLAIN " + plain("login4")).startswith(b"235")
-        house.relay.ctl("account", "suspend", "other")
+        house.relay.ctl("account", "suspend", "other", "--reason", "unpaid")
         assert wire.ask(b"MAIL FROM:<%s>" % SENDER.encode()).startswith(b"450 4.7.1")
-        house.relay.ctl("account", "resume", "other")
+        house.relay.ctl("account", "resume", "other", "--reason", "paid")
         assert wire.ask(b"MAIL FROM:<%s>" % SENDER.encode()).startswith(b"250")
 
 

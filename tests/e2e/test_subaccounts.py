@@ -120,12 +120,12 @@ def taken(session: smtplib.SMTP) -> int:
 
 def test_a_suspended_parent_stops_its_clients_and_resumed_it_lets_them_go_on(relay: Relay) -> None:
     with client(relay, CHILD) as session:
-        said(relay, "account", "suspend", "crm")
+        said(relay, "account", "suspend", "crm", "--reason", "unpaid")
         assert session.mail(SENDER) == (450, b"4.7.1 The account is suspended")
         with pytest.raises(smtplib.SMTPAuthenticationError) as refused:
             client(relay, CHILD)
         assert (refused.value.smtp_code, refused.value.smtp_error) == (535, b"5.7.8 Incorrect login or password")
-        said(relay, "account", "resume", "crm")
+        said(relay, "account", "resume", "crm", "--reason", "paid")
         assert session.mail(SENDER)[0] == 250
     client(relay, CHILD).quit()
 
