@@ -280,7 +280,7 @@ def parser() -> argparse.ArgumentParser:
         command.set_defaults(verb=verb, local=local)
         command.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
         for arg in (local or verb).args:
-            _add(command, arg)
+            _add(command, arg, here=local is not None)
         if verb.file:
             command.add_argument("--output", metavar="FILE", help="write it here, as it is if the name ends in .gz")
     return top
@@ -298,7 +298,7 @@ def _sentence(text: str) -> str:
     return text[0].upper() + text[1:] + "."
 
 
-def _add(command: argparse.ArgumentParser, arg: Arg) -> None:
+def _add(command: argparse.ArgumentParser, arg: Arg, *, here: bool) -> None:
     more: dict[str, Any] = {"help": arg.help.replace("%", "%%")}
     if arg.choices:
         more |= {"choices": arg.choices, "default": arg.default}
@@ -306,7 +306,7 @@ def _add(command: argparse.ArgumentParser, arg: Arg) -> None:
         command.add_argument(arg.name, metavar="FILE", **more)
         return
     if arg.positional:
-        if arg.repeated:
+        if arg.repeated and not here:
             more["help"] += '; "-": the first word of each line of standard input'
         several, one = ("+", None) if arg.required else ("*", "?")
         command.add_argument(arg.name, nargs=several if arg.repeated else one, **more)
@@ -338,7 +338,7 @@ def _given(options: argparse.Namespace, verb: Verb) -> dict[str, Any]:
         elif arg.kind in ("pem", "text") and given[arg.name] is not None:
             found = given[arg.name]
             given[arg.name] = list(map(_read, found)) if arg.repeated else _read(found)
-        elif arg.positional and arg.repeated and arg.kind != "row" and "-" in (given[arg.name] or ()):
+        elif arg.positional and arg.repeated and _from_stdin(options, arg) and "-" in (given[arg.name] or ()):
             # What another command has found: the first word of each line.
             given[arg.name] = [
                 word
@@ -348,6 +348,11 @@ def _given(options: argparse.Namespace, verb: Verb) -> dict[str, Any]:
             if not given[arg.name]:
                 raise Unreachable(f"standard input names no {arg.name}: nothing is done")
     return {name: value for name, value in given.items() if value is not None}
+
+
+def _from_stdin(options: argparse.Namespace, arg: Arg) -> bool:
+    """Whether "-" stands for values; of files it stands for what is in one."""
+    return options.local is None and arg.kind not in ("row", "text")
 
 
 def _read(file: str) -> str:

@@ -43,7 +43,7 @@ def written(spans: list[Span], zone: str) -> str:
 
 
 def seen_open(spans: list[Span], zone: str, moment: float) -> bool:
-    local = datetime.fromtimestamp(moment, zone_of(zone))
+    local = datetime.fromtimestamp(moment // 1, zone_of(zone))  # it would round, at last into the next minute
     minute, day = local.hour * 60 + local.minute, local.weekday()
     for days, first, end in spans:
         if first < end and day in days and first <= minute < end:
