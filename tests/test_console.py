@@ -6,12 +6,14 @@ import json
 import os
 import pty
 import select
+import shlex
 import socket
 import struct
 import subprocess
 import sys
 import termios
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -848,6 +850,35 @@ def test_a_relay_that_hangs_is_given_up_after_a_while(tmp_path: Path, monkeypatc
         mute.listen()
         with pytest.raises(Unreachable, match="does not answer"):
             Client(str(tmp_path / "s")).ask("status")
+
+
+def test_a_verb_that_may_take_long_is_waited_for_as_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "PATIENCE", 0.05)
+    with socket.socket(socket.AF_UNIX) as slow:
+        slow.bind(str(tmp_path / "s"))
+        slow.listen()
+
+        def answer() -> None:
+            peer, _ = slow.accept()
+            with peer:
+                peer.recv(65536)
+                time.sleep(0.3)
+                peer.sendall(http([1]))
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        assert Client(str(tmp_path / "s")).ask("queue hold", {}, post=True, patience=10.0) == [1]
+        thread.join(10)
+
+
+def test_whoever_quits_does_not_wait_for_answers(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as mute:
+        mute.bind(str(tmp_path / "s"))
+        mute.listen()
+        client = Client(str(tmp_path / "s"))
+        threading.Thread(target=lambda: (mute.accept()[0].recv(9), client.close())).start()
+        with pytest.raises(Unreachable):
+            client.ask("queue hold", {}, post=True, patience=60.0)
 
 
 def test_a_token_is_taken_out_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,10 +9,13 @@ import json
 import os
 import socket
 import threading
+import weakref
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlencode
 
 PATIENCE = 5.0  # seconds without an answer until we say so
+LONG = 605.0  # of what may take its time, such as counting millions of deliveries: relayd itself gives up before
 MAX_ANSWER = 8 << 20  # bytes
 
 
@@ -26,13 +29,21 @@ class Refused(Exception):
 
 class _UnixConnection(http.client.HTTPConnection):
     def __init__(self, path: str) -> None:
-        super().__init__("relayd", timeout=PATIENCE)
+        super().__init__("relayd")
         self._path = path
+        self.patience = PATIENCE
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
+        self.sock.settimeout(PATIENCE)
         self.sock.connect(self._path)
+        self.sock.settimeout(self.patience)
+
+    def wait(self, seconds: float) -> None:
+        """For the next answer."""
+        self.patience = seconds
+        if self.sock is not None:
+            self.sock.settimeout(seconds)
 
 
 class Client:
@@ -42,17 +53,27 @@ class Client:
         self.control = control
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._local = threading.local()
+        self._open: weakref.WeakSet[_UnixConnection] = weakref.WeakSet()
+        self._over = False
 
-    def ask(self, verb: str, given: dict[str, Any] | None = None, *, post: bool = False) -> Any:
-        """The answer.  Raises Unreachable, Refused."""
+    def close(self) -> None:
+        """Nobody waits any more."""
+        self._over = True
+        for connection in list(self._open):
+            with suppress(OSError, AttributeError):
+                connection.sock.shutdown(socket.SHUT_RDWR)
+
+    def ask(self, verb: str, given: dict[str, Any] | None = None, *, post: bool = False, patience: float = 0.0) -> Any:
+        """The answer; ``patience``: seconds to wait for it, else PATIENCE.  Raises Unreachable, Refused."""
         path = "/v1/" + verb.replace(" ", "/")
         body, headers = None, dict(self._headers)
         if post:
             body, headers["Content-Type"] = json.dumps(given or {}), "application/json"
         elif given:
             path += "?" + urlencode(given, doseq=True)
-        connection = getattr(self._local, "connection", None)
+        connection: _UnixConnection | None = getattr(self._local, "connection", None)
         if connection is not None:
+            connection.wait(patience or PATIENCE)
             try:
                 return self._exchange(connection, path, body, headers)
             except (OSError, http.client.HTTPException):
@@ -61,6 +82,10 @@ class Client:
                 if post:
                     raise Unreachable("the connection to relayd broke: look whether it was done") from None
         connection = _UnixConnection(self.control)
+        connection.wait(patience or PATIENCE)
+        self._open.add(connection)
+        if self._over:
+            raise Unreachable("the console ends")
         try:
             answer = self._exchange(connection, path, body, headers)
         except TimeoutError:

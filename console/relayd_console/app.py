@@ -13,12 +13,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from relayd_console.api import Client, Refused, Unreachable, token
+from relayd_console.api import LONG, PATIENCE, Client, Refused, Unreachable, token
 from relayd_console.console import Console
 from relayd_console.palette import PALETTE
 from relayd_console.text import visible
 
 DEFAULT_CONFIG = "/etc/relayd/relayd.toml"
+_THREADS = 30  # questions at a time: those that take long leave room for the others
 TICK = 0.25  # seconds between looks at what is to be asked
 
 _EPILOG = """\
@@ -39,6 +40,9 @@ def run(control: str, options: argparse.Namespace) -> None:
 
     session = token()
     client = Client(control, session)
+    any_reactor: Any = reactor
+    any_reactor.suggestThreadPoolSize(_THREADS)
+    any_reactor.addSystemEventTrigger("before", "shutdown", client.close)
 
     def ask(verb: str, given: dict[str, Any], post: bool, done: Callable[[Any], None]) -> None:
         def answered(value: Any) -> None:
@@ -51,7 +55,9 @@ def run(control: str, options: argparse.Namespace) -> None:
             else:
                 answered(failure.value)
 
-        threads.deferToThread(client.ask, verb, given, post=post).addCallbacks(answered, failed)
+        patience = PATIENCE if verb == "status" else LONG
+        asked = threads.deferToThread(client.ask, verb, given, post=post, patience=patience)
+        asked.addCallbacks(answered, failed)
 
     screen = urwid.display.raw.Screen()
     console = Console(
