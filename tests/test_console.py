@@ -36,6 +36,7 @@ from relayd_console.text import fitted, span, spark, visible
 from relayd_console.view import filled
 from relayd_console.views import OVERVIEW, TOPS, VIEWS, view
 
+from relayd import ctl
 from relayd.control.verb import Arg, Verb
 from relayd.control.verbs import VERBS
 
@@ -678,7 +679,7 @@ def test_a_line_that_cannot_be_done_says_why(line: str, words: str) -> None:
     assert words in str(mistake.value)
 
 
-WORDS = st.text(st.characters(min_codepoint=32, max_codepoint=0x2FF), min_size=1).filter(lambda text: text[0] != "-")
+WORDS = st.text(st.characters(min_codepoint=32, max_codepoint=0x2FF), min_size=1)
 
 
 @given(st.sampled_from(told()), st.data())
@@ -686,7 +687,11 @@ def test_a_call_is_written_as_relayctl_would_take_it(verb: dict[str, Any], data:
     args = [arg for arg in verb["args"] if arg["kind"] not in ("secret", "pem", "text", "row")]
     chosen = [arg for arg in args if arg["required"] or arg["positional"] or data.draw(st.booleans())]
     given = {
-        arg["name"]: "true" if arg["kind"] == "bool" else [data.draw(WORDS)] if arg["repeated"] else data.draw(WORDS)
+        arg["name"]: data.draw(st.sampled_from(["true", "false"]))
+        if arg["kind"] == "bool"
+        else [data.draw(WORDS)]
+        if arg["repeated"]
+        else data.draw(WORDS)
         for arg in chosen
     }
     missing = [arg for arg in verb["args"] if arg["required"] and arg["name"] not in given]
@@ -694,7 +699,12 @@ def test_a_call_is_written_as_relayctl_would_take_it(verb: dict[str, Any], data:
         with pytest.raises(Mistake):
             commands.parse(commands.Call(verb, given).line(), told())
     else:
-        assert commands.parse(commands.Call(verb, given).line(), told()) == (verb, given)
+        line = commands.Call(verb, given).line()
+        assert commands.parse(line, told()) == (verb, given)
+        if not any(arg["choices"] for arg in args):  # which relayctl would check
+            options = vars(ctl.parser().parse_args(shlex.split(line)))
+            assert {name: str(options[name]).lower() if value in ("true", "false") else options[name]
+                    for name, value in given.items()} == given  # fmt: skip
 
 
 # What is not ours to trust.

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 Verb = dict[str, Any]
+DRY = "dry_run"
 _FILES = ("secret", "pem", "text", "row")  # arguments that are read from files
 _LONGEST = 32 * 1024  # bytes of one: the rest of a request needs room too
 
@@ -31,23 +32,34 @@ class Call(NamedTuple):
     def posts(self) -> bool:
         return bool(self.verb["method"] == "POST")
 
+    @property
+    def tries(self) -> bool:
+        """Whether it is a dry run, which changes nothing."""
+        return self.changes and str(self.given.get(DRY)).lower() == "true"
+
     def line(self) -> str:
         """The line that relayctl would take."""
-        words = [self.verb["name"]]
+        bare: list[str] = []
+        options: list[str] = []
         for arg in self.verb["args"]:
             value = self.given.get(arg["name"])
-            if value is None:
-                continue
-            for one in value if isinstance(value, list) else [value]:
+            name = arg["name"].replace("_", "-")
+            for one in value if isinstance(value, list) else [] if value is None else [value]:
+                text = str(one)
                 if arg.get("kind") in ("secret", "pem", "text"):
-                    words.append(f"--{arg['name'].replace('_', '-')} (a file)")
+                    options.append(f"--{name} (a file)")
                 elif arg.get("positional"):
-                    words.append(shlex.quote(str(one)))
+                    bare.append(text)
                 elif arg.get("kind") == "bool":
-                    words.append(f"--{arg['name'].replace('_', '-')}")
+                    options.append(f"--{name}" if text.lower() == "true" else f"--no-{name}")
+                elif text.startswith("-"):  # it is no option
+                    options.append(f"--{name}={shlex.quote(text)}")
                 else:
-                    words += [f"--{arg['name'].replace('_', '-')}", shlex.quote(str(one))]
-        return " ".join(words)
+                    options += [f"--{name}", shlex.quote(text)]
+        quoted = list(map(shlex.quote, bare))
+        if any(text.startswith("-") for text in bare):
+            return " ".join([self.verb["name"], *options, "--", *quoted])
+        return " ".join([self.verb["name"], *quoted, *options])
 
 
 def parse(line: str, verbs: Iterable[Verb], *, files: bool = False) -> Call:
@@ -64,15 +76,21 @@ def parse(line: str, verbs: Iterable[Verb], *, files: bool = False) -> Call:
     args |= {f"{name}-file": arg for name, arg in args.items() if arg.get("kind") in ("secret", "pem")}  # as relayctl
     bare = [arg for arg in verb["args"] if arg.get("positional")]
     given: dict[str, Any] = {}
+    plain = False  # nothing is an option any more
     while rest:
         word = rest.pop(0)
-        if word.startswith("--"):
+        if word == "--" and not plain:
+            plain = True
+            continue
+        if word.startswith("--") and not plain:
             name, equals, value = word[2:].partition("=")
-            arg = args.get(name)
-            if arg is None:
+            arg, meant = args.get(name), "true"
+            if arg is None and (arg := args.get(name.removeprefix("no-"))) is not None:
+                meant = "false"
+            if arg is None or (meant == "false" and arg.get("kind") != "bool"):
                 raise Mistake(f"{verb['name']} has no --{name}")
             if arg.get("kind") == "bool":
-                value = value or "true"
+                value = value or meant
             elif not equals:
                 if not rest:
                     raise Mistake(f"--{name} wants a value")
