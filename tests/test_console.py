@@ -757,7 +757,8 @@ def test_any_status_that_relayd_might_give_can_be_shown(status: dict[str, Any]) 
 
 
 def test_a_letter_with_very_many_marks_keeps_only_some() -> None:
-    assert visible("a" + "\u0301" * 50).count("\u0301") == 4
+    for mark in ("\u0301", "\u20dd", "\u0e31", "\u1161"):
+        assert visible("a" + mark * 50).count(mark) == 4
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0s"), (59, "59s"), (60, "1m"), (3600, "1h"), (90000, "1d")])

@@ -5,7 +5,6 @@ escape sequences and marks that turn the direction of writing are shown as what 
 """
 
 import time
-import unicodedata
 from collections.abc import Sequence
 
 import urwid
@@ -20,7 +19,7 @@ def visible(value: object, limit: int = 200) -> str:
     text = str(value)[: limit + 1]
     shown, marks = [], 0
     for char in text:
-        marks = marks + 1 if unicodedata.combining(char) else 0
+        marks = marks + 1 if urwid.calc_width(char, 0, 1) == 0 else 0
         if char.isprintable() and marks <= _COMBINING:
             shown.append(char)
         else:
