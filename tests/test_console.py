@@ -78,6 +78,12 @@ class Screen:
         else:
             self.held.append(lambda: done(value))
 
+    def answer(self) -> None:
+        """What was held comes, and what is asked from now on is answered at once."""
+        held, self.held = self.held or [], None
+        for give in held:
+            give()
+
     def wait(self, seconds: float) -> None:
         for _ in range(int(seconds * 4)):
             self.now += 0.25
@@ -373,6 +379,31 @@ def test_the_focus_stays_with_what_it_was_on_when_something_worse_comes() -> Non
     assert "t2 is out of use" in screen.text and "wait in crm/bulk/late.example" in screen.focused
 
 
+def test_what_was_opened_comes_once_and_not_any_more_when_its_row_was_left() -> None:
+    screen = Screen()
+    screen.answers["account list"] = [{"name": "a0"}]
+    screen.answers["trace list"] = [{"id": 1}]
+    screen.answers["trace show"] = {"id": 1, "state": "on"}
+    screen.type(":", "traces", "enter")
+    screen.held = []
+    screen.type("enter", "enter")
+    screen.answer()
+    assert "trace show 1" in screen.lines[0] and "Traces" in screen.type("esc").lines[0]
+    screen.held = []
+    screen.type("enter", "tab")
+    screen.answer()
+    assert "Webhooks" in screen.lines[0]
+
+
+def test_an_answer_to_a_line_that_comes_when_its_asker_has_gone_on_is_said_and_not_put_before_him() -> None:
+    screen = Screen()
+    screen.answers["version"] = {"version": "0.1.0"}
+    screen.held = []
+    screen.type(":", "version", "enter", "4")
+    screen.answer()
+    assert "Sources" in screen.lines[0] and screen.bottom.startswith("version: answered")
+
+
 def test_all_views_can_be_chosen_from_a_list() -> None:
     screen = Screen(height=40).type("v")
     for one in TOPS:
@@ -526,6 +557,43 @@ def test_a_reason_is_asked_for_where_the_verb_wants_one() -> None:
     assert "source drain t1 --reason 'it is listed' [sessions 4]? (y/n" in screen.bottom
     screen.type("y")
     assert screen.changed == [("source drain", {"name": "t1", "reason": "it is listed"})]
+
+
+def test_what_is_typed_before_the_effect_is_known_confirms_nothing() -> None:
+    screen = of_accounts("active")
+    screen.held = []
+    screen.type("s", "unpaid", "enter", ":", "why", "y")
+    assert "account" not in screen.bottom and "what would it do" in screen.bottom
+    screen.answer()
+    assert screen.bottom.endswith("(y/n, d: details)") and screen.changed == []
+
+
+def test_who_does_not_wait_for_the_effect_is_not_asked_about_it_later() -> None:
+    screen = of_accounts("active")
+    screen.held = []
+    screen.type("s", "unpaid", "enter", "esc", ":", "wh")
+    screen.answer()
+    assert screen.bottom == ":wh▏" and screen.type("y").changed == []
+
+
+def test_what_is_only_to_be_tried_is_tried_and_shown_and_never_called_done() -> None:
+    for read_only in (False, True):
+        screen = Screen(read_only=read_only)
+        screen.answers["queue hold"] = {"dry_run": True, "deliveries": 12}
+        screen.type(":", "queue hold --account crm --dry-run", "enter")
+        assert "deliveries  12" in screen.text and screen.console._line.prompt is None
+        assert ("queue hold", {"account": "crm", "dry_run": "true"}, True) in screen.asked
+        assert "done" not in screen.bottom and screen.changed == []
+
+
+@pytest.mark.parametrize("size", [(24, 5), (40, 8), (80, 24)])
+def test_the_effect_of_an_action_and_what_may_be_answered_are_seen_however_small_the_terminal(
+    size: tuple[int, int],
+) -> None:
+    screen = of_accounts("active", width=size[0], height=size[1])
+    screen.type("s", "a very long reason " * 30, "enter")
+    seen = "".join(line.ljust(size[0]) for line in screen.lines)
+    assert "account suspend" in seen and "sessions 3, connections 2]? (y/n, d: details)" in seen
 
 
 def test_without_the_reason_nothing_is_done() -> None:

@@ -19,7 +19,7 @@ from relayd_console.overview import SOURCES, Overview
 from relayd_console.prompt import Line, Prompt
 from relayd_console.shown import Shown, rows_of
 from relayd_console.table import Column, Row, Table
-from relayd_console.text import number, span, visible
+from relayd_console.text import middle, number, span, visible
 from relayd_console.view import Action, Leads, View, filled, needs_row
 from relayd_console.views import OVERVIEW, TOPS, VIEWS, view
 
@@ -290,10 +290,12 @@ class Console:
         if leads.view:
             self.show(view(leads.view), args, leads.find)
             return
-        title = f"{leads.verb} {' '.join(visible(value, 60) for value in args.values())}"
+        title, here = f"{leads.verb} {' '.join(visible(value, 60) for value in args.values())}", self._stack[-1]
         shown = Shown(title, Detail(), view=of, row=row, verb=leads.verb, args=args, every=DETAIL_EVERY)
 
         def answered(value: Any) -> None:
+            if self._stack[-1] is not here:
+                return  # who asked has gone on, or has it already
             if isinstance(value, Exception):
                 self.say(str(value), "bad")
                 return
@@ -401,7 +403,9 @@ class Console:
             self._call(call)
 
     def _call(self, call: Call) -> None:
-        if call.changes and self._read_only:
+        if call.tries:
+            self._read(call)
+        elif call.changes and self._read_only:
             self.say("this console is read-only", "bad")
         elif call.changes:
             wanted = tuple(arg["name"] for arg in call.verb["args"] if arg.get("required"))
@@ -410,20 +414,36 @@ class Console:
         elif (known := next((one for one in VIEWS if one.verb == call.verb["name"]), None)) is not None:
             self.show(known, call.given)
         else:
-            self.ask(call.verb["name"], call.given, call.posts, partial(self._have_read, call.line()))
+            self._read(call)
 
-    def _have_read(self, line: str, value: Any) -> None:
-        if isinstance(value, Exception):
-            self.say(str(value), "bad")
-        else:
-            self.present(line, value)
-        self._draw()
+    def _read(self, call: Call) -> None:
+        """Shows what a verb answers, if whoever asked is still where he asked."""
+        here, line = self._stack[-1], call.line()
+
+        def answered(value: Any) -> None:
+            if isinstance(value, Exception):
+                self.say(str(value), "bad")
+            elif self._stack[-1] is not here:
+                self.say(f"{line}: answered, but you have gone on: ask again to see it")
+            else:
+                self.present(line, value)
+            self._draw()
+
+        self.ask(call.verb["name"], call.given, call.posts, answered)
 
     # What is asked and said at the bottom.
 
-    def prompt(self, prompt: Prompt) -> None:
-        self._line.ask(prompt)
+    def prompt(self, prompt: Prompt | None) -> None:
+        """Asks something, or (None) nothing any more."""
+        if prompt is None:
+            self._line.prompt = None
+        else:
+            self._line.ask(prompt)
         self._draw()
+
+    def asks(self, prompt: Prompt) -> bool:
+        """Whether this is what is asked now."""
+        return self._line.prompt is prompt
 
     def say(self, words: str, tint: str = "keys") -> None:
         """A message at the bottom, for a while; ``:log`` shows the last ones."""
@@ -462,8 +482,10 @@ class Console:
         return "title", f" {title}  {node}  {well}"
 
     def _foot(self) -> tuple[str, Any]:
-        if self._line.prompt is not None:
-            return "ask", f" {self._line.text()}"
+        if (asked := self._line.prompt) is not None:
+            # What may be answered stands at the end, behind the effect: it is seen on every terminal.
+            columns, rows = self._size()
+            return "ask", f" {middle(self._line.text(), columns * (rows - 2) - 1) if asked.keys else self._line.text()}"
         if self._flash[1]:
             return ("fault" if self._flash[1] == "bad" else self._flash[1]), f" {self._flash[2]}"
         shown = self._stack[-1]

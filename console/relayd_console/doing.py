@@ -8,11 +8,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
-from relayd_console.commands import Call, Verb
-from relayd_console.prompt import Prompt
+from relayd_console.commands import DRY, Call, Verb
+from relayd_console.prompt import WAITS, Prompt
 from relayd_console.text import count, visible
 
-DRY = "dry_run"
 _FIRST = ("deliveries", "queued", "sessions", "in", "out", "connections")  # what a trial counts, the weightiest first
 
 
@@ -20,7 +19,8 @@ class Desk(Protocol):
     """What the console gives for it."""
 
     def ask(self, verb: str, given: dict[str, Any], post: bool, done: Callable[[Any], None]) -> None: ...
-    def prompt(self, prompt: Prompt) -> None: ...
+    def prompt(self, prompt: Prompt | None) -> None: ...
+    def asks(self, prompt: Prompt) -> bool: ...
     def say(self, words: str, tint: str = "keys") -> None: ...
     def present(self, title: str, value: Any) -> None: ...
     def refresh(self) -> None: ...
@@ -65,22 +65,24 @@ class Doing(NamedTuple):
         )
 
     def _try(self) -> None:
-        """What relayd can try without doing is tried."""
+        """What relayd can try without doing is tried; keys that are typed until it is known answer nothing."""
         if not _has(self.calls[0].verb, DRY):
             self._confirm([])
             return
         found: list[Any] = []
+        waits = Prompt(f"{visible(self.label)}: what would it do? (esc leaves it)", lambda key: None, WAITS)
 
         def tried(value: Any) -> None:
             found.append(value)
-            if len(found) == len(self.calls):
+            if len(found) == len(self.calls) and self.desk.asks(waits):
+                self.desk.prompt(None)
                 faults = [value for value in found if isinstance(value, Exception)]
                 if len(faults) == len(found):
                     self.desk.say(f"{self.label}: {faults[0]}", "bad")
                 else:
                     self._confirm(found)
 
-        self.desk.say(f"{self.label}: what would it do?")
+        self.desk.prompt(waits)
         for call in self.calls:
             self.desk.ask(call.verb["name"], {**call.given, DRY: True}, call.posts, tried)
 

@@ -12,6 +12,7 @@ from relayd_console.text import visible
 
 _LINES = 100  # that are remembered
 _SHOWN = 12  # completions
+WAITS = "\0"  # the keys of a prompt that no key answers
 
 
 class Prompt(NamedTuple):

@@ -82,6 +82,14 @@ def spark(values: Sequence[float], width: int) -> str:
     return "".join(SPARKS[max(1, round(value / most * 8)) if value > 0 else 0] for value in last)
 
 
+def middle(text: str, limit: int) -> str:
+    """Text that is too long, without some of its middle: the end is what matters, and how it begins."""
+    if len(text) <= limit:
+        return text
+    head = max(0, limit // 4 - 1)
+    return f"{text[:head]}…{text[len(text) - (limit - head - 1) :]}" if limit > 1 else ""
+
+
 def fitted(text: str, width: int, *, right: bool = False) -> str:
     """The text in so many columns of the terminal, cut with an ellipsis where it is wider."""
     if width <= 0:
