@@ -417,6 +417,24 @@ def test_a_site_is_its_queues_whether_they_are_in_memory_or_not(desk: Desk) -> N
     assert [row["domain"] for row in desk.say("queue summary", by="domain")] == ["all", "x.example", "y.example"]
 
 
+def test_a_site_narrows_ids_too(desk: Desk) -> None:
+    ids = [show(delivery.id) for delivery in desk.put("x.example", "y.example", later=60)]
+    assert desk.say("queue hold", id=ids, site="elsewhere", dry_run=True)["deliveries"] == 0
+    assert desk.act("queue cancel", id=ids, site="elsewhere")["done"] == 0
+    assert desk.act("queue hold", id=ids, site="203.0.113.1:25")["done"] == 2
+    assert desk.say("queue deliveries", id=ids, site="elsewhere")["deliveries"] == []
+
+
+@pytest.mark.parametrize(
+    "field", ["connection", "domain", "site", "recipient", "sender", "client", "track_id", "tag", "reply"]
+)
+def test_a_filter_that_says_nothing_is_refused_instead_of_meaning_all(desk: Desk, field: str) -> None:
+    desk.put("x.example", later=60)
+    for empty in ("", " "):
+        with pytest.raises(InputError, match=f"{field}: is empty"):
+            desk.say("queue cancel", account="crm", **{field: empty})
+
+
 def test_a_job_goes_on_after_a_restart_where_it_was(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "SCANNED", 100)
     desk.fill(1000, later=86400)

@@ -81,7 +81,7 @@ class Walk:
                 return None
             page = await asked(read, _full(by_ids, full), wanted, ids, self._most)
             self.at = Cursor(id=start + len(ids))
-            return page
+            return await self._at_site(page) if wanted.site else page
         if self.at.whole:
             group = await self._group(limit, apart=apart)
             if not group:
@@ -95,6 +95,12 @@ class Walk:
         page = await asked(read, _full(within_queue, full), wanted, self.at, self._most, limit)
         self.at = page.next or Cursor(self.at.name)
         return page
+
+    async def _at_site(self, page: Page) -> Page:
+        """What of a page goes to the site that is wanted: nobody has asked its queues yet."""
+        queues = {row.queue for row in page.found}
+        there = {name for name in queues if await self._jobs.goes_to(name, self._wanted.site)}
+        return Page([row for row in page.found if row.queue in there], page.seen, page.next)
 
     async def _group(self, limit: int, *, apart: bool) -> list[tuple[str, int]]:
         """The next queues that have not more than so many together; one at least."""
