@@ -137,6 +137,21 @@ def test_faulty_argument_is_named(given, field, words):
     assert raised.value.field == field
 
 
+@pytest.mark.parametrize(
+    ("name", "given", "field"),
+    [
+        ("shaping suspend", {"source": "t1", "at": "", "reason": "x"}, "at"),
+        ("shaping resume", {"source": "t1", "at": ""}, "at"),
+        ("session drop", {"peer": "192.0.2.1", "login": "", "reason": "x"}, "login"),
+        ("session drop", {"peer": "192.0.2.1", "site": "", "reason": "x"}, "site"),
+        ("trace start", {"in": True, "recipient": "", "reason": "x"}, "recipient"),
+    ],
+)
+def test_what_narrows_is_never_empty(name, given, field):
+    with pytest.raises(InputError, match=f"{field}: is empty"):
+        arguments(verb(name), given)
+
+
 def test_refused_password_is_not_repeated():
     with pytest.raises(InputError) as raised:
         arguments(SAMPLE, {"id": "f", "password": "hunter2"})

@@ -13,6 +13,7 @@ _SCHEMAS: dict[str, dict[str, Any]] = {
     "int": {"type": "integer", "minimum": 0},
     "bool": {"type": "boolean"},
     "id": {"type": "string", "pattern": "^[0-9a-f]{1,16}$"},
+    "some": {"type": "string", "minLength": 1},
     "duration": {"type": "string", "examples": ["90s", "15m", "2h", "3d"]},
     "network": {"type": "string", "examples": ["192.0.2.0/24"]},
     "secret": {"type": "string", "format": "password", "minLength": 8, "maxLength": 1024},

@@ -156,19 +156,19 @@ def _job_would_undo(relay: Relay, id: int, **given: Any) -> Any:
 _WHICH = (
     Arg("id", "ids of messages or deliveries", "id", positional=True, repeated=True),
     Arg("account", "of this account", "name"),
-    Arg("connection", "submitted by this login"),
+    Arg("connection", "submitted by this login", "some"),
     Arg("stream", "of this stream", "name"),
-    Arg("domain", 'to this domain; "fallback:NAME" is what goes by a fallback'),
-    Arg("site", "to this site: a provider's name, or that of a site in shaping explain"),
-    Arg("recipient", "to this address, or to a whole domain: *@DOMAIN"),
-    Arg("sender", "from this envelope sender, or from *@DOMAIN"),
-    Arg("client", "of this client of a CRM"),
-    Arg("track_id", "with this track id"),
-    Arg("tag", "with this tag"),
+    Arg("domain", 'to this domain; "fallback:NAME" is what goes by a fallback', "some"),
+    Arg("site", "to this site: a provider's name, or that of a site in shaping explain", "some"),
+    Arg("recipient", "to this address, or to a whole domain: *@DOMAIN", "some"),
+    Arg("sender", "from this envelope sender, or from *@DOMAIN", "some"),
+    Arg("client", "of this client of a CRM", "some"),
+    Arg("track_id", "with this track id", "some"),
+    Arg("tag", "with this tag", "some"),
     Arg("older", "received longer ago than this", "duration"),
     Arg("younger", "received no longer ago than this", "duration"),
     Arg("attempts", "tried at least so many times", "int"),
-    Arg("reply", "whose last attempt's words hold this, such as a server's reply"),
+    Arg("reply", "whose last attempt's words hold this, such as a server's reply", "some"),
 )
 _ALL = Arg("all", "the whole queue", "bool", default=False)
 _STATE = Arg("state", "only what is on hold, or what is not", choices=("waiting", "held"))

@@ -43,9 +43,9 @@ FILTERS = (
     Arg("in", "those of clients", "bool", default=False),
     Arg("out", "those with mail servers", "bool", default=False),
     Arg("peer", "the other side's IP address or CIDR", "network"),
-    Arg("login", "a client's login"),
+    Arg("login", "a client's login", "some"),
     Arg("account", "whose mail: this account's, or of one below it", "name"),
-    Arg("site", "with this provider or site"),
+    Arg("site", "with this provider or site", "some"),
     Arg("source", "by this source", "name"),
 )
 

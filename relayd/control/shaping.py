@@ -225,7 +225,7 @@ RULES = Arg(
 )
 
 _ON = (
-    Arg("at", "a provider, or a domain whose site is meant; without it, everywhere"),
+    Arg("at", "a provider, or a domain whose site is meant; without it, everywhere", "some"),
     Arg("source", "what goes by this source", "name"),
     Arg("account", "mail of this account, and of those below it where it is suspended", "name"),
 )

@@ -53,8 +53,8 @@ VERBS: tuple[Verb, ...] = (
         handler=_start,
         args=(
             *FILTERS,
-            Arg("domain", "that name a recipient of this domain"),
-            Arg("recipient", "that name this recipient"),
+            Arg("domain", "that name a recipient of this domain", "some"),
+            Arg("recipient", "that name this recipient", "some"),
             Arg("for", "how long, such as 10m", "duration", default=600),
             Arg("limit", "how many sessions at most", "int", default=20),
             REASON,

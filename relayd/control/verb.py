@@ -40,7 +40,7 @@ T = TypeVar("T")
 Role = Literal["view", "operate", "admin"]
 ROLES: tuple[Role, ...] = ("view", "operate", "admin")
 Kind = Literal[
-    "str", "words", "name", "int", "bool", "id", "duration", "network", "secret", "pem", "text", "list", "row"
+    "str", "words", "some", "name", "int", "bool", "id", "duration", "network", "secret", "pem", "text", "list", "row"
 ]
 MOST_SHOWN = 20  # items of an argument that the trail of changes keeps, ...
 _LONGEST = 500  # ... and characters of each
@@ -371,6 +371,14 @@ def _text(value: object) -> str:
     return value
 
 
+def _some(value: object) -> str:
+    # What narrows: a variable of a script that was never set must not mean everything.
+    text = _text(value)
+    if not text.strip():
+        raise ValueError("is empty: leave it out to mean all")
+    return text
+
+
 def _words(value: object) -> str:
     # What somebody said, to be judged: whatever it is.
     if not isinstance(value, str):
@@ -422,6 +430,7 @@ def _boolean(value: object) -> bool:
 _PARSERS: dict[str, Callable[[object], Any]] = {
     "str": _text,
     "words": _words,
+    "some": _some,
     "name": notation.name,
     "int": _whole,
     "bool": _boolean,
