@@ -6,6 +6,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -82,9 +83,23 @@ def test_a_peer_that_takes_nothing_is_sent_nothing(watching: Watching) -> None:
     watching.producer.pauseProducing()
     asked = watching.asked
     watching.answer = (200, b"2")
-    assert watching.later(600) == b"" and watching.asked == asked
+    assert watching.later(200) == b"" and watching.asked == asked
     watching.producer.resumeProducing()
     assert watching.later(2) == b"data: 2\n\n"
+
+
+def test_a_peer_that_takes_nothing_for_long_leaves_its_place_to_others(watching: Watching) -> None:
+    aborted: list[bool] = []
+    transport = SimpleNamespace(abortConnection=lambda: aborted.append(True))
+    watching.request.channel = SimpleNamespace(transport=transport)
+    for _ in range(2):  # each time anew
+        watching.producer.pauseProducing()
+        watching.later(200)
+        watching.producer.resumeProducing()
+    assert watching.ended == 0
+    watching.producer.pauseProducing()
+    watching.later(400)
+    assert watching.ended == 1 and aborted == [True] and not watching.clock.getDelayedCalls()
 
 
 @pytest.mark.parametrize("end", [(403, b"no more"), Refused(401, "no more")])
@@ -134,6 +149,18 @@ class OnASocket(TestCase):
         self.service.startService()
         self.addCleanup(self.service.stopService)
 
+    def test_who_is_refused_meanwhile_is_told_in_the_form_of_every_refusal(self) -> Any:
+        def refuse(request: Any) -> Any:
+            raise Refused(401, "no more")
+
+        def watch() -> None:
+            told = stream(self.path, b"/v1/version?every=1")
+            next(told)
+            self.service._site.resource._caller = refuse
+            assert json.loads(next(told)) == {"error": "no more", "field": ""}
+
+        return deferToThread(watch)
+
     def test_any_verb_that_reads_can_be_watched(self) -> Any:
         def watch() -> None:
             for text in stream(self.path, b"/v1/version?every=1"):
@@ -168,7 +195,7 @@ def stream(control: str, path: bytes) -> Iterator[str]:
         peer.sendall(_request(path))
         heard = b""
         while True:
-            heard += peer.recv(65536)
-            for line in heard.split(b"\n")[:-1]:
+            *lines, heard = (heard + peer.recv(65536)).split(b"\n")
+            for line in lines:
                 if line.startswith(b"data: "):
                     yield line[6:].decode()

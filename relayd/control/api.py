@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, TimeoutError, maybeDeferred
+from twisted.internet.defer import Deferred, TimeoutError, maybeDeferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -209,9 +209,12 @@ class VerbResource(Resource):
             return _answer(request, 503, _error(f"there are {live.MOST} live views already: close one"))
 
         def ask() -> "Deferred[tuple[int, bytes]]":
-            caller = self._caller(request)
+            try:
+                caller = self._caller(request)
+            except Refused as refused:
+                return succeed((refused.status, _error(refused.text)))
             if barred := _barred(verb, caller):
-                raise Refused(403, barred)
+                return succeed((403, _error(barred)))
             asked = maybeDeferred(lambda: _deferred(self._reactor, perform(verb, self._relay, dict(given), caller)))
             asked.addTimeout(verb.timeout, self._reactor)
             return asked.addCallbacks(lambda value: _succeeded(verb, value, caller), _failed)

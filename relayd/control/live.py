@@ -2,7 +2,8 @@
 
 In: a request whose Accept is text/event-stream, and a call that asks the verb.  Out: an event with the answer when it
 differs from the last one, a comment now and then that keeps proxies from giving up, an event "error" before the end if
-there is one.  One question at a time, and none while the peer does not take what it was sent.
+there is one.  One question at a time, and none while the peer does not take what it was sent; who takes nothing for
+long is cut off.
 """
 
 from collections.abc import Callable
@@ -16,8 +17,10 @@ from twisted.python.failure import Failure
 from twisted.web.server import Request
 from zope.interface import implementer
 
+from relayd.control.verb import EVERY
+
 MOST = 100  # streams at once
-EVERY = (1.0, 2.0, 3600.0)  # seconds between questions: least, what is meant, most
+_PATIENCE = 300.0  # seconds for which a peer may take nothing
 _ALIVE = 15.0  # seconds after which a comment is sent
 
 Ask = Callable[[], "Deferred[tuple[int, bytes]]"]  # status and body
@@ -57,6 +60,7 @@ class Stream:
         self._last = b""
         self._sent = 0.0  # when anything was sent last
         self._full = False
+        self._since = 0.0  # when it became full
         self._ended = False
         self._asking: Any = None
         self._next: Any = None
@@ -74,7 +78,7 @@ class Stream:
     # The peer's pace.
 
     def pauseProducing(self) -> None:
-        self._full = True
+        self._full, self._since = True, self._reactor.seconds()
 
     def resumeProducing(self) -> None:
         self._full = False
@@ -87,7 +91,11 @@ class Stream:
     def _look(self) -> None:
         self._next = None
         if self._full:
-            self._later()
+            if self._reactor.seconds() - self._since < _PATIENCE:
+                self._later()
+            else:
+                self._end()
+                self._request.channel.transport.abortConnection()
             return
         self._asking = maybeDeferred(self._ask)
         self._asking.addCallbacks(self._answered, self._failed).addErrback(self._broken)

@@ -7,7 +7,7 @@ needs and what it answers with when it will not.
 from collections.abc import Sequence
 from typing import Any
 
-from relayd.control.verb import Arg, Verb
+from relayd.control.verb import EVERY, MAX_BODY, Arg, Verb
 
 _SCHEMAS: dict[str, dict[str, Any]] = {
     "int": {"type": "integer", "minimum": 0},
@@ -19,11 +19,17 @@ _SCHEMAS: dict[str, dict[str, Any]] = {
     "secret": {"type": "string", "format": "password", "minLength": 8, "maxLength": 1024},
     "row": {"type": "object", "additionalProperties": {"type": "string"}},
 }
+_EVERY = {
+    "name": "every", "in": "query", "required": False,
+    "description": "of an answer that is watched (`Accept: text/event-stream`): seconds between looks",
+    "schema": {"type": "number", "minimum": EVERY[0], "maximum": EVERY[2], "default": EVERY[1]},
+}  # fmt: skip
 _ERRORS = {
     "400": "an argument is missing, unknown or malformed: `field` names it",
     "401": "no token, or one that does not count (TCP only)",
     "403": "the caller's role does not allow it",
     "404": "there is no such thing, or it is not the customer's (TCP only)",
+    "413": f"a request has at most {MAX_BODY} bytes",
     "429": "too many requests, or too many wrong tokens: `Retry-After` says when (TCP only)",
     "500": "it failed inside relayd; its log says how",
     "504": "it took too long; what it began may still come to its end",
@@ -69,7 +75,8 @@ def document(verbs: Sequence[Verb], version: str) -> dict[str, Any]:
 
 
 def _operation(verb: Verb) -> dict[str, Any]:
-    answers: dict[str, Any] = {"200": {"description": "done", "content": {"application/json": {}}}}
+    forms: dict[str, Any] = {"application/json": {}} | ({"text/event-stream": {}} if verb.method == "GET" else {})
+    answers: dict[str, Any] = {"200": {"description": "done", "content": forms}}
     if verb.unwell != 200:
         answers[str(verb.unwell)] = {"description": f"not well: `{verb.verdict}` is false",
                                      "content": {"application/json": {}}}  # fmt: skip
@@ -86,6 +93,7 @@ def _operation(verb: Verb) -> dict[str, Any]:
             {"name": arg.name, "in": "query", "required": arg.required, "description": arg.help, "schema": _schema(arg)}
             for arg in verb.args
         ]
+        made["parameters"].append(_EVERY)
     else:
         body = {
             "type": "object",

@@ -9,6 +9,7 @@ from relayd.control.sessions import FILTERS, way
 from relayd.control.verb import REASON, Arg, Relay, Verb
 from relayd.errors import InputError
 
+USUAL = 600.0  # seconds that a trace takes
 LONGEST = 86400.0  # seconds that a trace may take
 MOST = 1000  # sessions of one
 
@@ -16,7 +17,7 @@ MOST = 1000  # sessions of one
 def _start(
     relay: Relay, domain: str | None, recipient: str | None, limit: int, reason: str, who: str, **given: Any
 ) -> Any:
-    seconds = given["for"]
+    seconds = given["for"] or USUAL
     if seconds > LONGEST:
         raise InputError("for", "is longer than a day")
     if not 0 < limit <= MOST:
@@ -55,7 +56,7 @@ VERBS: tuple[Verb, ...] = (
             *FILTERS,
             Arg("domain", "that name a recipient of this domain", "some"),
             Arg("recipient", "that name this recipient", "some"),
-            Arg("for", "how long, such as 10m", "duration", default=600),
+            Arg("for", "how long, such as 1h; without it, 10m", "duration"),
             Arg("limit", "how many sessions at most", "int", default=20),
             REASON,
         ),

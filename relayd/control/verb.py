@@ -45,6 +45,7 @@ Kind = Literal[
 MOST_SHOWN = 20  # items of an argument that the trail of changes keeps, ...
 _LONGEST = 500  # ... and characters of each
 MAX_BODY = 64 * 1024  # bytes of a request
+EVERY = (1.0, 2.0, 3600.0)  # seconds between looks at an answer that is watched: least, what is meant, most
 
 
 class Configuration(Protocol):
