@@ -220,6 +220,12 @@ def test_queues_are_listed_with_due_time_and_reason() -> None:
     assert screen.lines[3].split() == ["crm", "bulk", "b.example", "30,000", "-", "retry"]
 
 
+def test_a_list_that_was_cut_off_says_that_there_is_more() -> None:
+    few = listing(*(queue(f"d{n}.example", 1) for n in range(999)))
+    many = listing(*(queue(f"d{n}.example", 1) for n in range(1000)))
+    assert "Queues  999  " in few.lines[0] and "Queues  1,000+  " in many.lines[0]
+
+
 def test_the_focus_follows_its_row_when_the_order_changes() -> None:
     screen = listing(queue("a.example", 1), queue("b.example", 2)).type("j")
     assert "b.example" in screen.focused

@@ -91,12 +91,20 @@ class Shown:
             return self.widget.chosen
         return [self.row] if self.row is not None else []
 
+    @property
+    def _cut_off(self) -> bool:
+        """Whether relayd was asked for no more than there are, and cannot be asked for what is behind."""
+        limit = str(self.args.get("limit", ""))
+        pages = self.view is not None and self.view.pages
+        return limit.isdecimal() and not pages and len(self.widget.all) >= int(limit)
+
     def words(self) -> str:
         """The title, and how much there is."""
         table = self.widget
         if not isinstance(table, Table):
             return self.title
-        more = f" from the {count(self._first)}. page on" if self._first else "+" if self.page(1) is not None else ""
+        beyond = self.page(1) is not None or self._cut_off
+        more = f" from the {count(self._first)}. page on" if self._first else "+" if beyond else ""
         words = f"{self.title}  {count(len(table.shown))}"
         words += f" of {count(len(table.all))}{more} with {table.words!r}" if table.words else more
         return words + (f"  {len(table.marks)} marked" if table.marks else "")
