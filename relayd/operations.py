@@ -238,7 +238,7 @@ class Operations:
     def lift(self, id: int) -> Active:
         found = self.reactions.lift(id)
         if found is None:
-            raise InputError("id", f"there is no reaction {id}: relayctl shaping reactions lists those there are")
+            raise InputError("id", f"there is no reaction {id}: relayctl shaping reactions shows those there are")
         self.inside.consequences.reacted((), (found,))
         self.inside.courier.perform()
         return found

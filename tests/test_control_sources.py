@@ -43,6 +43,22 @@ def test_what_cannot_be_done_is_refused_with_a_sentence(relay, verb, given, word
         say(relay, verb, **given)
 
 
+def tried(relay: FakeRelay, verb: str, **given: object) -> Any:
+    """What a dry run tells that waits for nobody."""
+    with pytest.raises(StopIteration) as done:
+        run(BY_PATH[f"/v1/{verb}"], relay, {**given, "dry_run": True}, "anna").send(None)
+    return done.value.value
+
+
+def test_what_would_be_refused_is_refused_when_it_is_tried(relay):
+    for verb, given, words in (
+        ("source/resume", {"name": "t1"}, "'t1' is not drained"),
+        ("reputation/release", {"subject": "account:crm"}, "account:crm is not held back"),
+    ):
+        with pytest.raises(InputError, match=words):
+            tried(relay, verb, **given)
+
+
 def test_only_operators_drain_and_it_is_signed():
     verbs = [BY_PATH[f"/v1/source/{name}"] for name in ("drain", "resume")]
     assert [(verb.role, verb.effect) for verb in verbs] == [("operate", "change")] * 2
@@ -51,4 +67,5 @@ def test_only_operators_drain_and_it_is_signed():
 
 def test_a_source_that_is_no_longer_configured_can_be_resumed(relay):
     relay.directory.drains.drain("gone", reason="moving", by="anna", now=NOW).result(10)
+    assert tried(relay, "source/resume", name="gone") == {"dry_run": True, "state": "not configured"}
     assert say(relay, "resume", name="gone").source == "gone"

@@ -460,8 +460,9 @@ def test_a_job_that_is_ended_stays_where_it_is_and_can_be_undone(desk: Desk, mon
         desk.say("job undo", id=job["job"])
     stopped = desk.say("job cancel", id=job["job"])
     assert stopped["state"] == "stopped"
-    with pytest.raises(InputError, match="has ended already"):
-        desk.say("job cancel", id=job["job"])
+    for dry_run in (False, True):
+        with pytest.raises(InputError, match="has ended already"):
+            desk.say("job cancel", id=job["job"], dry_run=dry_run)
     assert 0 < stopped["done"] < 1000
     desk.pause = 0.002
     desk.reactor.wait(5)

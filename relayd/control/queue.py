@@ -149,6 +149,13 @@ async def _job_undo(relay: Relay, id: int, reason: str, who: str) -> dict[str, A
     return shown(await relay.jobs.undo(id, who, reason))
 
 
+async def _job_would_cancel(relay: Relay, id: int, **given: Any) -> dict[str, Any]:
+    row = shown(await relay.jobs.get(id))
+    if row["state"] != "running":
+        raise InputError("id", f"job {id} has ended already")
+    return row
+
+
 def _job_would_undo(relay: Relay, id: int, **given: Any) -> Any:
     return relay.jobs.would_undo(id)
 
@@ -276,7 +283,7 @@ VERBS: tuple[Verb, ...] = (
         name="job cancel",
         help="end a job where it is; what it has done stays done, and can be undone",
         handler=_job_cancel,
-        would=_job_show,
+        would=_job_would_cancel,
         args=(_ID, NOTED),
         role="operate",
         effect="change",

@@ -68,11 +68,7 @@ def _show(relay: Relay, subject: str) -> "Future[dict[str, Any]]":
 
 
 def _release(relay: Relay, subject: str, reason: str, who: str) -> "Future[dict[str, Any]]":
-    key = _key(subject)
-    shown = relay.reputation.show(key, relay.now())
-    if shown is None or not shown[0].step:
-        raise InputError("subject", f"{subject} is not held back: relayctl reputation list shows who is")
-    return _put(relay, key, "good", reason, who, None)
+    return _put(relay, _held(relay, subject), "good", reason, who, None)
 
 
 def _hold(relay: Relay, subject: str, reason: str, who: str, **given: Any) -> "Future[dict[str, Any]]":
@@ -88,7 +84,7 @@ async def _would_hold(relay: Relay, subject: str, **given: Any) -> dict[str, Any
 
 
 async def _would_release(relay: Relay, subject: str, **given: Any) -> dict[str, Any]:
-    return await _hit(relay, _key(subject))
+    return await _hit(relay, _held(relay, subject))
 
 
 async def _hit(relay: Relay, key: Key) -> dict[str, Any]:
@@ -121,6 +117,15 @@ def _key(subject: str) -> Key:
         return read(subject)
     except ValueError as error:
         raise InputError("subject", str(error)) from None
+
+
+def _held(relay: Relay, subject: str) -> Key:
+    """A subject that is held back."""
+    key = _key(subject)
+    shown = relay.reputation.show(key, relay.now())
+    if shown is None or not shown[0].step:
+        raise InputError("subject", f"{subject} is not held back: relayctl reputation list shows who is")
+    return key
 
 
 def _there(relay: Relay, subject: str) -> Key:

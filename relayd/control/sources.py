@@ -91,6 +91,14 @@ async def _would_turn(relay: Relay, name: str, **given: Any) -> dict[str, Any]:
     return {"state": rows[name]["state"], "pools_of_it_alone": alone, **await relay.hit(source=name)}
 
 
+async def _would_resume(relay: Relay, name: str, **given: Any) -> dict[str, Any]:
+    if relay.directory.drains.get(name) is None:
+        raise InputError("name", f"the source {name!r} is not drained")
+    if name not in relay.config.source:  # it was taken out of the configuration since
+        return {"state": "not configured"}
+    return await _would_turn(relay, name)
+
+
 _SOURCE = Arg("name", "the source's name", "name", positional=True, required=True)
 
 VERBS: tuple[Verb, ...] = (
@@ -128,7 +136,7 @@ VERBS: tuple[Verb, ...] = (
         name="source resume",
         help="let a source that was drained take deliveries again",
         handler=_resume,
-        would=_would_turn,
+        would=_would_resume,
         args=(_SOURCE,),
         role="operate",
         effect="change",
