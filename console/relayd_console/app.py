@@ -19,6 +19,7 @@ from relayd_console.palette import PALETTE
 from relayd_console.text import visible
 
 DEFAULT_CONFIG = "/etc/relayd/relayd.toml"
+OVER_SSH = "RELAYD_SSH"  # set by who starts this process for somebody who came over SSH
 _THREADS = 30  # questions at a time: those that take long leave room for the others
 TICK = 0.25  # seconds between looks at what is to be asked
 
@@ -38,8 +39,7 @@ def run(control: str, options: argparse.Namespace) -> None:
     import urwid
     from twisted.internet import reactor, threads
 
-    session = token()
-    client = Client(control, session)
+    client = Client(control, token())
     any_reactor: Any = reactor
     any_reactor.suggestThreadPoolSize(_THREADS)
     any_reactor.addSystemEventTrigger("before", "shutdown", client.close)
@@ -64,7 +64,7 @@ def run(control: str, options: argparse.Namespace) -> None:
         ask,
         time.time,
         read_only=options.read_only,
-        files=not session,  # who came over SSH has no rights to relayd's own files
+        files=OVER_SSH not in os.environ,  # who came over SSH has no rights to relayd's own files
         size=lambda: screen.get_cols_rows(),
     )
     colours = {"16": 16, "256": 256, "1": 1}.get(options.colours) or (

@@ -106,6 +106,20 @@ def test_the_console_has_the_size_of_the_client_s_terminal_and_follows_it(place:
     assert screen.ended() == 0
 
 
+def test_a_line_of_the_console_reads_no_file_with_the_rights_of_the_relay_s_own_user(place: Place) -> None:
+    secret = place.relay.home / "hidden"
+    secret.write_text("top secret\n")
+    screen = place.screen("vera")
+    screen.wait("well")
+    screen.type(":")
+    while "told its verbs" in screen.wait("▏|told its verbs yet"):
+        screen.type(":")
+    screen.type(f"shaping replay --rules {secret}\r")
+    screen.wait("rules is read from a.?file", 10)
+    screen.type("Q")
+    assert screen.ended() == 0
+
+
 def test_the_name_that_the_client_asks_for_gives_no_rights(place: Place) -> None:
     code, _, said = place.client("vera").run("root@127.0.0.1", "relayctl account add root")
     assert code == 1 and "needs the role admin; yours is view" in said
