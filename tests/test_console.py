@@ -544,6 +544,24 @@ def test_marked_rows_are_acted_on_together() -> None:
     assert screen.changed == [("account suspend", {"name": f"a{n}", "reason": "why"}) for n in range(2)]
 
 
+def test_marked_deliveries_are_one_job_with_one_undoing(screen: Screen) -> None:
+    screen.answers["queue deliveries"] = {"deliveries": [{"id": "1a"}, {"id": "1b"}, {"id": "1c"}]}
+    screen.answers["queue hold"] = lambda given: {"deliveries": len(given["id"])}
+    screen.type(":", "deliveries", "enter", " ", " ", "h", "odd", "enter")
+    assert "queue hold 1a 1b --reason odd [deliveries 2]? (y/n" in screen.bottom
+    assert screen.type("y").changed == [("queue hold", {"id": ["1a", "1b"], "reason": "odd"})]
+
+
+def test_a_drain_is_ended_only_where_there_is_one(screen: Screen) -> None:
+    screen.answers["status"] = {**STATUS, "draining": False}
+    screen.wait(3)
+    assert screen.type("u").bottom == "take mail again: it takes mail"
+    screen.answers["status"] = {**STATUS, "draining": True}
+    screen.wait(3)
+    assert screen.type("D").bottom == "drain: it drains already"
+    assert screen.type("u").bottom.startswith("take mail again, reason: ")
+
+
 def test_marks_can_be_taken_away_and_go_with_their_rows() -> None:
     screen = of_accounts("active", "active").type(" ", " ")
     assert "2 marked" in screen.lines[0] and screen.lines[2].startswith("*")

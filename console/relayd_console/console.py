@@ -14,7 +14,7 @@ from relayd_console import commands, keys
 from relayd_console.api import Refused, Unreachable
 from relayd_console.commands import Call, Mistake, Verb
 from relayd_console.detail import Detail
-from relayd_console.doing import Doing
+from relayd_console.doing import Doing, together
 from relayd_console.overview import SOURCES, Overview
 from relayd_console.prompt import Line, Prompt
 from relayd_console.shown import Shown, rows_of
@@ -144,7 +144,7 @@ class Console:
             self._fault = "what answers is no relayd"
             return
         said = {key: [str(text) for text in value[key]] if isinstance(value.get(key), list) else [] for key in _SAID}
-        self._status = {**value, **said}
+        self._status = self._stack[0].row = {**value, **said}
         self._show_overview()
 
     def _have_verbs(self, value: Any) -> None:
@@ -358,12 +358,13 @@ class Console:
             return "this console is read-only"
         if self._verbs and action.verb not in {verb["name"] for verb in self._verbs}:
             return f"this relayd has no {action.verb}"
-        if not needs_row(action):
-            return ""
-        return "there is no row" if row is None else action.fault(row)
+        if row is None:
+            return "there is no row" if needs_row(action) else ""
+        return action.fault(row)
 
     def _act(self, action: Action) -> None:
-        rows: list[Row] = self._stack[-1].chosen if needs_row(action) else [{}]
+        chosen = self._stack[-1].chosen
+        rows = chosen if needs_row(action) else chosen[:1] or [{}]
         fit = [row for row in rows if not self._why_not(action, row)]
         if not fit:
             self.say(f"{action.label}: {self._why_not(action, rows[0] if rows else None)}", "bad")
@@ -372,7 +373,7 @@ class Console:
         if verb is None:
             self.say("relayd has not told its verbs yet", "bad")
             return
-        calls = [Call(verb, filled(action.args, row)) for row in fit]
+        calls = together([Call(verb, filled(action.args, row)) for row in fit])
         Doing(self, action.label, calls, shows=not action.ask).begin(action.ask)
 
     # The command line.

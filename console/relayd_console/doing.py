@@ -118,6 +118,15 @@ class Doing(NamedTuple):
         self.desk.refresh()
 
 
+def together(calls: list[Call]) -> list[Call]:
+    """One call for many things, where the verb takes them all at once: then it is one job, with one undoing."""
+    verb, given = calls[0].verb, calls[0].given
+    several = [arg["name"] for arg in verb["args"] if arg.get("repeated") and arg["name"] in given]
+    if len(calls) == 1 or len(given) != 1 or len(several) != 1:
+        return calls
+    return [Call(verb, {several[0]: [call.given[several[0]] for call in calls]})]
+
+
 def job_words(job: dict[str, Any]) -> str:
     """How a job stands after a moment, and how it is taken back."""
     busy = f", {count(job['under_way'])} under way" if job.get("under_way") else ""

@@ -88,8 +88,8 @@ OVERVIEW = View(
     (),
     (),
     (
-        Action("D", "drain", "drain on", {}, ask=("for", "reason")),
-        Action("u", "take mail again", "drain off", {}),
+        Action("D", "drain", "drain on", {}, _is_not("draining", "True", "it drains already"), ("for", "reason")),
+        Action("u", "take mail again", "drain off", {}, _is_not("draining", "False", "it takes mail")),
         Action("R", "reload", "config reload", {}),
     ),
 )

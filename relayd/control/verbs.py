@@ -58,6 +58,7 @@ def _status(relay: Relay) -> dict[str, Any]:
         "uptime": relay.now() - relay.started,
         "accounts": len(relay.directory.accounts()),
         "connections": len(relay.directory.connections()),
+        "draining": relay.directory.blocks.draining is not None,
         **relay.health(),
     }
 
