@@ -673,7 +673,7 @@ def test_a_reaction_ends_when_an_operator_lifts_it_or_switches_its_rule_off(rela
     relay.node.reload()
     (active,) = slowed(relay.node).began
     assert relay.node.operations.lift(active.id) == active and relay.node.reactions.all() == []
-    with pytest.raises(InputError, match="there is no reaction 1: relayctl shaping reactions lists those"):
+    with pytest.raises(InputError, match="there is no reaction 1: relayctl shaping reactions shows those"):
         relay.node.operations.lift(active.id)
     slowed(relay.node)
     relay.path.write_text(CONFIG + REACTION + "enabled = false\n")
