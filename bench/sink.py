@@ -61,7 +61,7 @@ class Sink:
             return b"451 4.3.0 not now\r\n"
         if turn == 2 * self._refuse // 3:
             self.totals[2] += 1
-            return b"550 5.1.1 nobody here by that name\r\n"
+            return b"554 5.6.0 not with this content\r\n"  # which stops no later mail to the same recipient
         return b"250 2.1.5 ok\r\n"
 
     def message(self, content: bytes, report: bool, now: float) -> None:
