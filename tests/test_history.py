@@ -35,6 +35,7 @@ from relayd.history import (
 )  # fmt: skip
 from relayd.history.find import lines
 from relayd.history.index import mark
+from relayd.history.indexer import rest
 from relayd.identity import show
 from relayd.records import Feedback, Record, decode, encode
 from relayd.spool import Checkpoint, Spool
@@ -301,6 +302,14 @@ def test_a_page_is_filled_though_others_share_the_mark(kept):
     kept.index()
     page = find(kept.records, Query(recipient=ours), "n", limit=3)
     assert [event.recipient for event in page.events] == [ours] * 3
+
+
+@pytest.mark.parametrize(
+    ("waited", "behind", "seconds"),
+    [(0.0, 0.0, 0.0), (0.01, 0.0, 0.1), (5.0, 0.0, 1.0), (0.01, 30.0, 0.05), (5.0, 60.0, 0.0), (5.0, 900.0, 0.0)],
+)
+def test_indexing_that_mail_keeps_waiting_lets_it_go_first_for_a_minute(waited, behind, seconds):
+    assert rest(waited, behind) == pytest.approx(seconds)
 
 
 def test_a_cursor_is_read_back():

@@ -18,7 +18,10 @@ from relayd.history.index import Index, index_path
 from relayd.spool.segments import Checkpoint, read_records
 from relayd.spool.store import connect
 
-_BLOCK = 256 << 10  # bytes of records at a time
+_BLOCK = 64 << 10  # bytes of records at a time
+_RESTS = 10  # times as long as a piece of work waited for the interpreter: mail that wants it goes first ...
+_REST = 1.0  # ... but no more seconds at a time than these ...
+_LATE = 60.0  # ... and the less, the nearer it is to so many seconds behind
 _AGAIN = 5.0  # seconds until the next try after a failure
 _IDLE = 1.0  # seconds between looks when nobody wakes it
 
@@ -59,6 +62,7 @@ class Indexer(threading.Thread):
         self._wall = wall
         self._wake = threading.Event()
         self._stopping = False
+        self._ending = threading.Event()
         self._index: Index | None = None
         self._unfinished: list[str] = []  # segments of before that have no whole index
         self._read_until = 0.0
@@ -77,6 +81,7 @@ class Indexer(threading.Thread):
     def stop(self) -> None:
         """Ends the thread after what it has under way; join it afterwards."""
         self._stopping = True
+        self._ending.set()
         self._wake.set()
 
     def run(self) -> None:
@@ -103,11 +108,13 @@ class Indexer(threading.Thread):
                 self._catch_up(counters.at)
                 self._fault("")
                 while not self._stopping:
-                    self.beat = time.monotonic()
+                    self.beat, before = time.monotonic(), _waited()
                     more = self._step(counters)
                     counters.tend()
                     self._let_go(counters.kept.segment)
-                    if not (more or self._mend()):
+                    if more or self._mend():
+                        self._ending.wait(rest(_waited() - before, self.behind))
+                    else:
                         self._wake.wait(_IDLE)
                         self._wake.clear()
             finally:
@@ -205,3 +212,13 @@ def _boot() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return ""
+
+
+def rest(waited: float, behind: float) -> float:
+    """Seconds to do nothing after a piece of work that was kept waiting for so many."""
+    return max(0.0, min(_REST, _RESTS * waited * (1 - behind / _LATE)))
+
+
+def _waited() -> float:
+    """Seconds in which this thread has not computed; only differences mean something."""
+    return time.monotonic() - time.thread_time()
