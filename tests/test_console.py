@@ -29,6 +29,7 @@ from relayd_console.app import control_of, parser
 from relayd_console.commands import Mistake
 from relayd_console.console import Console
 from relayd_console.detail import lines
+from relayd_console.overview import SOURCES
 from relayd_console.palette import PALETTE
 from relayd_console.shown import PAGES
 from relayd_console.table import MOST, Column, Table
@@ -359,6 +360,18 @@ def test_back_at_the_root_asks_before_it_quits(screen: Screen, key: str) -> None
 def test_capital_q_quits_at_once_even_in_help(screen: Screen) -> None:
     with pytest.raises(urwid.ExitMainLoop):
         screen.type("?", "Q")
+
+
+def test_the_overview_of_a_relay_that_is_gone_says_so_and_not_that_all_is_well() -> None:
+    screen = Screen()
+    assert "WELL" in screen.lines[1] and "NOT WELL" not in screen.text
+    gone = dict.fromkeys(["status", *(source.verb for source in SOURCES)], Unreachable("no relayd is running at /x"))
+    before, screen.answers = screen.answers, gone
+    screen.wait(3)
+    assert "NOT WELL  no relayd is running at /x; below stands what was last heard" in screen.lines[1]
+    screen.answers = before
+    screen.wait(11)
+    assert "NOT WELL" not in screen.text and "WELL" in screen.lines[1]
 
 
 def test_enter_on_what_stands_out_leads_to_it() -> None:

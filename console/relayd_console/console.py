@@ -129,6 +129,7 @@ class Console:
             self._waiting.discard(name)
             if isinstance(value, Unreachable):
                 self._fault = str(value)
+                self._show_overview()  # which is not to say any more that all is well
             elif isinstance(value, Refused):
                 if name != "status" and not quiet:
                     self.say(f"{verb}: {value}", "bad")
@@ -156,8 +157,9 @@ class Console:
         self._show_overview()
 
     def _show_overview(self) -> None:
-        if self._widget is self._overview and not self._frozen:
-            self._overview.show(self._status, self._answers, self._now())
+        if self._widget is self._overview and self._status and not self._frozen:
+            gone = {"faults": [f"{self._fault}; below stands what was last heard"]} if self._fault else {}
+            self._overview.show({**self._status, **gone}, self._answers, self._now())
 
     def _have(self, shown: Shown, value: Any) -> None:
         if not self._frozen:
